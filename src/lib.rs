@@ -1,0 +1,1 @@
+//! Gleitzeit runs tasks and workflows over RabbitMQ and Redis, or over one embedded file.

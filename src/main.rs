@@ -1,0 +1,2 @@
+//! The `gleitzeit` command.
+fn main() {}
