@@ -1,1 +1,9 @@
 //! Gleitzeit runs tasks and workflows over RabbitMQ and Redis, or over one embedded file.
+//!
+//! `ARCHITECTURE.md` tells the whole story; each module's documentation is its design.
+
+pub mod broker;
+pub mod core;
+pub mod store;
+pub mod topology;
+pub mod wire;

@@ -1,0 +1,7 @@
+//! What decides: pure types and functions. No async, no I/O, no clock, no chance.
+
+pub mod clock;
+pub mod code;
+pub mod failure;
+pub mod id;
+pub mod state;

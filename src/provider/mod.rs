@@ -1,0 +1,90 @@
+//! The port to providers, and its law.
+//!
+//! A provider serves methods of one protocol. Policies (time limit, permits, panic) wrap: a guard around a
+//! provider is a provider.
+//!
+//! # Law
+//! 1. `call` returns soon after `cx.cancel` fires, and leaves nothing running.
+//! 2. `call` may be made many times at once.
+//! 3. A caller's mistake is a [`Failure`] that is not retryable; it says nothing about the provider's health.
+//! 4. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::failure::Failure;
+use crate::core::id::TaskKey;
+use crate::core::protocol::ProtocolId;
+
+/// Something that serves methods of a protocol.
+#[async_trait]
+pub trait Provider: fmt::Debug + Send + Sync + 'static {
+    /// Its name, unique in the worker: `python`, `ollama-1`.
+    fn name(&self) -> &str;
+
+    /// The protocol it serves.
+    fn protocol(&self) -> &ProtocolId;
+
+    /// Whether it serves the method (without the protocol's prefix: `execute`, `tool.add`).
+    fn serves(&self, method: &str) -> bool;
+
+    /// Prepares for calls.
+    async fn start(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Runs one call to its end. `params` are valid by the method's schema, defaults filled in.
+    async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure>;
+
+    /// Whether it is fit for work.
+    async fn health(&self) -> Health {
+        Health::Up
+    }
+
+    /// Gives up everything it holds.
+    async fn stop(&self) {}
+}
+
+/// What a call knows of its surroundings.
+#[derive(Debug, Clone)]
+pub struct CallCx {
+    /// The task.
+    pub key: TaskKey,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// How long the call may take; the guard around the provider enforces it.
+    pub timeout: Duration,
+    /// Fires when the call must end: timeout, cancellation, a worker that stops.
+    pub cancel: CancellationToken,
+    /// The W3C trace context of the task, to be sent on.
+    pub traceparent: Option<String>,
+}
+
+/// What a call gave.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Answer {
+    /// The result, any JSON.
+    pub result: Value,
+    /// Facts beside the result: isolation level, profile.
+    pub metadata: Map<String, Value>,
+}
+
+impl From<Value> for Answer {
+    fn from(result: Value) -> Answer {
+        Answer { result, metadata: Map::new() }
+    }
+}
+
+/// A provider's fitness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Fit.
+    Up,
+    /// Works, with a reason to prefer others.
+    Degraded(String),
+    /// Not fit.
+    Down(String),
+}

@@ -1,0 +1,8 @@
+//! The suite of the store port.
+
+use libtest_mimic::Trial;
+
+/// Every case with every backend.
+pub(crate) fn trials() -> Vec<Trial> {
+    Vec::new()
+}
