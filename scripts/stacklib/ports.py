@@ -9,6 +9,7 @@ Between choosing a port and the server's bind, the choice is held by an abstract
 socket named after it. The kernel drops that claim when this process ends, however it ends.
 """
 
+import errno
 import random
 import socket
 
@@ -63,9 +64,9 @@ def is_free(port):
                 probe.bind((address, port))
                 probe.listen(1)
             except OSError as error:
-                if family == socket.AF_INET6 and not isinstance(error, PermissionError) and error.errno == 99:
-                    continue  # IPv6 is compiled in, but ::1 is not configured.
-                return False
+                # IPv6 may be compiled in and yet have no ::1.
+                if error.errno != errno.EADDRNOTAVAIL:
+                    return False
     return True
 
 

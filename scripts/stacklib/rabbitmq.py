@@ -128,6 +128,8 @@ class RabbitMQ:
             "RABBITMQ_PID_FILE": str(data / "node.pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": quiet + " " + loopback,
             "RABBITMQ_CTL_ERL_ARGS": loopback,
+            # For every erl below: rabbitmqctl called while all is stopped would leave an epmd behind.
+            "ERL_ZFLAGS": "-start_epmd false",
             # The script then becomes the node instead of watching over it: our pid is the node's.
             "RUNNING_UNDER_SYSTEMD": "true",
         }

@@ -70,6 +70,7 @@ class Stack:
             server = _server(self.folder, entry, release, state["options"])
             if server.pid() is not None:
                 continue
+            server.stop()  # The epmd that a killed node has left.
             # The same ports again where possible, so that clients find their servers.
             if not entry["ports"] or not claims.hold(entry["ports"].values()):
                 entry["ports"] = claims.take(_KINDS[entry["kind"]][0].PORTS)
