@@ -2,6 +2,9 @@
 
 pub mod clock;
 pub mod code;
+pub mod dag;
 pub mod failure;
 pub mod id;
+pub mod priority;
 pub mod state;
+pub mod template;
