@@ -1,7 +1,15 @@
-//! What decides: pure types and functions. No async, no I/O, no clock, no chance.
+//! What decides: pure types and functions. No async, no I/O, no clock, no chance; time and luck are passed in.
 
 pub mod clock;
 pub mod code;
+pub mod dag;
 pub mod failure;
 pub mod id;
+pub mod near;
+pub mod priority;
+pub mod protocol;
+pub mod requirements;
+pub mod retry;
 pub mod state;
+pub mod template;
+pub mod violation;
