@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
+use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::topology::Address;
@@ -117,6 +118,9 @@ pub struct Plan {
     pub tasks: Vec<PlannedTask>,
     /// How long results are kept after the workflow has ended.
     pub result_ttl: Duration,
+    /// Why the workflow cannot be taken in. Such a plan has no tasks and ends in the step that creates it, as
+    /// `failed` with this error in its document, unless the id is known already.
+    pub refused: Option<Failure>,
 }
 
 /// A task of a plan.
@@ -190,6 +194,8 @@ pub enum Claimed {
         inputs: Vec<Option<Bytes>>,
         /// How many attempts ended with the death of their worker so far.
         crashes: u32,
+        /// The attempts so far as in [`TaskRecord::history`]; empty for a first attempt.
+        history: Vec<String>,
     },
     /// A session has the lease.
     Held {
