@@ -7,11 +7,13 @@
 //! ```
 //! Everything here is a pure function of its arguments: luck comes in as a number from 0 to 1.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::core::code::Code;
 use crate::core::violation::{Path, Violation, Violations};
 
 /// Bounds of [`RetryPolicy::max_attempts`].
@@ -93,7 +95,9 @@ pub enum Jitter {
     Equal,
 }
 
-/// A failure's code as it was written, by number or by name.
+/// A failure's code as it was written, by number or by name (in any case).
+///
+/// It is kept as it is, even if this version knows no such code: a newer worker may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum CodeRef {
@@ -120,6 +124,7 @@ impl RetryPolicy {
         ["max_attempts", "backoff", "base_delay", "max_delay", "jitter", "retry_on", "never_on"];
 
     /// One attempt and no more.
+    #[must_use]
     pub fn never() -> Self {
         Self { max_attempts: 1, ..Self::default() }
     }
@@ -127,14 +132,15 @@ impl RetryPolicy {
     /// Whether attempt number `attempt` (1 is the first), which failed with this code, is followed by another.
     ///
     /// `retryable` is the failure's own nature; `retry_on` and `never_on` overrule it.
-    pub fn judge(&self, code: i32, name: &str, attempt: u32, retryable: bool) -> Verdict {
-        if self.never_on.iter().any(|listed| listed.matches(code, name)) {
+    #[must_use]
+    pub fn judge(&self, code: Code, attempt: u32, retryable: bool) -> Verdict {
+        if self.never_on.iter().any(|listed| listed.matches(code)) {
             return Verdict::Refused;
         }
         let wanted = if self.retry_on.is_empty() {
             retryable
         } else {
-            self.retry_on.iter().any(|listed| listed.matches(code, name))
+            self.retry_on.iter().any(|listed| listed.matches(code))
         };
         if !wanted {
             return Verdict::Refused;
@@ -146,6 +152,7 @@ impl RetryPolicy {
     ///
     /// `chance` is luck from 0 to 1; what is outside counts as the nearer end. The answer is never longer than
     /// `max_delay`, even if the policy itself is out of bounds.
+    #[must_use]
     pub fn delay(&self, attempt: u32, chance: f64) -> Duration {
         let longest = within(self.max_delay, *MAX_DELAY_SECONDS.start(), *MAX_DELAY_SECONDS.end());
         let base = within(self.base_delay, 0.0, *BASE_DELAY_SECONDS.end());
@@ -167,7 +174,14 @@ impl RetryPolicy {
         Duration::from_secs_f64(within(spread, 0.0, longest))
     }
 
+    /// The codes of both lists that this version does not know: typing errors, or a newer version's.
+    #[must_use]
+    pub fn unknown_codes(&self) -> Vec<&CodeRef> {
+        self.retry_on.iter().chain(&self.never_on).filter(|code| code.code().is_none()).collect()
+    }
+
     /// Every value that is out of its bounds, with paths below `root`.
+    #[must_use]
     pub fn check(&self, root: &str) -> Vec<Violation> {
         let root = Path::Root(root);
         let mut violations = Violations::default();
@@ -206,11 +220,18 @@ impl RetryPolicy {
 }
 
 impl CodeRef {
-    /// Whether this is the code with that number and that name.
-    pub fn matches(&self, code: i32, name: &str) -> bool {
+    /// Whether it means that code.
+    #[must_use]
+    pub fn matches(&self, code: Code) -> bool {
+        self.code() == Some(code)
+    }
+
+    /// The code that it means, if this version knows it.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
         match self {
-            CodeRef::Number(number) => *number == code,
-            CodeRef::Name(listed) => listed == name,
+            CodeRef::Number(number) => Code::from_number(*number),
+            CodeRef::Name(name) => Code::find(name),
         }
     }
 
@@ -218,10 +239,18 @@ impl CodeRef {
         match self {
             CodeRef::Number(_) => true,
             CodeRef::Name(name) => {
-                name.len() <= CODE_LENGTH_MAX
-                    && name.starts_with(|c: char| c.is_ascii_uppercase())
-                    && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+                (1..=CODE_LENGTH_MAX).contains(&name.len())
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
             }
+        }
+    }
+}
+
+impl fmt::Display for CodeRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CodeRef::Number(number) => write!(f, "{number}"),
+            CodeRef::Name(name) => f.write_str(name),
         }
     }
 }
@@ -316,7 +345,7 @@ mod tests {
     #[test]
     fn an_attempt_is_judged_by_code_count_and_nature() {
         let check = |value: Value, attempt: u32, retryable: bool, expected: Verdict| {
-            let verdict = policy(value.clone()).judge(-29003, "TASK_TIMEOUT", attempt, retryable);
+            let verdict = policy(value.clone()).judge(Code::TaskTimeout, attempt, retryable);
             assert_eq!(verdict, expected, "{value} {attempt} {retryable}");
         };
         check(json!({}), 1, true, Verdict::Retry);
@@ -325,6 +354,8 @@ mod tests {
         check(json!({}), 3, false, Verdict::Refused);
         check(json!({"retry_on": ["TASK_TIMEOUT"]}), 1, false, Verdict::Retry);
         check(json!({"retry_on": [-29003]}), 1, false, Verdict::Retry);
+        check(json!({"retry_on": ["task_timeout"]}), 1, false, Verdict::Retry);
+        check(json!({"retry_on": ["NEWER_CODE"]}), 1, true, Verdict::Refused);
         check(json!({"retry_on": ["TASK_CANCELLED"]}), 1, true, Verdict::Refused);
         check(json!({"never_on": [-29003]}), 1, true, Verdict::Refused);
         check(json!({"never_on": ["TASK_TIMEOUT"], "retry_on": [-29003]}), 1, true, Verdict::Refused);
@@ -341,10 +372,18 @@ mod tests {
         check(json!({}), &[]);
         check(json!({"max_attempts": 10, "base_delay": 60, "max_delay": 3600, "retry_on": ["X_1", 5]}), &[]);
         check(
-            json!({"max_attempts": 11, "base_delay": -1, "max_delay": 3601, "never_on": ["timeout"]}),
+            json!({"max_attempts": 11, "base_delay": -1, "max_delay": 3601, "never_on": ["no code"]}),
             &["retry.max_attempts", "retry.base_delay", "retry.max_delay", "retry.never_on[0]"],
         );
         check(json!({"max_attempts": 0}), &["retry.max_attempts"]);
+    }
+
+    #[test]
+    fn unknown_codes_are_kept_and_can_be_named() {
+        let policy = policy(json!({"retry_on": ["TASK_TIMEOUT", "TASK_TIMEOT"], "never_on": [-1]}));
+        let unknown: Vec<String> = policy.unknown_codes().into_iter().map(ToString::to_string).collect();
+        assert_eq!(unknown, ["TASK_TIMEOT", "-1"]);
+        assert!(policy.check("retry").is_empty());
     }
 
     #[test]
@@ -411,7 +450,7 @@ mod tests {
 
         #[test]
         fn attempts_end(policy in any_policy(), retryable in any::<bool>()) {
-            prop_assert_ne!(policy.judge(-1, "X", policy.max_attempts, retryable), Verdict::Retry);
+            prop_assert_ne!(policy.judge(Code::TaskTimeout, policy.max_attempts, retryable), Verdict::Retry);
         }
     }
 }

@@ -5,10 +5,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::code::Code;
+
 /// Longest name, in characters; a queue's name is at most 255 bytes and has more parts.
 const NAME_LENGTH_MAX: usize = 64;
-/// Longest version, in characters.
-const VERSION_LENGTH_MAX: usize = 32;
+/// Longest version, in characters; name, dot and version are at most 96.
+const VERSION_LENGTH_MAX: usize = 31;
 
 /// A protocol's name and version.
 ///
@@ -46,8 +48,21 @@ pub enum ProtocolIdError {
     },
 }
 
+impl ProtocolIdError {
+    /// The stable code for programs.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            ProtocolIdError::Name { .. } | ProtocolIdError::Version { .. } => Code::InvalidRequest,
+        }
+    }
+}
+
 impl ProtocolId {
     /// Puts a name (`python`) and a version (`v1.0`) together.
+    ///
+    /// # Errors
+    /// [`ProtocolIdError`] names the part that is not what it must be.
     pub fn new(name: &str, version: &str) -> Result<Self, ProtocolIdError> {
         let text = || shortened(&format!("{name}/{version}"));
         if !is_name(name) {
@@ -78,6 +93,9 @@ impl ProtocolId {
     }
 
     /// The protocol of a routing key; the other direction of [`ProtocolId::routing`].
+    ///
+    /// # Errors
+    /// [`ProtocolIdError`] if it is no protocol's routing key.
     pub fn from_routing(key: &str) -> Result<Self, ProtocolIdError> {
         let (name, version) = key.split_once('.').unwrap_or((key, ""));
         if !is_name(name) {
@@ -212,6 +230,13 @@ mod tests {
         check("python/", "the version must be");
         assert!(ProtocolId::from_routing("python").is_err());
         assert!(ProtocolId::from_routing("python.v1.2").is_err());
+    }
+
+    #[test]
+    fn the_longest_name_fits_a_routing_key() {
+        let longest = id(&format!("{}/v{}", "p".repeat(64), "1.".repeat(15).trim_end_matches('.')));
+        assert!(longest.routing().len() <= 96);
+        assert!(format!("p/v{}1", "1.".repeat(15)).parse::<ProtocolId>().is_err());
     }
 
     #[test]

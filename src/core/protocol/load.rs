@@ -270,6 +270,12 @@ methods:
             &["1.yaml: p/v1: methods.m.retry_policy.max_attempts: found 99; allowed: 1 to 10"],
         );
         check(
+            &protocol("{m: {retry_policy: {never_on: [TASK_TIMEOT]}}}"),
+            &[
+                "1.yaml: p/v1: methods.m.retry_policy: names the unknown code TASK_TIMEOT; did you mean TASK_TIMEOUT?",
+            ],
+        );
+        check(
             &protocol("{m: {resource_requirements: {memory_mb: -1}}}"),
             &["1.yaml: p/v1: methods.m.resource_requirements.memory_mb: found number -1: invalid number"],
         );

@@ -3,6 +3,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::core::code::Code;
+use crate::core::near::did_you_mean;
 use crate::core::protocol::check::{Check, Leniency, shown};
 use crate::core::protocol::parameter;
 use crate::core::protocol::read::{Node, Report, texts};
@@ -53,7 +55,7 @@ pub(super) fn method(
         examples: examples(&node, report),
         deprecated: node.flag("deprecated", false, report),
         timeout_seconds: timeout(&node, report),
-        retry_policy: bounded(&node, "retry_policy", &RetryPolicy::KEYS, RetryPolicy::check, report),
+        retry_policy: retry_policy(&node, report),
         resource_requirements: bounded(
             &node,
             "resource_requirements",
@@ -142,6 +144,16 @@ fn timeout(node: &Node<'_>, report: &mut Report<'_>) -> Option<f64> {
         report.add(&node.at("timeout_seconds"), format!("found {}; allowed: {allowed}", shown(value)));
     }
     seconds
+}
+
+fn retry_policy(node: &Node<'_>, report: &mut Report<'_>) -> Option<RetryPolicy> {
+    let policy = bounded(node, "retry_policy", &RetryPolicy::KEYS, RetryPolicy::check, report)?;
+    for code in policy.unknown_codes() {
+        let names = Code::ALL.iter().map(|known| known.name());
+        let hint = did_you_mean(&code.to_string(), names);
+        report.add(&node.at("retry_policy"), format!("names the unknown code {code}{hint}"));
+    }
+    Some(policy)
 }
 
 /// Reads plain data with bounds of its own. `check` gets the path and names what is out of them.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::core::code::Code;
 use crate::core::near::near;
 use crate::core::protocol::check::{Leniency, listed};
 use crate::core::protocol::id::ProtocolId;
@@ -79,12 +80,18 @@ pub enum LookupError {
 
 impl Protocols {
     /// The protocols that are compiled in.
+    ///
+    /// # Errors
+    /// None that the tests would not have found; it is the other constructors' type.
     pub fn builtin() -> Result<Self, LoadError> {
         Self::with_files(&[])
     }
 
     /// The protocols that are compiled in, and those of a user's files. A file may extend any of them, but
     /// not declare one that exists.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every problem of every file.
     pub fn with_files(files: &[Source]) -> Result<Self, LoadError> {
         let mut sources: Vec<Source> = Vec::with_capacity(BUILTIN.len() + files.len());
         for (name, text) in BUILTIN {
@@ -95,6 +102,9 @@ impl Protocols {
     }
 
     /// Just these protocols, without the ones that are compiled in.
+    ///
+    /// # Errors
+    /// [`LoadError`] with every problem of every file.
     pub fn from_sources(sources: &[Source]) -> Result<Self, LoadError> {
         let mut problems = Vec::new();
         let mut by_id: BTreeMap<ProtocolId, ProtocolSpec> = BTreeMap::new();
@@ -125,6 +135,9 @@ impl Protocols {
     }
 
     /// A method by its name, given with or without the protocol's (`execute`, `python/execute`).
+    ///
+    /// # Errors
+    /// [`LookupError`] says which of the two is unknown, and names those that are near.
     pub fn method<'a>(&'a self, id: &ProtocolId, name: &'a str) -> Result<Method<'a>, LookupError> {
         let Some(protocol) = self.get(id) else {
             let known: Vec<String> = self.by_id.keys().map(ProtocolId::to_string).collect();
@@ -141,6 +154,7 @@ impl Protocols {
     }
 
     /// A protocol by its name and version.
+    #[must_use]
     pub fn get(&self, id: &ProtocolId) -> Option<&ProtocolSpec> {
         self.by_id.get(id)
     }
@@ -152,6 +166,7 @@ impl Protocols {
 
     /// Every protocol that has a method of that name, families of methods included, ordered by name and
     /// version. The name of a protocol in front narrows it to that one: `python/execute`.
+    #[must_use]
     pub fn find_compatible_protocols(&self, method: &str) -> Vec<&ProtocolSpec> {
         // Besides the name as it is, the part after the first slash may be the method's name.
         let bare = method.split_once('/').map_or(method, |(_, bare)| bare);
@@ -168,22 +183,46 @@ impl Protocols {
 
 impl Method<'_> {
     /// Checks a call's parameters; see [`MethodSpec::validate`].
+    ///
+    /// # Errors
+    /// Every violation.
     pub fn validate(&self, params: Value, leniency: Leniency) -> Result<Map<String, Value>, Vec<Violation>> {
         self.spec.validate(params, leniency)
     }
 
     /// Checks a result; see [`MethodSpec::check_result`].
+    #[must_use]
     pub fn check_result(&self, result: &Value) -> Vec<Violation> {
         self.spec.check_result(result)
     }
 
     /// What somebody who uses it should know, though it works.
+    #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         if !self.spec.deprecated {
             return Vec::new();
         }
         let reason = self.spec.description.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
         vec![format!("method {} of {} is deprecated{reason}", self.name, self.protocol.id)]
+    }
+}
+
+impl LoadError {
+    /// The stable code for programs.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        Code::ConfigurationError
+    }
+}
+
+impl LookupError {
+    /// The stable code for programs.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            LookupError::UnknownProtocol { .. } => Code::ProtocolNotFound,
+            LookupError::UnknownMethod { .. } => Code::MethodNotFound,
+        }
     }
 }
 
@@ -296,6 +335,8 @@ mod tests {
         let check = |protocol: &str, name: &str, expected: &str| {
             let error = protocols.method(&id(protocol), name).expect_err(name);
             assert_eq!(error.to_string(), expected);
+            let is_method = matches!(error, LookupError::UnknownMethod { .. });
+            assert_eq!(error.code(), if is_method { Code::MethodNotFound } else { Code::ProtocolNotFound });
         };
         check(
             "pyton/v1",

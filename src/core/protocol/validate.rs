@@ -13,6 +13,9 @@ impl MethodSpec {
     /// objects and arrays too.
     ///
     /// `params` is an object, an array (values in the declared order), or null for none.
+    ///
+    /// # Errors
+    /// Every violation, up to [`VIOLATIONS_MAX`](crate::core::violation::VIOLATIONS_MAX).
     pub fn validate(&self, params: Value, leniency: Leniency) -> Result<Map<String, Value>, Vec<Violation>> {
         let root = Path::Root("params");
         let mut check = Check::new(leniency);
@@ -35,6 +38,7 @@ impl MethodSpec {
     }
 
     /// Checks a result against what the method returns. Without violations it is fine.
+    #[must_use]
     pub fn check_result(&self, result: &Value) -> Vec<Violation> {
         let mut check = Check::new(Leniency::Exact);
         if let Some(returns) = &self.returns {
