@@ -42,7 +42,7 @@
 //! let python: ProtocolId = "python/v1.0".parse()?;
 //! let execute = protocols.method(&python, "python/execute")?;
 //! let params = execute.validate(serde_json::json!({"code": "6 * 7"}), Leniency::Exact);
-//! assert_eq!(params.expect("valid")["timeout"], 30);
+//! assert_eq!(params.expect("valid")["code"], "6 * 7");
 //! let violations = execute.validate(serde_json::json!({"cod": "6 * 7"}), Leniency::Exact).unwrap_err();
 //! assert_eq!(violations[0].path, "params.cod");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
