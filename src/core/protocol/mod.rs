@@ -66,6 +66,7 @@ pub use id::{ProtocolId, ProtocolIdError, Version};
 pub use load::{FILE_BYTES_MAX, Source};
 pub use read::Problem;
 pub use registry::{LoadError, LookupError, Method, Protocols};
+pub(crate) use spec::is_method_name;
 pub use spec::{Example, Fields, MethodSpec, ParameterSpec, ProtocolSpec, Type};
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use self::text::{Piece, Pieces, beginnings, steps, whole_reference};
 use self::walk::{resolve, weight};
 use super::code::Code;
 use super::failure::Failure;
+use super::violation::Path;
 
 /// The longest reference, in bytes between the braces.
 pub const REFERENCE_BYTES_MAX: usize = 1024;
@@ -74,11 +75,11 @@ impl fmt::Display for Unresolved {
 #[must_use]
 pub fn references(value: &Value, root: &str) -> Vec<Reference> {
     let mut found = Vec::new();
-    collect(value, &Place::Root(root), &mut found);
+    collect(value, &Path::Root(root), &mut found);
     found
 }
 
-fn collect(value: &Value, place: &Place<'_>, found: &mut Vec<Reference>) {
+fn collect(value: &Value, place: &Path<'_>, found: &mut Vec<Reference>) {
     match value {
         Value::String(text) if text.contains("${") => {
             for piece in Pieces(text) {
@@ -92,12 +93,12 @@ fn collect(value: &Value, place: &Place<'_>, found: &mut Vec<Reference>) {
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                collect(item, &Place::Index(place, index), found);
+                collect(item, &place.index(index), found);
             }
         }
         Value::Object(members) => {
             for (key, member) in members {
-                collect(member, &Place::Key(place, key), found);
+                collect(member, &place.key(key), found);
             }
         }
         Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -117,7 +118,7 @@ pub fn fill<'a>(
     bytes_max: usize,
 ) -> Result<Value, Vec<Unresolved>> {
     let mut filling = Filling { document, bytes_left: bytes_max, bytes_max, unresolved: Vec::new() };
-    filling.fill(&mut value, &Place::Root(root));
+    filling.fill(&mut value, &Path::Root(root));
     if filling.unresolved.is_empty() { Ok(value) } else { Err(filling.unresolved) }
 }
 
@@ -129,24 +130,24 @@ struct Filling<'f, 'a> {
 }
 
 impl<'a> Filling<'_, 'a> {
-    fn fill(&mut self, value: &mut Value, place: &Place<'_>) {
+    fn fill(&mut self, value: &mut Value, place: &Path<'_>) {
         match value {
             Value::String(text) if text.contains("${") => *value = self.fill_text(text, place),
             Value::Array(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.fill(item, &Place::Index(place, index));
+                    self.fill(item, &place.index(index));
                 }
             }
             Value::Object(members) => {
                 for (key, member) in members.iter_mut() {
-                    self.fill(member, &Place::Key(place, key));
+                    self.fill(member, &place.key(key));
                 }
             }
             Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
-    fn fill_text(&mut self, text: &str, place: &Place<'_>) -> Value {
+    fn fill_text(&mut self, text: &str, place: &Path<'_>) -> Value {
         if let Some(whole) = whole_reference(text) {
             return self.look_up(whole, place).cloned().unwrap_or_default();
         }
@@ -166,7 +167,7 @@ impl<'a> Filling<'_, 'a> {
     }
 
     /// What the reference stands for; if nothing, that is noted.
-    fn look_up(&mut self, text: &str, place: &Place<'_>) -> Option<&'a Value> {
+    fn look_up(&mut self, text: &str, place: &Path<'_>) -> Option<&'a Value> {
         let found = beginnings(text).find_map(|(task, rest)| Some((task, (self.document)(task)?, rest)));
         let Some((task, document, rest)) = found else {
             let first = beginnings(text).last().map_or("", |(task, _)| task);
@@ -189,7 +190,7 @@ impl<'a> Filling<'_, 'a> {
         Some(value)
     }
 
-    fn refuse(&mut self, text: &str, place: &Place<'_>, reason: String) {
+    fn refuse(&mut self, text: &str, place: &Path<'_>, reason: String) {
         /// Reading more does not help; the first ones are what is wrong.
         const UNRESOLVED_MAX: usize = 100;
         if self.unresolved.len() < UNRESOLVED_MAX {
@@ -213,24 +214,6 @@ pub fn failure(unresolved: &[Unresolved]) -> Failure {
 /// What a message shows of a text.
 fn shortened(text: &str) -> String {
     text.chars().take(REFERENCE_BYTES_MAX).collect()
-}
-
-/// A place inside a value. It borrows, so that a walk costs nothing until a reference is found.
-#[derive(Debug, Clone, Copy)]
-enum Place<'a> {
-    Root(&'a str),
-    Key(&'a Place<'a>, &'a str),
-    Index(&'a Place<'a>, usize),
-}
-
-impl fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Root(name) => f.write_str(name),
-            Place::Key(parent, name) => write!(f, "{parent}.{name}"),
-            Place::Index(parent, index) => write!(f, "{parent}[{index}]"),
-        }
-    }
 }
 
 #[cfg(test)]
