@@ -24,13 +24,14 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::core::code::Code;
 use crate::topology::{Queue, Topology};
+
+pub use crate::wire::Properties;
 
 /// A broker: carries messages, confirms them, delivers them.
 #[async_trait]
@@ -109,21 +110,6 @@ pub enum Target {
     Queue(Queue),
     /// A reply queue that the requester named; may be gone, then the message is dropped without an error.
     Reply(String),
-}
-
-/// What goes beside the body.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Properties {
-    /// AMQP `message_id`: the task's or workflow's id.
-    pub message_id: Option<String>,
-    /// 0 to 9, higher first; clamped to 9.
-    pub priority: Option<u8>,
-    /// For replies.
-    pub correlation_id: Option<String>,
-    /// Where the requester wants the reply.
-    pub reply_to: Option<String>,
-    /// Text headers, for example `traceparent`. Others are not carried.
-    pub headers: BTreeMap<String, String>,
 }
 
 /// A message received. Settle it exactly once; dropped unsettled, it is delivered again.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The properties of a message. They fill in what the body lacks.
+/// The properties of a message. They fill in what the body lacks; AMQP has them under the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Properties {
     /// The task's or workflow's id, if the body has none.
