@@ -5,6 +5,7 @@
 pub mod broker;
 pub mod config;
 pub mod core;
+pub mod provider;
 pub mod store;
 pub mod topology;
 pub mod wire;

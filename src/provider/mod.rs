@@ -9,6 +9,12 @@
 //! 3. A caller's mistake is a [`Failure`] that is not retryable; it says nothing about the provider's health.
 //! 4. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
 
+pub mod echo;
+pub mod guard;
+pub mod mcp_tools;
+pub mod python;
+pub mod registry;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use std::fmt;

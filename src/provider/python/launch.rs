@@ -1,0 +1,403 @@
+//! How a task is run: one child process, its group, its pipes, its end. Knows nothing of Python's parameters.
+//!
+//! ```text
+//!                 ┌── socket (the child's descriptor 0): one frame in, one frame out
+//! Launcher::run ──┼── pipe: stdout ─▶ Capture        deadline │ cancel │ flood │ stop │ the child's own end
+//!                 └── pipe: stderr ─▶ Capture                         ▼
+//!                                            SIGKILL to the whole group, then the child is reaped
+//! ```
+//! The child leads a process group of its own, and the group never outlives it: when the child has ended, for
+//! whatever reason, what it started is killed. The group is killed *before* the child is reaped, as its number
+//! cannot be given to another process until then. A process that leaves the group (`setsid`) escapes; only
+//! namespaces and control groups catch those.
+//!
+//! The run is a task of the launcher's own tracker: a caller who goes away ends it, and the child is killed
+//! and reaped all the same.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{ChildStderr, ChildStdout};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::capture::Capture;
+
+/// How long the pipes are read on after the group was killed: only a process that left the group can hold
+/// them open.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+/// How long the kernel may take to end a killed process before the run is given up.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// The program to start for each run, and its surroundings.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    /// The executable.
+    pub(super) path: PathBuf,
+    /// Its arguments.
+    pub(super) args: Vec<OsString>,
+    /// Its whole environment: nothing is inherited.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Its working directory; `None`: the worker's.
+    pub(super) directory: Option<PathBuf>,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The frame that the child reads.
+    pub(super) payload: Vec<u8>,
+    /// After this the group is killed.
+    pub(super) timeout: Duration,
+    /// Ends the run early.
+    pub(super) cancel: CancellationToken,
+    /// The longest frame that the child may answer, in bytes.
+    pub(super) frame_bytes_max: usize,
+    /// How much of each stream is kept.
+    pub(super) output_bytes_max: usize,
+    /// How much may come out of both streams together before the group is killed.
+    pub(super) flood_bytes: u64,
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// How it ended.
+    pub(super) end: End,
+    /// The child's answer.
+    pub(super) frame: Frame,
+    /// Standard output.
+    pub(super) stdout: Capture,
+    /// Standard error.
+    pub(super) stderr: Capture,
+    /// From start to end.
+    pub(super) elapsed: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The child exited with this code.
+    Exited(i32),
+    /// The child died of this signal, not by us.
+    Signalled(i32),
+    /// The time was over.
+    TimedOut,
+    /// Somebody asked for its end.
+    Cancelled,
+    /// The launcher stopped.
+    Stopped,
+    /// More output than allowed.
+    Flooded,
+    /// The child announced a frame of this many bytes, more than allowed.
+    AnswerTooLarge(usize),
+}
+
+/// What came back over the socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Frame {
+    /// Nothing, or not all of it.
+    #[default]
+    None,
+    /// Exactly one frame.
+    One(Vec<u8>),
+    /// Something after the frame.
+    Malformed,
+}
+
+/// Why no child could be started. The task surely did not run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LaunchError {
+    /// The system has no more of something: processes, memory, descriptors.
+    #[error("the system has no room for another process: {0}")]
+    Exhausted(io::Error),
+    /// The program cannot be started.
+    #[error("{path} cannot be started: {error}")]
+    Program {
+        /// What was to be started.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The run was given up: the runtime ends, or a killed child does not die.
+    #[error("the run was lost: {0}")]
+    Lost(&'static str),
+}
+
+/// Starts children and owns them to their end.
+#[derive(Debug)]
+pub(super) struct Launcher {
+    program: Program,
+    runs: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Launcher {
+    pub(super) fn new(program: Program) -> Launcher {
+        Launcher { program, runs: TaskTracker::new(), stop: CancellationToken::new() }
+    }
+
+    /// Runs a child to its end. Dropped before, the child is killed nevertheless.
+    pub(super) async fn run(&self, job: Job) -> Result<Ended, LaunchError> {
+        let abandoned = CancellationToken::new();
+        let _abandon = abandoned.clone().drop_guard();
+        let program = self.program.clone();
+        let stop = self.stop.clone();
+        let run = self.runs.spawn(async move { conduct(&program, job, &stop, &abandoned).await });
+        run.await.unwrap_or(Err(LaunchError::Lost("the worker is ending")))
+    }
+
+    /// Kills every child and waits until they are reaped.
+    pub(super) async fn stop(&self) {
+        self.stop.cancel();
+        self.runs.close();
+        self.runs.wait().await;
+    }
+}
+
+/// The whole story of one child.
+async fn conduct(
+    program: &Program,
+    job: Job,
+    stop: &CancellationToken,
+    abandoned: &CancellationToken,
+) -> Result<Ended, LaunchError> {
+    let begun = Instant::now();
+    // Listening comes before starting, so that no child's end is missed.
+    let mut ends = signal(SignalKind::child()).map_err(LaunchError::Exhausted)?;
+    let (mut group, mut pipes) = Group::start(program)?;
+    let (mut stdout, mut stderr) = (Capture::new(job.output_bytes_max), Capture::new(job.output_bytes_max));
+    let mut frame = Frame::None;
+    let breach = Breach::default();
+    let forced = {
+        let mut talk = std::pin::pin!(async {
+            tokio::join!(
+                drain(&mut pipes.stdout, &mut stdout, job.flood_bytes, &breach),
+                drain(&mut pipes.stderr, &mut stderr, job.flood_bytes, &breach),
+                converse(&mut pipes.socket, &job.payload, job.frame_bytes_max, &mut frame, &breach),
+            );
+        });
+        let mut end = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                () = group.ended(&mut ends) => None,
+                end = breach.happened() => Some(end),
+                () = job.cancel.cancelled() => Some(End::Cancelled),
+                () = abandoned.cancelled() => Some(End::Cancelled),
+                () = stop.cancelled() => Some(End::Stopped),
+                () = tokio::time::sleep_until(begun + job.timeout) => Some(End::TimedOut),
+            }
+        });
+        // Silence is no end: a child may close everything and work on.
+        let mut is_silent = false;
+        let forced = loop {
+            tokio::select! {
+                () = talk.as_mut(), if !is_silent => is_silent = true,
+                forced = end.as_mut() => break forced,
+            }
+        };
+        group.kill();
+        if !is_silent {
+            // Over or not, what was read is kept.
+            let _ = tokio::time::timeout(DRAIN_GRACE, talk).await;
+        }
+        forced
+    };
+    let status = group.reap(&mut ends).await?;
+    let end = forced.unwrap_or_else(|| own_end(status));
+    Ok(Ended { end, frame, stdout, stderr, elapsed: begun.elapsed() })
+}
+
+fn own_end(status: ExitStatus) -> End {
+    match status.signal() {
+        Some(number) => End::Signalled(number),
+        // Without a signal there is a code.
+        None => End::Exited(status.code().unwrap_or(-1)),
+    }
+}
+
+/// The worker's ends of a child's descriptors.
+#[derive(Debug)]
+struct Pipes {
+    /// While it is open, the child's kernel-side watch on the worker holds still.
+    socket: UnixStream,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+}
+
+/// A child that leads a process group. Dropped, the group is killed.
+#[derive(Debug)]
+struct Group {
+    child: Child,
+    leader: Pid,
+    is_reaped: bool,
+}
+
+impl Group {
+    fn start(program: &Program) -> Result<(Group, Pipes), LaunchError> {
+        let (ours, theirs) = StdUnixStream::pair().map_err(LaunchError::Exhausted)?;
+        ours.set_nonblocking(true).map_err(LaunchError::Exhausted)?;
+        let mut command = Command::new(&program.path);
+        command.args(&program.args).env_clear().envs(&program.environment).process_group(0);
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(directory) = &program.directory {
+            command.current_dir(directory);
+        }
+        let child = command.spawn().map_err(|error| not_started(program, error))?;
+        let leader = Pid::from_raw(i32::try_from(child.id()).expect("the kernel's numbers are positive i32"));
+        let mut group = Group { child, leader, is_reaped: false };
+        let lost = || LaunchError::Lost("the child has no pipes");
+        let stdout = group.child.stdout.take().ok_or_else(lost)?;
+        let stderr = group.child.stderr.take().ok_or_else(lost)?;
+        let pipes = Pipes {
+            socket: UnixStream::from_std(ours).map_err(LaunchError::Exhausted)?,
+            stdout: ChildStdout::from_std(stdout).map_err(LaunchError::Exhausted)?,
+            stderr: ChildStderr::from_std(stderr).map_err(LaunchError::Exhausted)?,
+        };
+        Ok((group, pipes))
+    }
+
+    /// Returns when the leader has ended, and leaves it unreaped, so that its number stays its own.
+    async fn ended(&self, ends: &mut SignalStream) {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        loop {
+            match waitid(Id::Pid(self.leader), flags) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
+                // A status, or one that nix cannot name (real-time signals): `reap` reads it.
+                Ok(_) | Err(_) => return,
+            }
+            if ends.recv().await.is_none() {
+                // The runtime is ending; `drop` does the rest.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Kills the whole group. Must come before `reap`.
+    fn kill(&self) {
+        // ESRCH: nobody is left. The leader is killed by itself too, in case it moved to another group.
+        let _ = killpg(self.leader, Signal::SIGKILL);
+        let _ = kill(self.leader, Signal::SIGKILL);
+    }
+
+    /// Takes the status of a leader that has ended or was killed.
+    async fn reap(&mut self, ends: &mut SignalStream) -> Result<ExitStatus, LaunchError> {
+        if tokio::time::timeout(KILL_GRACE, self.ended(ends)).await.is_err() {
+            return Err(LaunchError::Lost("a killed process does not end"));
+        }
+        // Returns at once: the leader has ended.
+        let status = self.child.wait().map_err(|_| LaunchError::Lost("the child's status is gone"))?;
+        self.is_reaped = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.kill();
+            // Without waiting: this is the runtime's end or a process that does not die.
+            let _ = self.child.try_wait();
+        }
+    }
+}
+
+fn not_started(program: &Program, error: io::Error) -> LaunchError {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    match errno {
+        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => LaunchError::Exhausted(error),
+        _ => LaunchError::Program { path: program.path.clone(), error },
+    }
+}
+
+/// The first bound that a child broke.
+#[derive(Debug, Default)]
+struct Breach {
+    output_bytes: AtomicU64,
+    end: OnceLock<End>,
+    token: CancellationToken,
+}
+
+impl Breach {
+    fn report(&self, end: End) {
+        // The first one counts.
+        let _ = self.end.set(end);
+        self.token.cancel();
+    }
+
+    async fn happened(&self) -> End {
+        self.token.cancelled().await;
+        self.end.get().copied().unwrap_or(End::Flooded)
+    }
+}
+
+/// Reads a stream to its end; what is over the flood's bound is still taken away, until the kill comes.
+async fn drain(
+    stream: &mut (impl AsyncRead + Unpin),
+    capture: &mut Capture,
+    flood_bytes: u64,
+    breach: &Breach,
+) {
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        match stream.read(&mut buffer).await {
+            // An error of a pipe is its end: there is nothing more to be had.
+            Ok(0) | Err(_) => return,
+            Ok(length) => {
+                capture.push(&buffer[..length]);
+                let seen_bytes =
+                    breach.output_bytes.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
+                if seen_bytes > flood_bytes {
+                    breach.report(End::Flooded);
+                }
+            }
+        }
+    }
+}
+
+/// Sends one frame, and reads one back.
+async fn converse(
+    socket: &mut UnixStream,
+    payload: &[u8],
+    frame_bytes_max: usize,
+    frame: &mut Frame,
+    breach: &Breach,
+) {
+    // An error here is a child that ended early; how it ended says more.
+    let Ok(length) = u32::try_from(payload.len()) else { return };
+    if socket.write_all(&length.to_be_bytes()).await.is_err() || socket.write_all(payload).await.is_err() {
+        return;
+    }
+    let Ok(length) = socket.read_u32().await else { return };
+    let length = length as usize;
+    if length > frame_bytes_max {
+        return breach.report(End::AnswerTooLarge(length));
+    }
+    let mut body = Vec::new();
+    let read = (&mut *socket).take(length as u64).read_to_end(&mut body).await;
+    if read.is_err() || body.len() < length {
+        return;
+    }
+    *frame = Frame::One(body);
+    // A process that the child started may hold the socket open; what counts is that nothing more comes.
+    if matches!(socket.read(&mut [0; 1]).await, Ok(1)) {
+        *frame = Frame::Malformed;
+    }
+}
