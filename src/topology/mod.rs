@@ -3,13 +3,16 @@
 //! ```text
 //! producers ──▶ gleitzeit.tasks  ─┐ (alternate exchange: the dead inbox)
 //!     we    ──▶ gleitzeit.submit ─┴─ python.v1 ──▶ gleitzeit.tasks.python.v1 ──▶ workers
-//!     we    ──▶ gleitzeit.delay.* ── 28 bits + target ──▶ ... ──▶ gleitzeit.tasks.python.v1
+//!     we    ──▶ gleitzeit.delay.* ── 28 bits + target ──▶ gleitzeit.delay.due ──▶ gleitzeit.tasks.python.v1
 //!     we    ──▶ gleitzeit.workflows ─▶ gleitzeit.workflows (workflows and commands)
 //!     we    ──▶ gleitzeit.dead ──────▶ gleitzeit.dead.python.v1
-//!  broker   ──▶ gleitzeit.dead.inbox (what it ends or cannot route by itself)
+//!  broker   ──▶ gleitzeit.inbox ─────▶ gleitzeit.dead.inbox (what it ends or cannot route by itself)
 //! ```
 //!
 //! This module knows names only; `plan` holds what is declared, `delay` which delay queue a wait takes.
+
+pub mod delay;
+pub mod plan;
 
 use std::fmt;
 use std::sync::Arc;
