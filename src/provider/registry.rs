@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::Value;
-
-use super::{Answer, CallCx, Provider};
+use super::Provider;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
@@ -86,29 +84,23 @@ impl Providers {
         protocols
     }
 
+    /// Whether some provider of the protocol has started.
+    #[must_use]
+    pub fn has_started(&self, protocol: &ProtocolId) -> bool {
+        self.by_protocol.get(protocol).is_some_and(|lane| lane.entries.iter().any(Entry::is_started))
+    }
+
     /// Whether a call of this method would find a provider.
     #[must_use]
     pub fn serves(&self, protocol: &ProtocolId, method: &str) -> bool {
-        self.next_for(protocol, method).is_ok()
+        self.choose(protocol, method).is_ok()
     }
 
-    /// Makes one call. `method` comes without the protocol's prefix.
+    /// The provider for one call. `method` comes without the protocol's prefix.
     ///
     /// # Errors
-    /// `PROVIDER_NOT_AVAILABLE` if nothing here serves it: the call surely did not start. Otherwise the
-    /// provider's own failure.
-    pub async fn call(
-        &self,
-        cx: &CallCx,
-        protocol: &ProtocolId,
-        method: &str,
-        params: Value,
-    ) -> Result<Answer, Failure> {
-        let provider = self.next_for(protocol, method)?;
-        provider.call(cx, method, params).await
-    }
-
-    fn next_for(&self, protocol: &ProtocolId, method: &str) -> Result<&Arc<dyn Provider>, Failure> {
+    /// `PROVIDER_NOT_AVAILABLE` if nothing here serves it.
+    pub fn choose(&self, protocol: &ProtocolId, method: &str) -> Result<&Arc<dyn Provider>, Failure> {
         let unavailable = |reason: String| {
             let message = format!("no provider for {method} of {protocol} in this worker: {reason}");
             Failure::new(Code::ProviderNotAvailable, message)
@@ -156,10 +148,11 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::provider::{Answer, CallCx};
     use crate::core::id::{Id, TaskKey};
 
     /// Answers with its own name.
@@ -217,7 +210,8 @@ mod tests {
             cancel: CancellationToken::new(),
             traceparent: None,
         };
-        providers.call(&cx, &protocol(of), method, Value::Null).await.map(|answer| answer.result)
+        let provider = providers.choose(&protocol(of), method)?;
+        provider.call(&cx, method, Value::Null).await.map(|answer| answer.result)
     }
 
     #[tokio::test]
