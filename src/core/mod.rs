@@ -15,3 +15,4 @@ pub mod state;
 pub mod task;
 pub mod template;
 pub mod violation;
+pub mod workflow;

@@ -1,0 +1,129 @@
+//! What is wrong with a workflow: all of it, each with its place and its code.
+
+use serde_json::{Value, json};
+use std::fmt;
+
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+use crate::core::violation::Violation;
+
+/// How many problems are told; what is beyond is only counted.
+const PROBLEMS_MAX: usize = 100;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind.
+    pub code: Code,
+    /// Where, what, and what would be right. The path is empty for the whole.
+    pub violation: Violation,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violation { path, problem, allowed } = &self.violation;
+        if !path.is_empty() {
+            write!(f, "{path}: ")?;
+        }
+        f.write_str(problem)?;
+        if allowed.is_empty() { Ok(()) } else { write!(f, "; allowed: {allowed}") }
+    }
+}
+
+/// Why a document is no workflow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Refused {
+    /// At least one, at most 100.
+    pub problems: Vec<Problem>,
+    /// How many more there are.
+    pub beyond: usize,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        if self.beyond > 0 {
+            write!(f, "\nand {} more", self.beyond)?;
+        }
+        Ok(())
+    }
+}
+
+impl Refused {
+    /// Refused for one reason that concerns the whole.
+    pub(super) fn whole(code: Code, problem: impl Into<String>, allowed: &str) -> Refused {
+        let mut problems = Problems::default();
+        problems.add(code, "", problem, allowed);
+        problems.into_refused()
+    }
+
+    /// The code of all problems, or `WORKFLOW_VALIDATION_FAILED` if they are of several kinds.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        let mut codes = self.problems.iter().map(|problem| problem.code);
+        let first = codes.next().unwrap_or(Code::WorkflowValidationFailed);
+        if codes.all(|code| code == first) { first } else { Code::WorkflowValidationFailed }
+    }
+
+    /// The same as data.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let list: Vec<Value> = self
+            .problems
+            .iter()
+            .map(|Problem { code, violation: Violation { path, problem, allowed } }| {
+                json!({"path": path, "problem": problem, "allowed": allowed, "name": code.name()})
+            })
+            .collect();
+        let message = self.to_string().replace('\n', "; ");
+        let failure = Failure::new(self.code(), format!("the workflow is not valid: {message}"));
+        let failure = failure.with("violations", list);
+        if self.beyond > 0 { failure.with("more", self.beyond) } else { failure }
+    }
+}
+
+/// Collects problems.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    found: Vec<Problem>,
+    beyond: usize,
+}
+
+impl Problems {
+    pub(super) fn add(
+        &mut self,
+        code: Code,
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        allowed: impl Into<String>,
+    ) {
+        let violation = Violation { path: path.into(), problem: problem.into(), allowed: allowed.into() };
+        self.extend(code, [violation]);
+    }
+
+    pub(super) fn extend(&mut self, code: Code, violations: impl IntoIterator<Item = Violation>) {
+        for violation in violations {
+            if self.is_full() {
+                self.beyond += 1;
+            } else {
+                self.found.push(Problem { code, violation });
+            }
+        }
+    }
+
+    /// Whether more would only be counted; then hints are not worth their time.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.len() >= PROBLEMS_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub(super) fn into_refused(self) -> Refused {
+        Refused { problems: self.found, beyond: self.beyond }
+    }
+}
