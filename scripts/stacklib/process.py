@@ -21,7 +21,7 @@ class Process:
         self._started_file = pid_file.with_name(pid_file.name + ".started")
 
     def start(self, argv, env, cwd, log):
-        """Starts `argv` in a session of its own; output goes to `log`, input is empty."""
+        """Starts `argv` apart from this terminal; output goes to `log`, input is empty."""
         with open(log, "ab") as output:
             child = subprocess.Popen(
                 argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output,
