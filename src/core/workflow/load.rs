@@ -73,6 +73,7 @@ fn yaml(text: &str) -> Result<Value, String> {
             max_documents: 1,
             max_total_scalar_bytes: 4 * WORKFLOW_BYTES_MAX,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: TASKS_MAX },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| format!("is not YAML: {error}"))
 }

@@ -36,6 +36,7 @@ use super::id::Id;
 use super::protocol::Protocols;
 use super::task::Spec;
 
+pub(crate) use load::too_large;
 pub use load::{Format, load};
 pub use problem::{Problem, Refused};
 

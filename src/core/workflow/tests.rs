@@ -308,6 +308,8 @@ fn texts_that_are_no_mapping_are_refused_with_their_place() {
         e: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e]\n\
         g: &g [*f, *f, *f, *f, *f, *f, *f, *f]\nh: [*g, *g, *g, *g, *g, *g, *g, *g]\n";
     check(bomb, Format::Yaml, Code::ParseError, "is not YAML");
+    let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(90));
+    check(&long, Format::Yaml, Code::ParseError, "is not YAML");
 }
 
 #[test]

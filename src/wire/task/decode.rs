@@ -13,7 +13,7 @@ use crate::core::reading::{self, Reading};
 use crate::core::task::{Draft, Origin, Spec};
 use crate::core::violation::Path;
 use crate::wire::record::Head;
-use crate::wire::{Properties, VERSION};
+use crate::wire::{Properties, check_version, newer, object};
 
 /// The keys of a task message besides those of [`Spec`].
 const KEYS: [&str; 7] = ["v", "id", "workflow", "inputs", "attempt", "reply", "traceparent"];
@@ -76,31 +76,6 @@ pub(crate) fn too_large(bytes: usize) -> Failure {
         "the task message has {bytes} bytes, at most {TASK_BYTES_MAX} are allowed; pass large data by reference"
     );
     Failure::new(Code::TaskTooLarge, message).with("bytes", bytes).with("bytes_max", TASK_BYTES_MAX)
-}
-
-/// The members of a JSON object.
-pub(crate) fn object(body: &[u8], what: &str) -> Result<Map<String, Value>, Failure> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| Failure::new(Code::ParseError, format!("{what} is not JSON: {error}")))?;
-    match value {
-        Value::Object(members) => Ok(members),
-        other => {
-            let found = reading::shown(&other);
-            Err(Failure::new(Code::ParseError, format!("{what} must be a JSON object, found {found}")))
-        }
-    }
-}
-
-/// The version, if it is newer than ours.
-pub(crate) fn newer(members: &Map<String, Value>) -> Option<u64> {
-    members.get("v").and_then(Value::as_u64).filter(|v| *v > VERSION)
-}
-
-/// Notes a version that is none.
-pub(crate) fn check_version(value: &Value, reading: &mut Reading) {
-    if value.as_u64() != Some(VERSION) {
-        reading.mismatch(&Path::Root("v"), value, format!("a version, at most {VERSION}"));
-    }
 }
 
 /// What can be told of a message that may be wrong in any way: which task it is, and who waits.
@@ -189,10 +164,7 @@ fn complete(task: &mut Task, draft: &mut Draft, properties: &Properties, reading
     if task.reply.is_none() {
         task.reply = reply_from(properties);
     }
-    if task.traceparent.is_none() {
-        let header = properties.headers.get("traceparent");
-        task.traceparent = header.filter(|text| is_trace(text)).cloned();
-    }
+    task.traceparent = trace(task.traceparent.as_ref(), properties);
     if task.workflow.is_some() {
         return;
     }
@@ -235,7 +207,7 @@ fn attempt(path: &Path<'_>, value: &Value, reading: &mut Reading) -> Option<u32>
 }
 
 /// `{"to": QUEUE, "correlation_id": TEXT}`, or just the queue.
-fn reply(value: Value, reading: &mut Reading) -> Option<Reply> {
+pub(crate) fn reply(value: Value, reading: &mut Reading) -> Option<Reply> {
     let path = Path::Root("reply");
     if value.is_string() {
         let to = reading.text(&path, value, SHORT_TEXT_MAX)?;
@@ -258,12 +230,18 @@ fn reply(value: Value, reading: &mut Reading) -> Option<Reply> {
     Some(Reply { to: to?, correlation_id })
 }
 
-fn reply_from(properties: &Properties) -> Option<Reply> {
+pub(crate) fn reply_from(properties: &Properties) -> Option<Reply> {
     let to = properties.reply_to.clone().filter(|to| !to.is_empty())?;
     Some(Reply { to, correlation_id: properties.correlation_id.clone() })
 }
 
-/// Whether a text is a W3C trace context. What is none is dropped, as the standard wants.
+/// The trace of the body, or else that of the header. What is none is dropped, as the standard wants.
+pub(crate) fn trace(body: Option<&String>, properties: &Properties) -> Option<String> {
+    let header = properties.headers.get("traceparent");
+    body.into_iter().chain(header).find(|text| is_trace(text)).cloned()
+}
+
+/// Whether a text is a W3C trace context.
 fn is_trace(text: &str) -> bool {
     let lengths: Vec<usize> = text.split('-').map(str::len).collect();
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte) || byte == b'-';

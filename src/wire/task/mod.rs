@@ -29,6 +29,9 @@ use crate::wire::record::Head;
 pub use decode::{Decoded, Refused, decode};
 pub use encode::encode;
 
+pub(super) use decode::{reply, reply_from, trace};
+pub(super) use encode::seconds;
+
 /// The largest task message, in bytes.
 pub const TASK_BYTES_MAX: usize = 2 * 1024 * 1024;
 
