@@ -3,9 +3,13 @@
 //! `ARCHITECTURE.md` tells the whole story; each module's documentation is its design.
 
 pub mod broker;
+pub mod client;
 pub mod config;
 pub mod core;
+pub mod error;
 pub mod provider;
 pub mod store;
+pub mod telemetry;
 pub mod topology;
 pub mod wire;
+pub mod worker;

@@ -1,0 +1,286 @@
+//! The worker: takes deliveries, runs them, records, publishes what they released, settles.
+//!
+//! ```text
+//! consumers ──▶ execute   (tasks)          decode ▸ claim ▸ fill ▸ validate ▸ call ▸ judge ▸ finish ▸ publish ▸ settle
+//!           ──▶ coordinate (workflows, commands)
+//!           ──▶ inbox     (what the broker ended by itself)
+//! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks)
+//! session   ──▶ heartbeat
+//! ```
+//! Every loop is a task of one tracker; every delivery is too, bounded by the consumers' prefetch. Stopping
+//! has two tokens: `drain` (take no more) and `abort` (give back what runs); `run` holds their order.
+
+mod coordinate;
+mod execute;
+mod inbox;
+mod outcome;
+mod patience;
+mod publish;
+mod running;
+mod session;
+mod tell;
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{Broker, BrokerError, Consumer, Delivery};
+use crate::config::EventLevel;
+use crate::core::clock::Clock;
+use crate::core::id::{Id, TaskKey};
+use crate::core::protocol::{ProtocolId, Protocols};
+use crate::provider::registry::Providers;
+use crate::store::Store;
+use crate::topology::{Address, Queue};
+use running::Running;
+
+pub use session::{BEAT_EVERY, BEAT_TTL};
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Protocols to consume.
+    pub protocols: Vec<ProtocolId>,
+    /// Tasks at once, for each protocol.
+    pub concurrency: NonZeroU16,
+    /// Whether to take workflows, commands and the dead inbox too.
+    pub coordination: bool,
+    /// How long running tasks may go on after `drain`.
+    pub grace: Duration,
+    /// How long an attempt may take when nothing else says so.
+    pub task_timeout: Duration,
+    /// How long results are kept when nothing else says so.
+    pub result_ttl: Duration,
+    /// The largest result, in bytes.
+    pub result_bytes_max: usize,
+    /// How many attempts of one task may end with the death of their worker.
+    pub crash_limit: u32,
+    /// Which events are sent.
+    pub events: EventLevel,
+}
+
+/// What a worker stands on.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Messages.
+    pub broker: Arc<dyn Broker>,
+    /// State.
+    pub store: Arc<dyn Store>,
+    /// Who runs calls.
+    pub providers: Arc<Providers>,
+    /// What calls look like.
+    pub protocols: Arc<Protocols>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A worker. Cloning is cheap and gives the same worker.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+/// What every delivery of the worker needs.
+#[derive(Debug)]
+struct Shared {
+    parts: Parts,
+    settings: Settings,
+    session: Id,
+    running: Running,
+    /// Fires when running tasks must be given back now.
+    abort: CancellationToken,
+}
+
+impl Worker {
+    /// A worker with a session of its own.
+    #[must_use]
+    pub fn new(parts: Parts, settings: Settings) -> Worker {
+        let session = parts.clock.new_id();
+        let abort = CancellationToken::new();
+        Worker { shared: Arc::new(Shared { parts, settings, session, running: Running::default(), abort }) }
+    }
+
+    /// The worker's session.
+    #[must_use]
+    pub fn session(&self) -> &Id {
+        &self.shared.session
+    }
+
+    /// What it consumes.
+    #[must_use]
+    pub fn protocols(&self) -> &[ProtocolId] {
+        &self.shared.settings.protocols
+    }
+
+    /// What runs now.
+    #[must_use]
+    pub fn running(&self) -> Vec<TaskKey> {
+        self.shared.running.keys()
+    }
+
+    /// Stops at once: running tasks are given back, uncounted. For the second signal.
+    pub fn abort(&self) {
+        self.shared.abort.cancel();
+    }
+
+    /// Works until `drain` fires, then ends in order: no more deliveries, running tasks get their grace, what
+    /// still runs is given back, the session ends.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if a queue cannot be consumed at the start.
+    pub async fn run(&self, drain: CancellationToken) -> Result<(), BrokerError> {
+        let shared = &self.shared;
+        let (broker, store) = (&shared.parts.broker, &shared.parts.store);
+        let mut consumers = Vec::new();
+        let mut listener = broker.listen().await?;
+        // The first beat comes before the first claim: a lease of a silent session would look dead.
+        if let Err(error) = store.beat(&shared.session, BEAT_TTL, shared.parts.clock.now()).await {
+            tracing::warn!(%error, "the first heartbeat did not reach the store");
+        }
+        for (queue, prefetch) in shared.queues() {
+            consumers.push(broker.consume(&queue, prefetch).await?);
+        }
+
+        let (loops, deliveries) = (TaskTracker::new(), TaskTracker::new());
+        let beat_stop = CancellationToken::new();
+        let beats = session::run(
+            Arc::clone(store),
+            Arc::clone(&shared.parts.clock),
+            shared.session.clone(),
+            beat_stop.clone(),
+        );
+        let beats = loops.spawn(beats);
+        for consumer in consumers {
+            loops.spawn(Arc::clone(shared).take(consumer, drain.clone(), deliveries.clone()));
+        }
+        let control = {
+            let (shared, stop) = (Arc::clone(shared), beat_stop.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        body = listener.next() => match body {
+                            Some(body) => shared.control(&body),
+                            None => break,
+                        }
+                    }
+                }
+            }
+        };
+        loops.spawn(control);
+        loops.close();
+
+        drain.cancelled().await;
+        self.wind_down(&deliveries).await;
+        beat_stop.cancel();
+        loops.wait().await;
+        // The handle only proves that the heart stopped last; a panic in it was already logged by tokio.
+        drop(beats);
+        Ok(())
+    }
+
+    /// Handles what is ready in one queue, one delivery after the other, until nothing is ready.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if the queue cannot be consumed.
+    pub async fn work_off(&self, queue: &Queue) -> Result<(), BrokerError> {
+        let broker = &self.shared.parts.broker;
+        let mut consumer = broker.consume(queue, NonZeroU16::MIN).await?;
+        while broker.depth(queue).await?.ready > 0 {
+            // Somebody else may take what was ready: then there is nothing to wait for.
+            let next = tokio::time::timeout(Duration::from_millis(200), consumer.next()).await;
+            if let Ok(Some(delivery)) = next {
+                Arc::clone(&self.shared).handle(delivery?).await;
+            }
+        }
+        consumer.cancel().await
+    }
+
+    /// Lets running tasks end within their grace, saying every 5 s what is left; then gives back the rest.
+    async fn wind_down(&self, deliveries: &TaskTracker) {
+        deliveries.close();
+        let grace = tokio::time::sleep(self.shared.settings.grace);
+        tokio::pin!(grace);
+        let mut say = tokio::time::interval(Duration::from_secs(5));
+        say.tick().await;
+        loop {
+            tokio::select! {
+                () = deliveries.wait() => return,
+                () = &mut grace => break,
+                () = self.shared.abort.cancelled() => break,
+                _ = say.tick() => {
+                    let left: Vec<String> = self.running().iter().map(ToString::to_string).collect();
+                    tracing::info!(running = left.len(), tasks = ?left, "draining");
+                }
+            }
+        }
+        self.shared.abort.cancel();
+        deliveries.wait().await;
+    }
+}
+
+impl Shared {
+    /// The queues of this worker and how many unsettled deliveries each may hold.
+    fn queues(&self) -> Vec<(Queue, NonZeroU16)> {
+        let mut queues = Vec::new();
+        for protocol in &self.settings.protocols {
+            match Address::parse(&protocol.routing()) {
+                Ok(address) => queues.push((Queue::Tasks(address), self.settings.concurrency)),
+                Err(error) => tracing::error!(%error, %protocol, "this protocol cannot have a queue"),
+            }
+        }
+        if self.settings.coordination {
+            queues.push((Queue::Workflows, COORDINATION_PREFETCH));
+            queues.push((Queue::Inbox, COORDINATION_PREFETCH));
+        }
+        queues
+    }
+
+    /// Takes deliveries of one consumer until `drain` fires.
+    async fn take(
+        self: Arc<Self>,
+        mut consumer: Box<dyn Consumer>,
+        drain: CancellationToken,
+        deliveries: TaskTracker,
+    ) {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = drain.cancelled() => break,
+                next = consumer.next() => next,
+            };
+            match next {
+                Some(Ok(delivery)) => {
+                    deliveries.spawn(Arc::clone(&self).handle(delivery));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a queue cannot be consumed");
+                    tokio::select! {
+                        () = drain.cancelled() => break,
+                        () = tokio::time::sleep(Duration::from_secs(2)) => {}
+                    }
+                }
+                None => break,
+            }
+        }
+        if let Err(error) = consumer.cancel().await {
+            tracing::debug!(%error, "could not cancel a consumer; its deliveries go back with the connection");
+        }
+    }
+
+    /// One delivery, by the queue it came from.
+    async fn handle(self: Arc<Self>, delivery: Delivery) {
+        match delivery.queue {
+            Queue::Tasks(_) => self.execute(delivery).await,
+            Queue::Workflows => self.coordinate(delivery).await,
+            Queue::Inbox => self.inbox(delivery).await,
+            // Nobody consumes dead letters here; they are given back untouched.
+            Queue::Dead(_) => {}
+        }
+    }
+}
+
+/// Workflows and dead letters are light; this many at once keep one worker busy.
+const COORDINATION_PREFETCH: NonZeroU16 = NonZeroU16::new(16).expect("16 is not zero");

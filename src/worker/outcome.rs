@@ -1,0 +1,207 @@
+//! What an attempt's outcome means: the task ends, or another attempt is made.
+
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use super::Shared;
+use super::execute::Run;
+use crate::core::clock::Timestamp;
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+use crate::core::retry::{self, CodeRef, RetryPolicy};
+use crate::core::state::TaskState;
+use crate::provider::Answer;
+use crate::store::End;
+use crate::wire::record::{Ending, Head};
+use crate::wire::task::Task;
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// It was made.
+    Made {
+        /// The answer, or why there is none.
+        outcome: Result<Answer, Failure>,
+        /// Who was asked, if it came to that.
+        provider: Option<String>,
+        /// When it started.
+        started_at: Timestamp,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The worker stops; it counts as not made.
+    Abandoned,
+}
+
+/// What is to be done now.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The task ends so.
+    Ended { ending: Box<Ending>, max_attempts: u32, entry: String },
+    /// Another attempt, after this wait.
+    Again { wait: Duration, failure: Failure, max_attempts: u32, entry: String },
+    /// The attempt is given back, uncounted.
+    Abandoned,
+}
+
+impl Shared {
+    /// Judges an attempt by the task's retry policy, else its method's, else the default.
+    pub(super) fn judge(&self, task: &Task, run: &Run, attempt: Attempt) -> Verdict {
+        let Attempt::Made { outcome, provider, started_at, took } = attempt else {
+            return Verdict::Abandoned;
+        };
+        let ended_at = self.parts.clock.now();
+        let mut ending = Ending {
+            attempts: run.lease.attempt,
+            execution_time: Some(took),
+            provider_id: provider,
+            worker_id: Some(self.session.to_string()),
+            started_at: Some(started_at),
+            warnings: task.warnings.clone(),
+            ..Ending::unrun(TaskState::Completed, None, ended_at)
+        };
+        let failure = match outcome.and_then(|answer| self.bounded(answer)) {
+            Ok(answer) => {
+                ending.result = answer.result;
+                ending.metadata = answer.metadata;
+                let entry = entry(&ending);
+                return Verdict::Ended { ending: Box::new(ending), max_attempts: run.lease.attempt, entry };
+            }
+            Err(failure) => failure,
+        };
+        ending.state = match failure.code {
+            Code::TaskExpired => TaskState::Expired,
+            _ => TaskState::Failed,
+        };
+        let (policy, made) = (self.retry_policy(task), run.lease.attempt);
+        // Who writes a `retry` block wants the task's own failures tried again too.
+        let retryable =
+            failure.retryable || (task.spec.retry.is_some() && failure.code == Code::TaskExecutionFailed);
+        let verdict = policy.judge(failure.code, made, retryable);
+        // What the failing side asked for is a lower bound; the policy's own delay never undercuts it.
+        let asked = failure.retry_after.unwrap_or_default();
+        let max_attempts = policy.max_attempts;
+        ending.error = Some(with_attempts(failure.clone(), &run.history));
+        let entry = entry(&ending);
+        match verdict {
+            retry::Verdict::Retry => {
+                let wait = policy.delay(made, self.parts.clock.chance()).max(asked);
+                Verdict::Again { wait, failure, max_attempts, entry }
+            }
+            retry::Verdict::Exhausted | retry::Verdict::Refused => {
+                Verdict::Ended { ending: Box::new(ending), max_attempts, entry }
+            }
+        }
+    }
+
+    /// The step that records the verdict.
+    pub(super) fn end_of(&self, head: &Head, task: &Task, verdict: &Verdict) -> End {
+        match verdict {
+            Verdict::Ended { ending, entry, .. } => End::Ended {
+                state: ending.state,
+                document: ending.document(head).into(),
+                keep: !task.spec.ignore_result,
+                ttl: task.spec.result_ttl.unwrap_or(self.settings.result_ttl),
+                entry: entry.clone(),
+            },
+            Verdict::Again { wait, entry, .. } => {
+                End::Again { due: self.parts.clock.now().after(*wait), entry: entry.clone() }
+            }
+            Verdict::Abandoned => End::Abandoned,
+        }
+    }
+
+    fn retry_policy(&self, task: &Task) -> RetryPolicy {
+        if let Some(policy) = &task.spec.retry {
+            return policy.clone();
+        }
+        let method = self.parts.protocols.method(&task.spec.protocol, &task.spec.method).ok();
+        method.and_then(|method| method.spec.retry_policy.clone()).unwrap_or_else(infrastructure)
+    }
+
+    /// Refuses a result that is larger than what may be kept.
+    fn bounded(&self, answer: Answer) -> Result<Answer, Failure> {
+        let size = json_bytes(&answer.result);
+        if size <= self.settings.result_bytes_max {
+            return Ok(answer);
+        }
+        let max = self.settings.result_bytes_max;
+        Err(Failure::new(
+            Code::ResultTooLarge,
+            format!(
+                "the result has {size} bytes, more than {max}; store it elsewhere and return where it is"
+            ),
+        )
+        .with("bytes", size)
+        .with("bytes_max", max))
+    }
+}
+
+/// What happens without a `retry` block: the task's own failures are final, ours are tried three times.
+fn infrastructure() -> RetryPolicy {
+    let ours = [
+        Code::WorkerLost,
+        Code::SystemShutdown,
+        Code::ProviderOverloaded,
+        Code::ConnectionLost,
+        Code::ConnectionTimeout,
+        Code::NetworkUnreachable,
+        Code::PersistenceConnectionFailed,
+    ];
+    let retry_on = ours.into_iter().map(|code| CodeRef::Number(code.number())).collect();
+    RetryPolicy { retry_on, ..RetryPolicy::default() }
+}
+
+/// A line of the task's history.
+pub(super) fn entry(ending: &Ending) -> String {
+    let error = ending.error.as_ref();
+    json!({
+        "attempt": ending.attempts,
+        "status": ending.state.name(),
+        "code": error.map(|failure| failure.code.name()),
+        "message": error.map(|failure| failure.message.as_str()),
+        "worker_id": ending.worker_id,
+        "provider_id": ending.provider_id,
+        "started_at": ending.started_at,
+        "ended_at": ending.ended_at,
+    })
+    .to_string()
+}
+
+/// The last cause with the ones before it in `details.attempts`.
+fn with_attempts(failure: Failure, history: &[String]) -> Failure {
+    if history.is_empty() {
+        return failure;
+    }
+    let before: Vec<Value> = history.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect();
+    failure.with("attempts", before)
+}
+
+/// The size of a value as JSON, without writing it out.
+pub(super) fn json_bytes(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting cannot fail, and a value has only text keys.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_value_is_that_of_its_text() {
+        let value = json!({"a": [1, "é\n", null]});
+        assert_eq!(json_bytes(&value), value.to_string().len());
+    }
+}

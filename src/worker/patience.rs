@@ -1,0 +1,90 @@
+//! Steps that must be done before a delivery may be settled.
+//!
+//! A store or broker that is away for a while costs nothing: the step is made again until it is done,
+//! and the held delivery is the back-pressure. What waiting cannot heal ends the wait.
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::BrokerError;
+use crate::core::code::Code;
+use crate::store::StoreError;
+
+/// Why a delivery could not be brought to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The worker is told to stop now: give the delivery back.
+    Aborted,
+    /// The step can never succeed as it is.
+    Broken {
+        /// The error's code.
+        code: Code,
+        /// What was wrong.
+        message: String,
+    },
+}
+
+/// An error that knows whether waiting may heal it.
+pub(super) trait Step: fmt::Display {
+    fn code(&self) -> Code;
+    fn is_transient(&self) -> bool;
+}
+
+impl Step for StoreError {
+    fn code(&self) -> Code {
+        StoreError::code(self)
+    }
+    fn is_transient(&self) -> bool {
+        StoreError::is_transient(self)
+    }
+}
+
+impl Step for BrokerError {
+    fn code(&self) -> Code {
+        BrokerError::code(self)
+    }
+    fn is_transient(&self) -> bool {
+        BrokerError::is_transient(self)
+    }
+}
+
+/// Makes `step` again and again (50 ms, doubling to 2 s) until it is done, broken, or `abort` fires.
+pub(super) async fn insist<T, E, F, Next>(
+    abort: &CancellationToken,
+    what: &str,
+    mut step: F,
+) -> Result<T, Stop>
+where
+    E: Step,
+    F: FnMut() -> Next,
+    Next: Future<Output = Result<T, E>>,
+{
+    let mut waits = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times()
+        .build();
+    let mut told = false;
+    loop {
+        let error = match step().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if !error.is_transient() {
+            return Err(Stop::Broken { code: error.code(), message: format!("{what}: {error}") });
+        }
+        if !told {
+            tracing::warn!(step = what, %error, "waiting until this step succeeds");
+            told = true;
+        }
+        let wait = waits.next().unwrap_or(Duration::from_secs(2));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = abort.cancelled() => return Err(Stop::Aborted),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a delivery causes: released tasks, another attempt, dead letters, replies, events.
+//!
+//! Every publish here is confirmed before the delivery that caused it is settled; events are not.
+
+use bytes::Bytes;
+use std::time::Duration;
+
+use super::Shared;
+use super::patience::{Stop, insist};
+use crate::broker::{Delivery, Outgoing, Properties, Target};
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+use crate::core::id::Id;
+use crate::store::{Message, Released};
+use crate::topology::{Address, Queue, unrouted};
+use crate::wire::envelope::{Envelope, Original};
+use crate::wire::record::{Ending, Head};
+use crate::wire::task::{self, Reply, Task};
+
+/// Names the workflow that a task belongs to, for an embedded run that executes only its own.
+pub(crate) const HEADER_ROOT: &str = "gleitzeit-root";
+
+/// What a dead letter tells of the attempts.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// One JSON object an attempt, oldest first.
+    pub(super) history: Vec<String>,
+    /// Who ran the last one.
+    pub(super) provider: Option<String>,
+}
+
+impl Shared {
+    /// Publishes until everything is confirmed.
+    pub(super) async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), Stop> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        insist(&self.abort, "publish", || self.parts.broker.publish(messages.clone())).await
+    }
+
+    /// Publishes tasks that became ready.
+    pub(super) async fn publish_released(&self, released: Vec<Released>) -> Result<(), Stop> {
+        self.publish(released.into_iter().map(message_released).collect()).await
+    }
+
+    /// Puts a dead letter into the queue of the task's protocol.
+    pub(super) async fn bury(
+        &self,
+        delivery: &Delivery,
+        task: Option<&Task>,
+        failure: &Failure,
+        past: Past,
+    ) -> Result<(), Stop> {
+        let address = match &delivery.queue {
+            Queue::Tasks(address) | Queue::Dead(address) => address.clone(),
+            Queue::Workflows | Queue::Inbox => unrouted(),
+        };
+        self.bury_at(address, delivery, task, failure, past).await
+    }
+
+    /// Puts a dead letter into the dead queue of `address`.
+    pub(super) async fn bury_at(
+        &self,
+        address: Address,
+        delivery: &Delivery,
+        task: Option<&Task>,
+        failure: &Failure,
+        past: Past,
+    ) -> Result<(), Stop> {
+        tracing::info!(queue = %delivery.queue, code = %failure.code, message = %failure.message, "dead letter");
+        let envelope = Envelope {
+            id: task.and_then(|task| task.id.clone()),
+            workflow: task.and_then(|task| task.workflow.clone()),
+            protocol: task.map(|task| task.spec.protocol.to_string()),
+            method: task.map(|task| task.spec.method.clone()),
+            failure: failure.clone(),
+            history: past.history.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect(),
+            worker: Some(self.session.to_string()),
+            provider: past.provider,
+            died_at: self.parts.clock.now(),
+            queue: delivery.queue.name(),
+            original: Original::new(delivery.body.clone(), delivery.properties.clone()),
+        };
+        let message = Outgoing {
+            target: Target::Queue(Queue::Dead(address)),
+            body: envelope.encode(),
+            properties: Properties {
+                message_id: delivery.properties.message_id.clone(),
+                priority: delivery.properties.priority,
+                ..Properties::default()
+            },
+            delay: None,
+        };
+        self.publish(vec![message]).await
+    }
+
+    /// Sends the result document to whoever asked for a reply. A reply that cannot be delivered fails nothing.
+    pub(super) async fn reply(&self, task: &Task, document: Bytes) -> Result<(), Stop> {
+        let Some(reply) = &task.reply else { return Ok(()) };
+        let id = task.id.as_ref().map(Id::to_string);
+        self.reply_to(reply, id, document).await
+    }
+
+    /// Sends a document to a reply queue.
+    pub(super) async fn reply_to(
+        &self,
+        reply: &Reply,
+        id: Option<String>,
+        document: Bytes,
+    ) -> Result<(), Stop> {
+        let message = Outgoing {
+            target: Target::Reply(reply.to.clone()),
+            body: document,
+            properties: Properties {
+                message_id: id,
+                correlation_id: reply.correlation_id.clone(),
+                ..Properties::default()
+            },
+            delay: None,
+        };
+        match self.publish(vec![message]).await {
+            Err(Stop::Broken { message, .. }) => {
+                tracing::warn!(reply_to = %reply.to, error = %message, "a reply could not be sent");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// What to do with a delivery that no step can bring to its end: a dead letter, so that it cannot loop.
+    pub(super) async fn bury_broken(
+        &self,
+        delivery: &Delivery,
+        code: Code,
+        message: &str,
+    ) -> Result<(), Stop> {
+        tracing::error!(queue = %delivery.queue, %code, message, "a delivery cannot be brought to its end");
+        self.bury(delivery, None, &Failure::new(code, message).final_now(), Past::default()).await
+    }
+}
+
+/// The task's document from its ending.
+pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
+    ending.document(head).into()
+}
+
+/// The task's message, made from its delivery: headers and reply address stay.
+pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
+    let mut message = again(delivery, delay);
+    message.body = task::encode(task);
+    message.properties.message_id = task.id.as_ref().map(Id::to_string);
+    if let Some(priority) = task.priority() {
+        message.properties.priority = Some(priority);
+    }
+    if let Some(workflow) = &task.workflow {
+        message.properties.headers.insert(HEADER_ROOT.to_owned(), workflow.to_string());
+    }
+    message
+}
+
+/// The same message once more, as it came.
+pub(super) fn again(delivery: &Delivery, delay: Option<Duration>) -> Outgoing {
+    Outgoing {
+        target: Target::Queue(delivery.queue.clone()),
+        body: delivery.body.clone(),
+        properties: delivery.properties.clone(),
+        delay,
+    }
+}
+
+fn message_released(released: Released) -> Outgoing {
+    let Released { key, message: Message { address, priority, body } } = released;
+    let mut properties = Properties {
+        message_id: Some(key.id().to_string()),
+        priority: Some(priority),
+        ..Properties::default()
+    };
+    if let Some(workflow) = key.workflow() {
+        properties.headers.insert(HEADER_ROOT.to_owned(), workflow.to_string());
+    }
+    Outgoing { target: Target::Queue(Queue::Tasks(address)), body, properties, delay: None }
+}
