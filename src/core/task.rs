@@ -106,6 +106,16 @@ impl Spec {
     ];
 }
 
+impl Spec {
+    /// Whether the place in the parameters (`params.code`, or by position `params[0]`) holds source code.
+    /// No reference may stand there: text of others must not become code.
+    #[must_use]
+    pub fn is_code(&self, place: &str) -> bool {
+        // Both of python's methods take `code` first.
+        self.protocol.name() == "python" && (place == "params.code" || place == "params[0]")
+    }
+}
+
 /// Where a task is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {

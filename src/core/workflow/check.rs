@@ -215,8 +215,7 @@ fn meant(
         _ if reference.flaw.is_some() => {
             (String::from("is no reference"), reference.flaw.unwrap_or_default())
         }
-        // Text of others must not become code.
-        _ if is_code(task, reference) => (
+        _ if task.spec.as_ref().is_some_and(|spec| spec.is_code(&reference.at)) => (
             String::from("stands in code"),
             "references in `context`, which code reads as data; $${ for the text ${",
         ),
@@ -237,11 +236,6 @@ fn meant(
     let path = format!("tasks[{index}].{}", reference.at);
     problems.add(Code::TaskParameterError, path, format!("${{{}}} {problem}", reference.text), allowed);
     None
-}
-
-fn is_code(task: &TaskDraft, reference: &Reference) -> bool {
-    let is_python = task.spec.as_ref().is_some_and(|spec| spec.protocol.name() == "python");
-    is_python && reference.at == "params.code"
 }
 
 /// Holds every call against its protocol.

@@ -254,12 +254,13 @@ fn references_do_not_become_code() {
         {"id": "a", "method": "echo/echo"},
         {"id": "b", "method": "python/execute", "dependencies": ["a"],
          "params": {"code": "print('${a.response}')", "context": {"x": "${a.response}"}}},
+        {"id": "c", "method": "python/validate", "dependencies": ["a"], "params": ["${a.response}"]},
     ]});
-    check_refused(
-        document,
-        Code::TaskParameterError,
-        &["tasks[1].params.code: ${a.response} stands in code; allowed: references in `context`"],
-    );
+    let expected = [
+        "tasks[1].params.code: ${a.response} stands in code; allowed: references in `context`",
+        "tasks[2].params[0]: ${a.response} stands in code",
+    ];
+    check_refused(document, Code::TaskParameterError, &expected);
 }
 
 #[test]

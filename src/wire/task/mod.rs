@@ -23,7 +23,7 @@ use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
 use crate::core::task::Spec;
-use crate::core::template;
+use crate::core::template::{self, Reference, Unresolved, references};
 use crate::wire::record::Head;
 
 pub use decode::{Decoded, Refused, decode};
@@ -125,13 +125,62 @@ impl Task {
     /// Outside a workflow there is nothing to refer to, and the parameters are what they are.
     ///
     /// # Errors
-    /// `TASK_PARAMETER_ERROR` names every reference that cannot be replaced, and why.
+    /// `TASK_PARAMETER_ERROR` names every reference that cannot be replaced, and why; one that stands in code
+    /// among them, since not every message comes from a workflow that was checked.
     pub fn fill<'a>(&self, document: impl Fn(&Id) -> Option<&'a Value>) -> Result<Value, Failure> {
         if self.workflow.is_none() {
             return Ok(self.spec.params.clone());
         }
+        let in_code: Vec<Unresolved> = references(&self.spec.params, "params")
+            .into_iter()
+            .filter(|reference| self.spec.is_code(&reference.at))
+            .map(|Reference { text, at, .. }| Unresolved { text, at, reason: "it stands in code".to_owned() })
+            .collect();
+        if !in_code.is_empty() {
+            return Err(template::failure(&in_code));
+        }
         let by_name = |name: &str| self.inputs.get(name).and_then(&document);
         template::fill(self.spec.params.clone(), "params", &by_name, INPUT_BYTES_MAX)
             .map_err(|unresolved| template::failure(&unresolved))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::core::code::Code;
+
+    fn task(params: Value) -> Task {
+        let id = |text| Id::parse(text).expect("valid");
+        let mut task =
+            Task::new(Some(id("t")), Spec::new("python/v1".parse().expect("valid"), "execute", params));
+        task.workflow = Some(id("w"));
+        task.inputs = [("Load Data".to_owned(), id("load")), ("load".to_owned(), id("load"))].into();
+        task
+    }
+
+    #[test]
+    fn references_are_filled_by_the_names_that_they_use() {
+        let document = json!({"id": "load", "result": {"result": [1, 2]}});
+        let task =
+            task(json!({"code": "context", "context": ["${Load Data}", "${load.result[1]}", "$${load}"]}));
+        assert_eq!(task.needs().len(), 1);
+        let filled = task.fill(|id| (id.as_str() == "load").then_some(&document));
+        assert_eq!(filled, Ok(json!({"code": "context", "context": [[1, 2], 2, "${load}"]})));
+    }
+
+    #[test]
+    fn nothing_is_filled_into_code_or_outside_a_workflow() {
+        let document = json!({"result": "import os"});
+        for params in [json!({"code": "${load}"}), json!(["${load}"])] {
+            let failure = task(params).fill(|_| Some(&document)).expect_err("refused");
+            assert_eq!(failure.code, Code::TaskParameterError);
+            assert!(failure.message.contains("it stands in code"), "{failure}");
+        }
+        let mut alone = task(json!({"code": "f'${price}'", "context": "$${x}"}));
+        alone.workflow = None;
+        assert_eq!(alone.fill(|_| Some(&document)), Ok(alone.spec.params.clone()));
     }
 }
