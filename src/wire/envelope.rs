@@ -138,7 +138,9 @@ fn original(original: &Original) -> Value {
     let mut members = Map::new();
     match (serde_json::from_slice::<Value>(&original.body), std::str::from_utf8(&original.body)) {
         // Only what comes out again byte by byte is kept as JSON: replaying must not change a message.
-        (Ok(value), Ok(text)) if value.to_string() == text => _ = members.insert("body".to_owned(), value),
+        (Ok(value), Ok(text)) if serde_json::to_string(&value).is_ok_and(|written| written == text) => {
+            members.insert("body".to_owned(), value);
+        }
         (_, Ok(text)) => _ = members.insert("body_text".to_owned(), text.into()),
         (_, Err(_)) => {
             members.insert("body_base64".to_owned(), STANDARD.encode(&original.body).into());

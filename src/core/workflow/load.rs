@@ -1,6 +1,6 @@
 //! From text to a document: a value with the order of the file.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::problem::Refused;
 use super::{TASKS_MAX, WORKFLOW_BYTES_MAX};
@@ -42,7 +42,7 @@ pub fn load(text: &str, format: Format) -> Result<Value, Refused> {
         Format::Json => serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}")),
     };
     let value = value.map_err(|problem| Refused::whole(Code::ParseError, problem, ""))?;
-    mapping(value)
+    mapping(value).map(Value::Object)
 }
 
 pub(crate) fn too_large(bytes: usize) -> Refused {
@@ -50,14 +50,19 @@ pub(crate) fn too_large(bytes: usize) -> Refused {
     Refused::whole(Code::WorkflowTooLarge, problem, &format!("at most {WORKFLOW_BYTES_MAX} bytes"))
 }
 
-/// A value if it is a mapping.
-pub(super) fn mapping(value: Value) -> Result<Value, Refused> {
-    if value.is_object() {
-        return Ok(value);
+/// The members of a value that must be a mapping.
+pub(super) fn mapping(value: Value) -> Result<Map<String, Value>, Refused> {
+    match value {
+        Value::Object(members) => Ok(members),
+        other => {
+            let problem = format!("is not a mapping, found {}", crate::core::reading::shown(&other));
+            Err(Refused::whole(
+                Code::ParseError,
+                problem,
+                "keys such as `name` and `tasks` with their values",
+            ))
+        }
     }
-    let found = crate::core::reading::shown(&value);
-    let allowed = "keys such as `name` and `tasks` with their values";
-    Err(Refused::whole(Code::ParseError, format!("is not a mapping, found {found}"), allowed))
 }
 
 fn yaml(text: &str) -> Result<Value, String> {

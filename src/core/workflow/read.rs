@@ -70,7 +70,7 @@ pub(super) struct TaskDraft {
 
 /// Reads the members of a workflow.
 pub(super) fn document(document: Value) -> Result<WorkflowDraft, Refused> {
-    let Value::Object(members) = mapping(document)? else { unreachable!("a mapping is an object") };
+    let members = mapping(document)?;
     let mut reading = Reading::default();
     let mut draft = WorkflowDraft {
         id: None,

@@ -1,11 +1,15 @@
+use proptest::prelude::*;
 use serde_json::json;
+use std::sync::LazyLock;
 
 use super::*;
 use crate::core::code::Code;
 use crate::core::priority::Priority;
 
 fn read(document: Value) -> Result<Workflow, Refused> {
-    Workflow::read(document, &Protocols::builtin().expect("built in"))
+    // Reading the protocols takes longer than most workflows.
+    static PROTOCOLS: LazyLock<Protocols> = LazyLock::new(|| Protocols::builtin().expect("built in"));
+    Workflow::read(document, &PROTOCOLS)
 }
 
 fn yaml(text: &str) -> Result<Workflow, Refused> {
@@ -336,4 +340,43 @@ fn ten_thousand_tasks_are_read() {
     }
     let workflow = read(json!({ "tasks": tasks })).expect("a workflow");
     assert_eq!(workflow.tasks[9_999].inputs, [("t4999".to_owned(), 4_999)]);
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let text = prop_oneof![
+        "[ab]",
+        "\\$\\{[ab](\\.x)?\\}",
+        "echo/(echo|delay)",
+        "low|python/v1|workflow|-?[0-9.]{1,3}",
+        ".{0,4}"
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-2..5_i64).prop_map(Value::from),
+        text.prop_map(Value::from),
+    ];
+    let key = prop_oneof![
+        "id|name|tasks|method|protocol|params|parameters|dependencies|depends_on|priority|timeout|retry",
+        "delay|base_delay|max_attempts|metadata|type|v|message|seconds|idempotency_key|expires_at|not_before",
+    ];
+    leaf.prop_recursive(5, 64, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_is_read_or_refused(name in any_json(), tasks in prop::collection::vec(any_json(), 0..4)) {
+        for document in [name.clone(), json!({"name": name, "tasks": tasks})] {
+            match read(document) {
+                Ok(workflow) => prop_assert_eq!(workflow.graph.len(), workflow.tasks.len()),
+                Err(refused) => prop_assert!(!refused.problems.is_empty()),
+            }
+        }
+    }
 }
