@@ -33,19 +33,24 @@ impl Scripts {
     /// `document_bytes_max` bounds a workflow's document with the results of its tasks.
     pub(super) fn new(document_bytes_max: u64) -> Scripts {
         let constants = constants(document_bytes_max);
-        let step = |parts: &[&str]| {
-            let mut text = constants.clone();
+        let step_after = |first: &str, parts: &[&str]| {
+            let mut text = first.to_owned();
+            text.push_str(&constants);
             text.push_str(include_str!("lua/shared.lua"));
             for part in parts {
                 text.push_str(part);
             }
             Script::new(&text)
         };
+        let step = |parts: &[&str]| step_after("", parts);
         let ending = include_str!("lua/ending.lua");
         Scripts {
             create: step(&[ending, include_str!("lua/create.lua")]),
-            claim: step(&[include_str!("lua/claim.lua")]),
-            finish: step(&[ending, include_str!("lua/finish.lua")]),
+            claim: step_after(include_str!("lua/claim_new.lua"), &[include_str!("lua/claim.lua")]),
+            finish: step_after(
+                include_str!("lua/finish_alone.lua"),
+                &[ending, include_str!("lua/finish.lua")],
+            ),
             cancel: step(&[ending, include_str!("lua/cancel.lua")]),
             accept: step(&[include_str!("lua/accept.lua")]),
             workflow: step(&[include_str!("lua/workflow.lua")]),

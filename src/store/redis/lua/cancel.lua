@@ -4,7 +4,7 @@
 -- Answers {'done', {name, session...}} (for a task on its own the name is '') | {'over', state} | {'marked'}
 
 local root, result, now = KEYS[1], KEYS[2], ARGV[1]
-local step = { root = root, base = base_of(root), now = now, channel = ARGV[4] }
+local step = { root = root, base = base_of(root), now = now, channel = ARGV[4], written = {} }
 
 local is = call('HMGET', root, 'kind', 'state', 'session', 'head')
 if not is[1] or is[1] == 'mark' then

@@ -7,7 +7,7 @@
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
 local attempt, session, over, now, head = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local alone = task == root
+local alone = task == root -- and somebody knows it: claim_new.lua has seen to that
 
 local is = call('HMGET', task, 'kind', 'state', 'attempts', 'fence', 'session', 'crashes', 'due')
 local kind, state, fence = is[1], is[2], is[4]
@@ -53,7 +53,6 @@ end
 local next_fence = (tonumber(fence) or 0) + 1
 call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence, 'session', session,
   'started', now)
-if not is[1] and alone then call('HSET', task, 'kind', 'task', 'head', head, 'created', now) end
 
 local inputs = {}
 for at = 4, #KEYS do inputs[at - 3] = call('GET', KEYS[at]) end

@@ -7,7 +7,7 @@
 
 local root, now = KEYS[1], ARGV[1]
 local base, total = base_of(root), tonumber(ARGV[6])
-local step = { root = root, base = base, now = now, channel = ARGV[5] }
+local step = { root = root, base = base, now = now, channel = ARGV[5], written = {} }
 
 local is = call('HMGET', root, 'kind', 'state')
 if is[1] == 'task' then return { 'clash' } end

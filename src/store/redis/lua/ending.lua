@@ -1,13 +1,18 @@
--- How a workflow and its unrun tasks end. `step` has root, base, now, channel.
+-- How a workflow and its unrun tasks end. `step` has root, base, now, channel, and `written`: documents by
+-- task that this step has written, so that it need not read them.
 
 -- Ends a task of a workflow that has no attempt to report: its document is its head and this ending.
--- Answers the document's length.
-local function end_unrun(step, name, head, state, ending)
+-- `fence` is a new one that makes a lease void. Answers the document's length.
+local function end_unrun(step, name, head, state, ending, fence)
   local task, result = step.base .. 'task:' .. name, step.base .. 'result:' .. name
   local document = head .. ending
-  call('HSET', task, 'state', state, 'ended', step.now)
-  call('HDEL', task, 'body')
+  if fence then
+    call('HSET', task, 'state', state, 'ended', step.now, 'body', '', 'fence', fence)
+  else
+    call('HSET', task, 'state', state, 'ended', step.now, 'body', '')
+  end
   call('SET', result, document)
+  step.written[name] = document
   call('PUBLISH', step.channel, result)
   return #document
 end
@@ -17,7 +22,7 @@ end
 local function document_within(step, name, measure)
   local task, result = step.base .. 'task:' .. name, step.base .. 'result:' .. name
   if measure == 'whole' then
-    local document = call('GET', result)
+    local document = step.written[name] or call('GET', result)
     if document then return document end
   end
   local is = call('HMGET', task, 'head', 'state', 'cut', 'slim')
@@ -64,14 +69,14 @@ local function cancel_workflow(step)
   local ending = fill(CANCELLED, NOW_MARK, step.now)
   for _, name in ipairs(call('LRANGE', step.base .. 'order', 0, -1)) do
     local task = step.base .. 'task:' .. name
-    local is = call('HMGET', task, 'state', 'session', 'head')
+    local is = call('HMGET', task, 'state', 'session', 'head', 'fence')
     if not ENDED[is[1]] then
       if is[1] == 'running' then
         running[#running + 1] = name
         running[#running + 1] = is[2]
       end
-      call('HINCRBY', task, 'fence', 1)
-      added = added + end_unrun(step, name, is[3], 'cancelled', ending)
+      local fence = (tonumber(is[4]) or 0) + 1
+      added = added + end_unrun(step, name, is[3], 'cancelled', ending, fence)
     end
   end
   call('HINCRBY', step.root, 'bytes', added)

@@ -31,15 +31,16 @@ if how ~= 'ended' then
 end
 
 local history, entries = remember(is[4], is[5], ARGV[5])
-call('HSET', task, 'state', state, 'ended', now, 'history', history, 'entries', entries)
 if alone then
+  call('HSET', task, 'state', state, 'ended', now, 'history', history, 'entries', entries)
   call('PEXPIRE', task, ARGV[10])
   if ARGV[8] == '1' then call('SET', result, document, 'PX', ARGV[9]) end
   call('PUBLISH', ARGV[11], result)
   return { 'done', '', {}, {} }
 end
 
-local step = { root = root, base = base_of(root), now = now, channel = ARGV[11] }
+call('HSET', task, 'state', state, 'ended', now, 'history', history, 'entries', entries, 'body', '')
+local step = { root = root, base = base_of(root), now = now, channel = ARGV[11], written = {} }
 local flow = call('HMGET', root, 'left', 'failed', 'bytes', 'slim_bytes')
 local left, failed = tonumber(flow[1]) - 1, tonumber(flow[2])
 local bytes, slim_bytes = tonumber(flow[3]), tonumber(flow[4])
@@ -58,7 +59,6 @@ else
   bytes = bytes + slim
 end
 slim_bytes = slim_bytes + slim
-call('HDEL', task, 'body')
 call('PUBLISH', step.channel, result)
 
 local released, names_failed = {}, {}
