@@ -14,6 +14,8 @@ pub mod guard;
 pub mod mcp_tools;
 pub mod python;
 pub mod registry;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};

@@ -46,6 +46,9 @@ const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// How long the kernel may take to end a killed process before the run is given up.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
+/// No run lasts longer; a point in time beyond could not be told.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
+
 /// The program to start for each run, and its surroundings.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
@@ -202,7 +205,7 @@ async fn conduct(
                 () = job.cancel.cancelled() => Some(End::Cancelled),
                 () = abandoned.cancelled() => Some(End::Cancelled),
                 () = stop.cancelled() => Some(End::Stopped),
-                () = tokio::time::sleep_until(begun + job.timeout) => Some(End::TimedOut),
+                () = tokio::time::sleep_until(begun + job.timeout.min(TIMEOUT_MAX)) => Some(End::TimedOut),
             }
         });
         // Silence is no end: a child may close everything and work on.

@@ -33,7 +33,7 @@ enum Report {
     Checked { errors: Vec<String> },
     Raised { message: String, exception: String, traceback: String, execution_time: f64 },
     Exited { exit_code: i32, execution_time: f64 },
-    Syntax { message: String, line: Option<u64>, column: Option<u64> },
+    Syntax { message: String, line: Option<i64>, column: Option<i64> },
     Refused { message: String },
     Unreadable { message: String },
     Unfit { message: String },
@@ -158,7 +158,7 @@ fn failed(message: impl Into<String>) -> Failure {
     Failure::new(Code::TaskExecutionFailed, message)
 }
 
-fn syntax(message: &str, line: Option<u64>, column: Option<u64>) -> Failure {
+fn syntax(message: &str, line: Option<i64>, column: Option<i64>) -> Failure {
     let place = match (line, column) {
         (Some(line), Some(column)) => format!(" in line {line}, column {column}"),
         (Some(line), None) => format!(" in line {line}"),

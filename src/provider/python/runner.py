@@ -56,17 +56,31 @@ class Ended(Exception):
 
 def main():
     channel = take_channel()
-    task = json.loads(receive(channel))
+    task_process = os.getpid()
+    payload = receive(channel)
     die_with_worker(channel)
-    prepare(task)
-    report = validate(task) if task["method"] == "validate" else execute(task)
-    flush()
-    frame = encode(report, task["result_bytes_max"])
+    frame, exit_code = encode(*run(payload))
+    if os.getpid() != task_process:
+        # A child that the task forked fell through to here; the report is its parent's.
+        os._exit(exit_code)
     # From here on the worker reads, and reading must not be taken for its death.
     fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) & ~os.O_ASYNC)
     send(channel, frame)
     # Threads that the task left behind do not keep the process alive.
     os._exit(0)
+
+
+def run(payload):
+    """The report, and how many bytes a result may have."""
+    try:
+        task = json.loads(payload)
+    except ValueError as error:
+        # An integer that is longer than Python reads.
+        return {"refused": {"message": cut(f"the parameters cannot be read: {error}")}}, 0
+    prepare(task)
+    report = validate(task) if task["method"] == "validate" else execute(task)
+    flush()
+    return report, task["result_bytes_max"]
 
 
 # The channel
@@ -119,13 +133,15 @@ def die_with_worker(channel):
 
 
 def encode(report, result_bytes_max):
-    if "completed" not in report:
-        # What an exception says may be text that UTF-8 cannot hold.
-        return json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")
-    text = json.dumps(report, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    if len(text) > result_bytes_max:
-        return json.dumps({"too_large": {"bytes": len(text)}}).encode()
-    return text
+    """The frame, and the exit code of a process that ends like this by itself."""
+    if "completed" in report:
+        text = json.dumps(report, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        if len(text) <= result_bytes_max:
+            return text, 0
+        report = {"too_large": {"bytes": len(text)}}
+    exit_code = report["exited"]["exit_code"] if "exited" in report else 1
+    # What an exception says may be text that UTF-8 cannot hold.
+    return json.dumps(report, ensure_ascii=False).encode("utf-8", "replace"), exit_code
 
 
 # Surroundings

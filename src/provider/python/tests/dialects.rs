@@ -82,6 +82,8 @@ async fn what_goes_wrong_says_what_and_where() {
     std::fs::write(folder.path().join("broken.py"), "x = 1\ny = (\n").expect("written");
     std::fs::write(folder.path().join("big.py"), vec![b'#'; 1024 * 1024 + 1]).expect("written");
     let python = started(Settings { directory: Some(folder.path().to_path_buf()), ..settings() }).await;
+    let digits = "9".repeat(5000);
+    let huge: Value = serde_json::from_str(&digits).expect("a number");
     use Code::{FileUnreadable, InvalidParams, TaskExecutionFailed};
     for (params, code, part) in [
         (code("1 / 0"), TaskExecutionFailed, "ZeroDivisionError: division by zero"),
@@ -108,6 +110,7 @@ async fn what_goes_wrong_says_what_and_where() {
             "'os; evil' is not the name of a module",
         ),
         (json!({"code": "1", "imports": ["no_such_module"]}), TaskExecutionFailed, "ModuleNotFoundError"),
+        (json!({"code": "1", "context": huge}), InvalidParams, "the parameters cannot be read"),
         (json!({"function": "gcd"}), InvalidParams, "not of the form module:name"),
         (json!({"function": "math:no_such"}), TaskExecutionFailed, "AttributeError"),
         (json!({"function": "math:gcd", "args": ["x"]}), TaskExecutionFailed, "TypeError"),

@@ -20,14 +20,21 @@ async fn in_folder() -> (tempfile::TempDir, Arc<Python>) {
 #[tokio::test]
 async fn a_timeout_kills_at_once_and_keeps_the_output() {
     let python = started(settings()).await;
-    let text = "print('half', end='')\nwhile True: pass";
-    let begun = tokio::time::Instant::now();
-    let failure = failure(&python, json!({"code": text, "timeout": 2})).await;
-    let late = begun.elapsed().saturating_sub(Duration::from_secs(2));
-    assert_eq!((failure.code, failure.retryable), (Code::TaskTimeout, true));
-    assert!(failure.message.contains("longer than 2 s"), "{failure}");
-    assert_eq!(failure.details["stdout"], "half");
-    assert!(late < Duration::from_millis(100), "{late:?}");
+    let params = json!({"code": "print('half', end='')\nwhile True: pass", "timeout": 2});
+    let mut late = Duration::MAX;
+    // The machine may be busy for a moment, the provider must not be: one of three is in time.
+    for _ in 0..3 {
+        let begun = tokio::time::Instant::now();
+        let failure = failure(&python, params.clone()).await;
+        late = late.min(begun.elapsed().saturating_sub(Duration::from_secs(2)));
+        assert_eq!((failure.code, failure.retryable), (Code::TaskTimeout, true));
+        assert!(failure.message.contains("longer than 2 s"), "{failure}");
+        assert_eq!(failure.details["stdout"], "half");
+        if late < Duration::from_millis(100) {
+            return;
+        }
+    }
+    panic!("killed {late:?} after the deadline");
 }
 
 #[tokio::test]
@@ -89,6 +96,19 @@ async fn what_a_task_leaves_behind_is_killed() {
     let child = u32::try_from(answer["result"].as_u64().expect("a number")).expect("a process number");
     eventually("the child is gone", || !is_running(child)).await;
     drop(folder);
+}
+
+#[tokio::test]
+async fn a_forked_child_that_falls_through_leaves_the_report_to_its_parent() {
+    let python = started(settings()).await;
+    for (end, status) in [("pass", 0), ("raise SystemExit(4)", 4), ("1 / 0", 1)] {
+        let text = format!(
+            "import os\npid = os.fork()\nif pid == 0:\n  {end}\nelse:\n  _, status = os.waitpid(pid, 0)\n\
+             \x20 result = ['parent', os.WEXITSTATUS(status)]"
+        );
+        let answer = execute(&python, code(&text)).await.unwrap_or_else(|failure| panic!("{end}: {failure}"));
+        assert_eq!(answer["result"], json!(["parent", status]), "{end}");
+    }
 }
 
 /// The kernel does it, whatever the task is doing: here it holds the interpreter's lock.

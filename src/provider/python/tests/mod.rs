@@ -17,6 +17,7 @@ use crate::provider::{CallCx, Provider};
 
 /// Any `python3` that the machine has; without packages, as those of a developer's machine take time to load.
 fn settings() -> Settings {
+    #[allow(clippy::disallowed_methods, reason = "the machine's python3, wherever it is")]
     let search_path = std::env::var_os("PATH").expect("a search path");
     Settings { search_path, site: false, ..Settings::default() }
 }
