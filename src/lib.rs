@@ -4,6 +4,7 @@
 
 pub mod broker;
 pub mod core;
+pub mod sqlite;
 pub mod store;
 pub mod topology;
 pub mod wire;

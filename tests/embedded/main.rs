@@ -1,0 +1,4 @@
+//! What only the embedded mode has: one file, several processes, and their deaths.
+
+mod broker;
+mod support;
