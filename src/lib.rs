@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` tells the whole story; each module's documentation is its design.
 
 pub mod broker;
+pub mod config;
 pub mod core;
 pub mod sqlite;
 pub mod store;

@@ -23,6 +23,8 @@
 //! 10. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
 //!     is not alive.
 
+pub mod redis;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;

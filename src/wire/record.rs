@@ -5,13 +5,15 @@
 //! write the document of a task that never ran (its dependency failed, it was cancelled) from the head
 //! alone, inside the atomic step that ends it.
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 use crate::core::clock::Timestamp;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
-use crate::core::state::TaskState;
+use crate::core::state::{TaskState, WorkflowState};
 
 /// What a task is: the part of its document that is known before it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +148,52 @@ pub fn cancelled(now: Timestamp) -> String {
     Ending::unrun(TaskState::Cancelled, Some(failure), now).close()
 }
 
+/// The history's entry of an attempt that ended with the death of its worker: a JSON object on one line.
+/// The arguments are texts so that a store may put marks in their place, and need no escaping.
+#[must_use]
+pub fn attempt_lost(attempt: &str, worker: &str, started_at: &str, ended_at: &str) -> String {
+    use crate::core::code::Code;
+    let failure = json!(Failure::new(Code::WorkerLost, "the worker died while it ran the task"));
+    format!(
+        r#"{{"attempt":{attempt},"status":"failed","worker_id":"{worker}","started_at":"{started_at}","ended_at":"{ended_at}","error":{failure}}}"#
+    )
+}
+
+/// Where the value of `result` begins in a task's document, if that is its last member. What stands before
+/// it, followed by [`RESULT_OMITTED`], is the document without its result.
+#[must_use]
+pub fn result_offset(document: &[u8]) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Tail<'a> {
+        #[serde(borrow)]
+        result: &'a RawValue,
+    }
+    let tail: Tail<'_> = serde_json::from_slice(document).ok()?;
+    let value = tail.result.get();
+    let offset = value.as_ptr().addr().checked_sub(document.as_ptr().addr())?;
+    (document.get(offset + value.len()..) == Some(b"}")).then_some(offset)
+}
+
+/// The end of a document whose result is left out, because nobody keeps it or because the workflow's
+/// document would grow beyond its bound.
+pub const RESULT_OMITTED: &str = r#"null,"result_omitted":true}"#;
+
+/// Why a workflow has ended in this state, if it did not complete.
+#[must_use]
+pub fn workflow_failure(state: WorkflowState) -> Option<Failure> {
+    use crate::core::code::Code;
+    match state {
+        WorkflowState::Failed => {
+            Some(Failure::new(Code::WorkflowExecutionFailed, "a task of the workflow did not complete"))
+        }
+        WorkflowState::Cancelled => Some(Failure::new(Code::WorkflowCancelled, "cancelled on request")),
+        WorkflowState::Expired => {
+            Some(Failure::new(Code::WorkflowExecutionFailed, "the workflow was not started in time"))
+        }
+        WorkflowState::Accepted | WorkflowState::Running | WorkflowState::Completed => None,
+    }
+}
+
 /// What a workflow's document starts with: `{"workflow_id":"w","name":"W"`.
 #[must_use]
 pub fn workflow_open(id: &Id, name: &str) -> String {
@@ -158,7 +206,7 @@ pub fn workflow_open(id: &Id, name: &str) -> String {
 /// A store appends `"tasks":[...]}`, each task's document in the order of the file.
 #[must_use]
 pub fn workflow_status(
-    state: crate::core::state::WorkflowState,
+    state: WorkflowState,
     created_at: Timestamp,
     ended_at: Timestamp,
     error: Option<&Failure>,
@@ -206,5 +254,29 @@ mod tests {
         assert_eq!(document["error"]["name"], "TASK_DEPENDENCY_FAILED");
         assert_eq!(document["error"]["message"], "task 'a', which this task depends on, did not complete");
         assert_eq!(document["error"]["details"]["dependency"], "a");
+    }
+
+    #[test]
+    fn a_result_can_be_cut_off_a_document() {
+        let mut ending = Ending::unrun(TaskState::Completed, None, Timestamp::from_millis(1000));
+        ending.result = json!({"result": [1, "}"]});
+        let document = ending.document(&head());
+        let offset = result_offset(document.as_bytes()).expect("result comes last");
+        let cut = format!("{}{RESULT_OMITTED}", &document[..offset]);
+        let cut: Value = serde_json::from_str(&cut).expect("valid JSON");
+        assert_eq!(cut["status"], "completed");
+        assert_eq!(cut["result"], Value::Null);
+        assert_eq!(cut["result_omitted"], json!(true));
+        for other in ["{}", "[]", "x", r#"{"result":1,"more":2}"#] {
+            assert_eq!(result_offset(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_lost_attempt_has_an_entry() {
+        let entry = attempt_lost("2", "w", "2026-01-02T03:04:05.678Z", "2026-01-02T03:04:06.678Z");
+        let entry: Value = serde_json::from_str(&entry).expect("valid JSON");
+        assert_eq!(entry["attempt"], json!(2));
+        assert_eq!(entry["error"]["name"], "WORKER_LOST");
     }
 }

@@ -1,0 +1,285 @@
+//! Loading: the only place that reads the environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+use super::{Config, ConfigError, DEFAULTS, Origin};
+
+/// What the configuration is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `--config FILE`; missing or unreadable is an error.
+    pub file: Option<PathBuf>,
+    /// The environment, name and value.
+    pub environment: BTreeMap<String, String>,
+    /// Values of flags: key, value as text, the flag's name.
+    pub flags: Vec<(&'static str, String, &'static str)>,
+}
+
+impl Sources {
+    /// The sources of this process, without flags.
+    #[must_use]
+    pub fn of_process(file: Option<PathBuf>) -> Sources {
+        let ours = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| {
+                name.starts_with("GLEITZEIT_")
+                    || ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].contains(&name.as_str())
+            });
+        Sources { file, environment: ours.collect(), flags: Vec::new() }
+    }
+
+    fn config_file(&self) -> Option<(PathBuf, bool)> {
+        if let Some(file) = &self.file {
+            return Some((file.clone(), true));
+        }
+        if let Some(file) = self.environment.get("GLEITZEIT_CONFIG") {
+            return Some((file.into(), true));
+        }
+        let folder = match (self.environment.get("XDG_CONFIG_HOME"), self.environment.get("HOME")) {
+            (Some(folder), _) if !folder.is_empty() => PathBuf::from(folder),
+            (_, Some(home)) => Path::new(home).join(".config"),
+            (_, None) => return None,
+        };
+        Some((folder.join("gleitzeit/config.toml"), false))
+    }
+}
+
+/// Merges the sources.
+///
+/// # Errors
+/// [`ConfigError`] with every unknown key, wrong type and unreadable file.
+pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+    let defaults: Table = DEFAULTS.parse().expect("default.toml is compiled in and tested");
+    let mut flat = BTreeMap::new();
+    flatten("", &defaults, &mut flat);
+    let mut values: BTreeMap<String, (Value, Origin)> =
+        flat.into_iter().map(|(key, value)| (key, (value, Origin::Default))).collect();
+    let mut problems = Vec::new();
+
+    match read_file(sources) {
+        Ok(Some((path, table))) => {
+            let mut found = BTreeMap::new();
+            flatten("", &table, &mut found);
+            for (key, value) in found {
+                set(&mut values, &key, value, Origin::File(path.clone()), &mut problems);
+            }
+        }
+        Ok(None) => {}
+        Err(problem) => problems.push(problem),
+    }
+    from_environment(sources, &mut values, &mut problems);
+    for (key, text, flag) in &sources.flags {
+        let value = typed(text, &values[*key].0);
+        set(&mut values, key, value, Origin::Flag((*flag).to_owned()), &mut problems);
+    }
+    default_state_path(sources, &mut values);
+    check(&values, &mut problems);
+    if problems.is_empty() { Ok(Config { values }) } else { Err(ConfigError(problems)) }
+}
+
+fn read_file(sources: &Sources) -> Result<Option<(PathBuf, Table)>, String> {
+    let Some((path, demanded)) = sources.config_file() else { return Ok(None) };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !demanded => return Ok(None),
+        Err(error) => return Err(format!("cannot read configuration file {}: {error}", path.display())),
+    };
+    match text.parse::<Table>() {
+        Ok(table) => Ok(Some((path, table))),
+        Err(error) => Err(format!("configuration file {}: {error}", path.display())),
+    }
+}
+
+fn from_environment(
+    sources: &Sources,
+    values: &mut BTreeMap<String, (Value, Origin)>,
+    problems: &mut Vec<String>,
+) {
+    let keys: Vec<String> = values.keys().cloned().collect();
+    for key in keys {
+        let name = format!("GLEITZEIT_{}", key.to_uppercase().replace('.', "_"));
+        let text = match sources.environment.get(&format!("{name}_FILE")) {
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
+                Err(error) => {
+                    problems.push(format!("cannot read {path}, named by {name}_FILE: {error}"));
+                    continue;
+                }
+            },
+            None => match sources.environment.get(&name) {
+                Some(text) => text.clone(),
+                None => continue,
+            },
+        };
+        let value = typed(&text, &values[&key].0);
+        set(values, &key, value, Origin::Environment(name), problems);
+    }
+}
+
+/// Reads a text as the type that the key has; what cannot be read stays a text and is refused by `set`.
+fn typed(text: &str, like: &Value) -> Value {
+    let parsed = match like {
+        Value::Integer(_) => text.parse().ok().map(Value::Integer),
+        Value::Float(_) => text.parse().ok().map(Value::Float),
+        Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
+        Value::Array(_) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Some(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+        }
+        Value::String(_) | Value::Datetime(_) | Value::Table(_) => None,
+    };
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn set(
+    values: &mut BTreeMap<String, (Value, Origin)>,
+    key: &str,
+    value: Value,
+    origin: Origin,
+    problems: &mut Vec<String>,
+) {
+    let Some(entry) = values.get_mut(key) else {
+        problems.push(format!("{origin}: there is no key {key}; `gleitzeit config show` lists the keys"));
+        return;
+    };
+    let value = match (&entry.0, value) {
+        (Value::Float(_), Value::Integer(number)) => Value::Float(number as f64),
+        (_, value) => value,
+    };
+    if entry.0.type_str() != value.type_str() {
+        let (want, got) = (entry.0.type_str(), value.type_str());
+        problems.push(format!("{origin}: {key} must be of type {want}, not {got}"));
+        return;
+    }
+    *entry = (value, origin);
+}
+
+/// The embedded state lives in the user's data directory unless the user says otherwise.
+fn default_state_path(sources: &Sources, values: &mut BTreeMap<String, (Value, Origin)>) {
+    let entry = values.get_mut("state.path").expect("default.toml has this key");
+    if entry.0.as_str() != Some("") {
+        return;
+    }
+    let folder = match (sources.environment.get("XDG_DATA_HOME"), sources.environment.get("HOME")) {
+        (Some(folder), _) if !folder.is_empty() => PathBuf::from(folder),
+        (_, Some(home)) => Path::new(home).join(".local/share"),
+        (_, None) => PathBuf::from("."),
+    };
+    let path = folder.join("gleitzeit/state.db");
+    entry.0 = Value::String(path.to_string_lossy().into_owned());
+}
+
+fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Vec<String>) {
+    let mut refuse = |key: &str, why: &str| {
+        let origin = &values[key].1;
+        problems.push(format!("{origin}: {key} {why}"));
+    };
+    for (key, (value, _)) in values {
+        match value {
+            Value::Integer(number) if *number < 1 => refuse(key, "must be at least 1"),
+            Value::Float(number) if !(number.is_finite() && *number > 0.0 && *number < 1e9) => {
+                refuse(key, "must be a number of seconds above 0");
+            }
+            _ => {}
+        }
+    }
+    let choices = [
+        ("amqp.declare", &["auto", "check", "never"][..]),
+        ("events.level", &["all", "ended", "off"][..]),
+        ("state.synchronous", &["normal", "full"][..]),
+        ("log.format", &["auto", "text", "json"][..]),
+    ];
+    for (key, allowed) in choices {
+        if !values[key].0.as_str().is_some_and(|text| allowed.contains(&text)) {
+            refuse(key, &format!("must be one of {}", allowed.join(", ")));
+        }
+    }
+    if values["worker.concurrency"].0.as_integer().is_some_and(|number| number > 10_000) {
+        refuse("worker.concurrency", "must be at most 10000");
+    }
+    let given = |key: &str| values[key].0.as_str().is_some_and(|text| !text.is_empty());
+    if given("amqp.url") != given("redis.url") {
+        let (have, lack) =
+            if given("amqp.url") { ("amqp.url", "redis.url") } else { ("redis.url", "amqp.url") };
+        refuse(have, &format!("is given but {lack} is not; distributed mode needs both"));
+    }
+}
+
+fn flatten(prefix: &str, table: &Table, out: &mut BTreeMap<String, Value>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Table(inner) => flatten(&key, inner, out),
+            other => {
+                out.insert(key, other.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(environment: &[(&str, &str)]) -> Sources {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Sources { file: None, environment, flags: Vec::new() }
+    }
+
+    #[test]
+    fn the_defaults_are_complete_and_valid() {
+        let config = load(&sources(&[])).expect("the defaults are valid");
+        assert_eq!(config.amqp_url(), None);
+        assert_eq!(config.number("worker.concurrency"), 8);
+    }
+
+    #[test]
+    fn flags_win_over_environment_over_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "[worker]\nconcurrency = 2\ngrace = 1\n[log]\nlevel = 'info'\n")
+            .expect("write");
+        let mut from = sources(&[("GLEITZEIT_WORKER_CONCURRENCY", "3"), ("GLEITZEIT_LOG_LEVEL", "debug")]);
+        from.file = Some(path.clone());
+        from.flags.push(("log.level", "trace".to_owned(), "log-level"));
+        let config = load(&from).expect("valid");
+        assert_eq!(config.number("worker.concurrency"), 3);
+        assert_eq!(config.text("log.level"), "trace");
+        assert_eq!(config.seconds("worker.grace").as_secs(), 1);
+        let shown = config.shown();
+        let origin = |key: &str| shown.iter().find(|line| line.0 == key).map(|line| line.2.clone());
+        assert_eq!(origin("worker.grace"), Some(format!("file {}", path.display())));
+        assert_eq!(origin("log.level"), Some("flag --log-level".to_owned()));
+    }
+
+    #[test]
+    fn every_problem_is_reported() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "[worker]\nconcurency = 2\ngrace = 'x'\n").expect("write");
+        let mut from = sources(&[("GLEITZEIT_AMQP_URL", "amqp://h"), ("GLEITZEIT_EVENTS_LEVEL", "some")]);
+        from.file = Some(path);
+        let ConfigError(problems) = load(&from).expect_err("four problems");
+        for part in
+            ["worker.concurency", "worker.grace must be of type float", "redis.url is not", "all, ended, off"]
+        {
+            assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_may_come_from_a_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("url");
+        std::fs::write(&path, "redis://:secret@h/0\n").expect("write");
+        let from = sources(&[
+            ("GLEITZEIT_REDIS_URL_FILE", &path.to_string_lossy()),
+            ("GLEITZEIT_AMQP_URL", "amqp://u:secret@h"),
+        ]);
+        let config = load(&from).expect("valid");
+        assert_eq!(config.redis_url(), Some("redis://:secret@h/0"));
+        assert!(!format!("{:?}", config.shown()).contains("secret"));
+    }
+}

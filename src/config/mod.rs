@@ -1,0 +1,188 @@
+//! Configuration: defaults < file < environment < flags.
+//!
+//! `default.toml` is the reference: its keys are the only ones there are, its values' types are the types.
+//! Every value remembers where it came from, so that `config show` can say so. Values go down to whom they
+//! concern; there is no global.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Value;
+
+pub use file::{Sources, load};
+
+/// The commented defaults, which are the reference.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Compiled in.
+    Default,
+    /// A configuration file.
+    File(PathBuf),
+    /// An environment variable, or the file that it names.
+    Environment(String),
+    /// The command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Environment(name) => write!(f, "environment {name}"),
+            Origin::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// A configuration that cannot be used. Holds every problem found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct ConfigError(pub Vec<String>);
+
+/// The whole configuration, each value with its origin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    values: BTreeMap<String, (Value, Origin)>,
+}
+
+/// What to do about the topology at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declare {
+    /// Look, then declare what is missing.
+    Auto,
+    /// Look, and refuse to start if something differs.
+    Check,
+    /// Neither.
+    Never,
+}
+
+/// Which events are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventLevel {
+    /// Every event.
+    All,
+    /// Ends only.
+    Ended,
+    /// None.
+    Off,
+}
+
+impl Config {
+    /// The broker's address; `None` for embedded mode.
+    #[must_use]
+    pub fn amqp_url(&self) -> Option<&str> {
+        Some(self.text("amqp.url")).filter(|url| !url.is_empty())
+    }
+
+    /// The store's address; `None` for embedded mode.
+    #[must_use]
+    pub fn redis_url(&self) -> Option<&str> {
+        Some(self.text("redis.url")).filter(|url| !url.is_empty())
+    }
+
+    /// What to do about the topology at start.
+    #[must_use]
+    pub fn declare(&self) -> Declare {
+        match self.text("amqp.declare") {
+            "check" => Declare::Check,
+            "never" => Declare::Never,
+            _ => Declare::Auto,
+        }
+    }
+
+    /// Which events are sent.
+    #[must_use]
+    pub fn events(&self) -> EventLevel {
+        match self.text("events.level") {
+            "all" => EventLevel::All,
+            "off" => EventLevel::Off,
+            _ => EventLevel::Ended,
+        }
+    }
+
+    /// A text. The key must be one of `default.toml`, of that type.
+    #[must_use]
+    pub fn text(&self, key: &str) -> &str {
+        self.value(key).as_str().expect("the type was checked while loading")
+    }
+
+    /// A list of texts.
+    #[must_use]
+    pub fn texts(&self, key: &str) -> Vec<String> {
+        let list = self.value(key).as_array().expect("the type was checked while loading");
+        list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+    }
+
+    /// A whole number, not negative.
+    #[must_use]
+    pub fn number(&self, key: &str) -> u64 {
+        let number = self.value(key).as_integer().expect("the type was checked while loading");
+        u64::try_from(number).expect("the sign was checked while loading")
+    }
+
+    /// A switch.
+    #[must_use]
+    pub fn switch(&self, key: &str) -> bool {
+        self.value(key).as_bool().expect("the type was checked while loading")
+    }
+
+    /// Seconds.
+    #[must_use]
+    pub fn seconds(&self, key: &str) -> Duration {
+        let seconds = self.value(key).as_float().expect("the type was checked while loading");
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// Every key with its value (secrets masked) and its origin.
+    #[must_use]
+    pub fn shown(&self) -> Vec<(String, Value, String)> {
+        let line = |(key, (value, origin)): (&String, &(Value, Origin))| {
+            let shown = match value {
+                Value::String(text) if key.ends_with(".url") => Value::String(mask_url(text)),
+                other => other.clone(),
+            };
+            (key.clone(), shown, origin.to_string())
+        };
+        self.values.iter().map(line).collect()
+    }
+
+    fn value(&self, key: &str) -> &Value {
+        let found = self.values.get(key).map(|(value, _)| value);
+        found.expect("the key is one of default.toml")
+    }
+}
+
+/// The address without its password: `amqp://user:***@host`.
+#[must_use]
+pub fn mask_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let Some(at) = rest[..end].rfind('@') else { return url.to_owned() };
+    let (login, host) = (&rest[..at], &rest[at..]);
+    match login.split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}:***{host}"),
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_masked() {
+        let check = |url: &str, shown: &str| assert_eq!(mask_url(url), shown);
+        check("amqp://u:p@h:1/%2f", "amqp://u:***@h:1/%2f");
+        check("redis://:p@h:1/0", "redis://:***@h:1/0");
+        check("amqp://u:p@ss@h/v", "amqp://u:***@h/v");
+        check("amqp://h/v", "amqp://h/v");
+        check("nonsense", "nonsense");
+    }
+}

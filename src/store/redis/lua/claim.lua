@@ -1,0 +1,60 @@
+-- Takes the lease of a task.
+-- KEYS: 1 task, 2 root (the same for a task on its own), 3 its result, 4... results it wants
+-- ARGV: 1 attempt, 2 session, 3 fence to take over or '', 4 now, 5 head, 6 channel, 7 result TTL in ms,
+--       8 tombstone TTL in ms
+-- Answers {'run', fence, attempt, crashes, {input...}} | {'held', session, fence} | {'waiting'}
+--       | {'next', attempt, due} | {'over', state, {released...}} | {'unknown'} | {'clash'}
+
+local task, root, result = KEYS[1], KEYS[2], KEYS[3]
+local attempt, session, over, now, head = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local alone = task == root
+
+local is = call('HMGET', task, 'kind', 'state', 'attempts', 'fence', 'session', 'crashes', 'due')
+local kind, state, fence = is[1], is[2], is[4]
+local attempts, crashes = tonumber(is[3]) or 0, tonumber(is[6]) or 0
+
+if alone and kind == 'workflow' then return { 'clash' } end
+
+-- Somebody cancelled the task before anybody had seen it: it ends now, so that whoever follows it learns.
+if alone and kind == 'mark' then
+  call('HSET', task, 'kind', 'task', 'state', 'cancelled', 'head', head, 'created', now, 'ended', now)
+  call('PEXPIRE', task, ARGV[8])
+  call('SET', result, head .. fill(CANCELLED, NOW_MARK, now), 'PX', ARGV[7])
+  call('PUBLISH', ARGV[6], result)
+  return { 'over', 'cancelled', {} }
+end
+
+if not alone and not state then
+  if call('HGET', root, 'kind') == 'mark' then return { 'over', 'cancelled', {} } end
+  return { 'unknown' }
+end
+
+if ENDED[state] then
+  local dependents = not alone and state == 'completed' and call('HGET', task, 'dependents')
+  return { 'over', state, unclaimed_dependents(base_of(root), dependents) }
+end
+if state == 'waiting' then return { 'waiting' } end
+if state == 'running' and over ~= fence then return { 'held', is[5], tonumber(fence) } end
+
+if state == 'running' then
+  local old = call('HMGET', task, 'started', 'history', 'entries')
+  local entry = fill(fill(ATTEMPT_LOST, NOW_MARK, now), ATTEMPT_MARK, tostring(attempts))
+  entry = fill(fill(entry, SESSION_MARK, is[5]), STARTED_MARK, old[1])
+  local history, entries = remember(old[2], old[3], entry)
+  crashes = crashes + 1
+  attempts = attempts + 1
+  call('HSET', task, 'crashes', crashes, 'history', history, 'entries', entries)
+else
+  if attempt <= attempts then return { 'next', attempts + 1, is[7] or now } end
+  -- A higher one than expected: the store has lost its last writes, and the message knows better.
+  attempts = attempt
+end
+
+local next_fence = (tonumber(fence) or 0) + 1
+call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence, 'session', session,
+  'started', now)
+if not is[1] and alone then call('HSET', task, 'kind', 'task', 'head', head, 'created', now) end
+
+local inputs = {}
+for at = 4, #KEYS do inputs[at - 3] = call('GET', KEYS[at]) end
+return { 'run', next_fence, attempts, crashes, inputs }

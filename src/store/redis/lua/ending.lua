@@ -1,0 +1,81 @@
+-- How a workflow and its unrun tasks end. `step` has root, base, now, channel.
+
+-- Ends a task of a workflow that has no attempt to report: its document is its head and this ending.
+-- Answers the document's length.
+local function end_unrun(step, name, head, state, ending)
+  local task, result = step.base .. 'task:' .. name, step.base .. 'result:' .. name
+  local document = head .. ending
+  call('HSET', task, 'state', state, 'ended', step.now)
+  call('HDEL', task, 'body')
+  call('SET', result, document)
+  call('PUBLISH', step.channel, result)
+  return #document
+end
+
+-- A task's document as it stands in the workflow's: whole, without its result, or the head and the state,
+-- as far as the bound allows.
+local function document_within(step, name, measure)
+  local task, result = step.base .. 'task:' .. name, step.base .. 'result:' .. name
+  if measure == 'whole' then
+    local document = call('GET', result)
+    if document then return document end
+  end
+  local is = call('HMGET', task, 'head', 'state', 'cut', 'slim')
+  if measure ~= 'least' then
+    if is[4] then return is[4] end
+    if is[3] then
+      local start = call('GETRANGE', result, 0, tonumber(is[3]) - 1)
+      if #start == tonumber(is[3]) then return start .. OMITTED end
+    else
+      local document = call('GET', result)
+      if document then return document end
+    end
+  end
+  return is[1] .. ',"status":"' .. is[2] .. '","result":' .. OMITTED
+end
+
+-- Ends a workflow none of whose tasks is open: its document, and from now on everything of it has a TTL.
+local function end_workflow(step, final)
+  local is = call('HMGET', step.root, 'head', 'created', 'ttl', 'tombstone', 'bytes', 'slim_bytes')
+  local ttl, tombstone = is[3], is[4]
+  local order = call('LRANGE', step.base .. 'order', 0, -1)
+  local measure = 'least'
+  if tonumber(is[6]) <= DOCUMENT_BYTES_MAX then measure = 'slim' end
+  if tonumber(is[5]) <= DOCUMENT_BYTES_MAX then measure = 'whole' end
+  local documents = {}
+  for at, name in ipairs(order) do documents[at] = document_within(step, name, measure) end
+  local status = fill(fill(WORKFLOW_ENDED[final], CREATED_MARK, is[2]), NOW_MARK, step.now)
+  local document = is[1] .. status .. '"tasks":[' .. table.concat(documents, ',') .. ']}'
+
+  for _, name in ipairs(order) do
+    call('PEXPIRE', step.base .. 'result:' .. name, ttl)
+    call('PEXPIRE', step.base .. 'task:' .. name, tombstone)
+  end
+  call('PEXPIRE', step.base .. 'order', tombstone)
+  call('HSET', step.root, 'state', final, 'ended', step.now, 'left', 0)
+  call('PEXPIRE', step.root, tombstone)
+  call('SET', step.base .. 'result', document, 'PX', ttl)
+  call('PUBLISH', step.channel, step.base .. 'result')
+end
+
+-- Ends every open task of a workflow and the workflow itself. Answers names and sessions of what ran.
+local function cancel_workflow(step)
+  local running, added = {}, 0
+  local ending = fill(CANCELLED, NOW_MARK, step.now)
+  for _, name in ipairs(call('LRANGE', step.base .. 'order', 0, -1)) do
+    local task = step.base .. 'task:' .. name
+    local is = call('HMGET', task, 'state', 'session', 'head')
+    if not ENDED[is[1]] then
+      if is[1] == 'running' then
+        running[#running + 1] = name
+        running[#running + 1] = is[2]
+      end
+      call('HINCRBY', task, 'fence', 1)
+      added = added + end_unrun(step, name, is[3], 'cancelled', ending)
+    end
+  end
+  call('HINCRBY', step.root, 'bytes', added)
+  call('HINCRBY', step.root, 'slim_bytes', added)
+  end_workflow(step, 'cancelled')
+  return running
+end

@@ -1,0 +1,211 @@
+//! The store in Redis: atomic Lua steps, one slot per task on its own or per workflow.
+//!
+//! # Design
+//! *One step, one script.* Each changing method of the port is one script (`lua/`), which Redis runs alone
+//! and whole. A script touches the keys of one root only; all have the root's id as hash tag (`keys.rs`),
+//! so a step stays in one slot. Scripts look at everything that can be wrong before they write, because an
+//! error does not undo what was written before it.
+//!
+//! *A root is one hash*, `P:{ID}:root`, and its field `kind` says what it is: `task` (a task on its own, and
+//! the whole of it), `workflow`, or `mark` (cancelled before anybody has seen it). So one read tells what an
+//! id is, an id cannot be both, and `list` looks for one pattern. A task on its own costs two commands to
+//! claim and five to finish.
+//!
+//! *The state machine of a task* has four numbers. `attempts` counts the attempts that have started: a task
+//! that is queued waits for attempt `attempts + 1`, a message for an earlier one is told the next. `fence`
+//! rises with each lease and when a cancel makes a lease void; absent, nobody has ever claimed the task,
+//! which is how a repeat knows what may not have been published. `crashes` counts attempts that ended with
+//! their worker. `pending` counts dependencies that have not completed; the step that brings it to 0 is the
+//! one that releases the task.
+//!
+//! *Finish may be repeated.* A lease that is current but whose task does not run any more has done its step:
+//! its answer was lost, and it is given again, with those dependents that nobody has claimed.
+//!
+//! *Documents are joined, never parsed.* A task's document is its head, kept from the start, and an ending
+//! (`wire::record`). Scripts end unrun tasks and whole workflows by joining texts; those that they write by
+//! themselves are constants of the script. A workflow's document holds every task's. If that makes more
+//! than [`Settings::document_bytes_max`], the tasks stand in it without their results
+//! (`"result_omitted":true`), and if that is still too much, with head and status only; each task's own
+//! document stays whole in its own key.
+//!
+//! *Everything that ends has a TTL.* Results of a task on its own from its end on, those of a workflow from
+//! the workflow's end on; the hashes, as tombstones, seven times as long and at least a week. Messages of
+//! tasks are dropped when the task ends.
+//!
+//! *Waiting is told, not polled* (`watch.rs`): a script publishes the result's key on `P:done:ID` in the
+//! step that writes it.
+//!
+//! # What Redis must be
+//! Version 7 or Valkey, with an append-only file for the promises, and `maxmemory-policy noeviction`. With
+//! `appendfsync everysec` a power cut can take the last second; a replica that takes over may lack the last
+//! writes. Then messages that still wait in the broker are run again.
+
+mod connection;
+mod keys;
+mod read;
+mod reply;
+mod scripts;
+mod steps;
+mod watch;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use std::time::Duration;
+
+use self::connection::Connection;
+use self::scripts::Scripts;
+use self::watch::Watch;
+use super::{
+    Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Store,
+    StoreError, Summary, TaskRecord, WorkflowRecord,
+};
+use crate::core::clock::Timestamp;
+use crate::core::id::{Id, TaskKey};
+
+pub use self::keys::{InvalidPrefix, PREFIX_BYTES_MAX, Prefix};
+
+/// How to use a Redis.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS.
+    pub url: String,
+    /// What every key starts with.
+    pub prefix: Prefix,
+    /// How long results are kept whose task says nothing of it because it was cancelled: one day.
+    pub result_ttl: Duration,
+    /// The largest document of a workflow that holds its tasks' results, in bytes: 16 MiB.
+    pub document_bytes_max: u64,
+}
+
+impl Settings {
+    /// The Redis at `url` with everything else as it is by default.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Settings {
+        Settings {
+            url: url.into(),
+            prefix: Prefix::default(),
+            result_ttl: Duration::from_secs(24 * 3600),
+            document_bytes_max: 16 << 20,
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    /// Without the address, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("prefix", &self.prefix)
+            .field("result_ttl", &self.result_ttl)
+            .field("document_bytes_max", &self.document_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store in Redis.
+#[derive(Debug)]
+pub struct RedisStore {
+    connection: Connection,
+    scripts: Scripts,
+    prefix: Prefix,
+    result_ttl: Duration,
+    watch: Watch,
+}
+
+impl RedisStore {
+    /// Connects. Fails at once, not after retries, when that is not possible.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] or [`StoreError::LoginRefused`], both with the password masked.
+    pub async fn connect(settings: Settings) -> Result<RedisStore, StoreError> {
+        let connection = Connection::open(&settings.url).await?;
+        Ok(RedisStore {
+            watch: Watch::new(connection.clone(), settings.prefix.clone()),
+            connection,
+            scripts: Scripts::new(settings.document_bytes_max),
+            prefix: settings.prefix,
+            result_ttl: settings.result_ttl,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<(), StoreError> {
+        self.accept_step(accepted, now).await
+    }
+
+    async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
+        self.create_step(plan, now).await
+    }
+
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
+        self.claim_step(claim, now).await
+    }
+
+    async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
+        self.finish_step(lease, end, now).await
+    }
+
+    async fn cancel(&self, root: &Id, now: Timestamp) -> Result<Cancelled, StoreError> {
+        self.cancel_step(root, now).await
+    }
+
+    async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(self.prefix.session(session)).arg(now.to_string()).arg("PX").arg(steps::millis(ttl));
+        self.connection.query("beat", &cmd).await
+    }
+
+    async fn alive(&self, session: &Id, _now: Timestamp) -> Result<bool, StoreError> {
+        self.connection.query("alive", redis::cmd("EXISTS").arg(self.prefix.session(session))).await
+    }
+
+    async fn leave(&self, session: &Id) -> Result<(), StoreError> {
+        self.connection.query("leave", redis::cmd("DEL").arg(self.prefix.session(session))).await
+    }
+
+    async fn task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
+        self.read_task(key).await
+    }
+
+    async fn workflow(&self, id: &Id) -> Result<Option<WorkflowRecord>, StoreError> {
+        self.read_workflow(id).await
+    }
+
+    async fn result(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError> {
+        self.read_document(self.prefix.result(key)).await
+    }
+
+    async fn outcome(&self, root: &Id) -> Result<Option<Bytes>, StoreError> {
+        self.read_document(self.prefix.outcome(root)).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        self.read_list(filter).await
+    }
+
+    async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.watch.root(root).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.connection.query("ping", &redis::cmd("PING")).await
+    }
+
+    async fn version(&self) -> Result<String, StoreError> {
+        let info: String = self.connection.query("version", redis::cmd("INFO").arg("server")).await?;
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        };
+        match (field("valkey_version"), field("redis_version")) {
+            (Some(version), _) => Ok(format!("valkey {version}")),
+            (None, Some(version)) => Ok(format!("redis {version}")),
+            (None, None) => Err(reply::corrupt("version", "INFO names no version".to_owned())),
+        }
+    }
+
+    async fn close(&self) {
+        self.watch.close().await;
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading: records, documents, the list.
+
+use bytes::Bytes;
+use redis::Value;
+use serde::Deserialize;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+
+use super::RedisStore;
+use super::reply::{Reply, corrupt};
+use super::steps::{task_state, workflow_state};
+use crate::core::clock::Timestamp;
+use crate::core::id::{Id, TaskKey};
+use crate::store::{Filter, StoreError, Summary, TaskRecord, WorkflowRecord};
+use crate::wire::record::Head;
+
+/// What a task's record is read from; `lua/workflow.lua` asks for the same.
+const TASK_FIELDS: [&str; 10] =
+    ["head", "state", "attempts", "crashes", "session", "started", "ended", "due", "history", "dependencies"];
+
+/// How many keys the server looks at in one step of `list`.
+const SCAN_COUNT: usize = 1000;
+
+impl RedisStore {
+    pub(super) async fn read_task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
+        const STEP: &str = "task";
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(self.prefix.task(key)).arg("kind").arg(&TASK_FIELDS);
+        let mut reply = Reply::new(STEP, self.connection.query(STEP, &cmd).await?)?;
+        let kind = reply.optional_text()?;
+        if key.task.is_none() && kind.as_deref() != Some("task") {
+            return Ok(None);
+        }
+        task_record(&key.root, reply)
+    }
+
+    pub(super) async fn read_workflow(&self, id: &Id) -> Result<Option<WorkflowRecord>, StoreError> {
+        const STEP: &str = "workflow";
+        let script = self.scripts.workflow.key(self.prefix.root(id));
+        let value = self.connection.invoke(STEP, &script).await?;
+        if value == Value::Nil {
+            return Ok(None);
+        }
+        let mut reply = Reply::new(STEP, value)?;
+        let state = workflow_state(&mut reply)?;
+        let name = workflow_name(STEP, &reply.text()?)?;
+        let created_at = reply.time()?.ok_or_else(|| reply.corrupt(format!("{id} has no start")))?;
+        let ended_at = reply.time()?;
+        let mut list = reply.list()?;
+        let mut tasks = Vec::new();
+        while !list.is_empty() {
+            let task = task_record(id, list.list()?)?;
+            tasks.push(task.ok_or_else(|| list.corrupt(format!("a task of {id} is gone")))?);
+        }
+        Ok(Some(WorkflowRecord { id: id.clone(), name, state, created_at, ended_at, tasks }))
+    }
+
+    pub(super) async fn read_document(&self, key: String) -> Result<Option<Bytes>, StoreError> {
+        let document: Option<Vec<u8>> = self.connection.query("result", redis::cmd("GET").arg(key)).await?;
+        Ok(document.map(Bytes::from))
+    }
+
+    /// Walks over every key of the database in small steps, so its time grows with everything that the
+    /// server holds (about a second per million keys) while no step holds others up. Memory is bounded
+    /// by the filter's limit.
+    pub(super) async fn read_list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        const STEP: &str = "list";
+        let mut newest: BTreeMap<(Reverse<Timestamp>, Id), Summary> = BTreeMap::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(self.prefix.roots()).arg("COUNT").arg(SCAN_COUNT);
+            let (next, keys): (u64, Vec<String>) = self.connection.query(STEP, &scan).await?;
+            // A scan may give a key twice.
+            let ids: HashSet<Id> = keys.iter().filter_map(|key| self.prefix.id_of_root(key)).collect();
+            for summary in self.summaries(ids.into_iter().collect()).await? {
+                if filter.state.as_ref().is_some_and(|state| *state != summary.state) {
+                    continue;
+                }
+                newest.insert((Reverse(summary.created_at), summary.id.clone()), summary);
+                if newest.len() > filter.limit {
+                    newest.pop_last();
+                }
+            }
+            if next == 0 {
+                return Ok(newest.into_values().collect());
+            }
+            cursor = next;
+        }
+    }
+
+    async fn summaries(&self, ids: Vec<Id>) -> Result<Vec<Summary>, StoreError> {
+        const STEP: &str = "list";
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for id in &ids {
+            pipeline.cmd("HMGET").arg(self.prefix.root(id));
+            pipeline.arg(&["kind", "state", "head", "created", "ended"]);
+        }
+        let answers: Vec<Value> = self.connection.pipeline(STEP, &pipeline).await?;
+        let mut summaries = Vec::new();
+        for (id, answer) in ids.into_iter().zip(answers) {
+            let mut reply = Reply::new(STEP, answer)?;
+            let kind = reply.optional_text()?;
+            // A mark is not a root yet; and what was found a moment ago may have expired.
+            let is_workflow = match kind.as_deref() {
+                Some("workflow") => true,
+                Some("task") => false,
+                Some(_) | None => continue,
+            };
+            let (state, head) = (reply.text()?, reply.text()?);
+            let created_at = reply.time()?.unwrap_or_default();
+            let ended_at = reply.time()?;
+            let (name, what) = if is_workflow {
+                (workflow_name(STEP, &head)?, String::new())
+            } else {
+                let head = task_head(STEP, &id, &head)?;
+                (head.name, format!("{} {}", head.protocol, head.method))
+            };
+            summaries.push(Summary { id, is_workflow, name, what, state, created_at, ended_at });
+        }
+        Ok(summaries)
+    }
+}
+
+/// Reads [`TASK_FIELDS`]; `None` if there is no such task.
+fn task_record(root: &Id, mut reply: Reply) -> Result<Option<TaskRecord>, StoreError> {
+    let Some(head) = reply.optional_text()? else { return Ok(None) };
+    let head = task_head("task", root, &head)?;
+    let state = task_state(&mut reply)?;
+    let (attempts, crashes) = (reply.count()?, reply.count()?);
+    let session = reply.optional_text()?;
+    let (started, ended_at, due) = (reply.time()?, reply.time()?, reply.time()?);
+    let history = reply.optional_text()?.unwrap_or_default();
+    let dependencies = reply.optional_text()?.unwrap_or_default();
+    let dependencies: Result<Vec<Id>, _> = dependencies.split_whitespace().map(Id::parse).collect();
+    // What was true of an earlier state stays in the hash; taking it out would cost a command per step.
+    let is_running = state == crate::core::state::TaskState::Running;
+    let is_delayed = state == crate::core::state::TaskState::Delayed;
+    let session = session.filter(|_| is_running).map(|text| Id::parse(&text)).transpose();
+    Ok(Some(TaskRecord {
+        head,
+        state,
+        attempts,
+        crashes,
+        session: session.map_err(|error| reply.corrupt(error.to_string()))?,
+        started_at: started.filter(|_| is_running),
+        ended_at,
+        due: due.filter(|_| is_delayed),
+        history: history.lines().map(str::to_owned).collect(),
+        dependencies: dependencies.map_err(|error| reply.corrupt(error.to_string()))?,
+    }))
+}
+
+fn task_head(step: &'static str, root: &Id, open: &str) -> Result<Head, StoreError> {
+    #[derive(Deserialize)]
+    struct Open {
+        id: Id,
+        workflow_id: Option<Id>,
+        name: String,
+        protocol: String,
+        method: String,
+    }
+    let Open { id, workflow_id, name, protocol, method } = closed(step, root.as_str(), open)?;
+    let key = match workflow_id {
+        Some(workflow) => TaskKey::within(workflow, id),
+        None => TaskKey::alone(id),
+    };
+    Ok(Head { key, name, protocol, method })
+}
+
+fn workflow_name(step: &'static str, open: &str) -> Result<String, StoreError> {
+    #[derive(Deserialize)]
+    struct Open {
+        name: String,
+    }
+    let Open { name } = closed(step, "a workflow", open)?;
+    Ok(name)
+}
+
+/// Reads a head, which is a JSON object without its end.
+fn closed<T: for<'de> Deserialize<'de>>(step: &'static str, of: &str, open: &str) -> Result<T, StoreError> {
+    let text = format!("{open}}}");
+    serde_json::from_str(&text).map_err(|error| corrupt(step, format!("the head of {of}: {error}")))
+}

@@ -1,0 +1,105 @@
+//! The Lua steps, each with the constants it needs put above it.
+//!
+//! The texts of records that a script must write by itself come from `wire::record`, rendered once with
+//! marks where a step fills in what only it knows. So a step is sent with times and ids only.
+
+use redis::Script;
+
+use crate::core::clock::Timestamp;
+use crate::core::state::WorkflowState;
+use crate::wire::record;
+
+/// How many ended attempts the history of a task keeps.
+const HISTORY_MAX: usize = 100;
+
+const NOW_MARK: &str = "@NOW@";
+const CREATED_MARK: &str = "@CREATED@";
+const ATTEMPT_MARK: &str = "@ATTEMPT@";
+const SESSION_MARK: &str = "@WORKER@";
+const STARTED_MARK: &str = "@STARTED@";
+
+/// Every step, ready to invoke.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) create: Script,
+    pub(super) claim: Script,
+    pub(super) finish: Script,
+    pub(super) cancel: Script,
+    pub(super) accept: Script,
+    pub(super) workflow: Script,
+}
+
+impl Scripts {
+    /// `document_bytes_max` bounds a workflow's document with the results of its tasks.
+    pub(super) fn new(document_bytes_max: u64) -> Scripts {
+        let constants = constants(document_bytes_max);
+        let step = |parts: &[&str]| {
+            let mut text = constants.clone();
+            text.push_str(include_str!("lua/shared.lua"));
+            for part in parts {
+                text.push_str(part);
+            }
+            Script::new(&text)
+        };
+        let ending = include_str!("lua/ending.lua");
+        Scripts {
+            create: step(&[ending, include_str!("lua/create.lua")]),
+            claim: step(&[include_str!("lua/claim.lua")]),
+            finish: step(&[ending, include_str!("lua/finish.lua")]),
+            cancel: step(&[ending, include_str!("lua/cancel.lua")]),
+            accept: step(&[include_str!("lua/accept.lua")]),
+            workflow: step(&[include_str!("lua/workflow.lua")]),
+        }
+    }
+}
+
+fn constants(document_bytes_max: u64) -> String {
+    // Two times that no record has, rendered and then replaced by marks.
+    let (created, now) = (Timestamp::from_millis(0), Timestamp::from_millis(1));
+    let marked =
+        |text: String| text.replace(&created.to_string(), CREATED_MARK).replace(&now.to_string(), NOW_MARK);
+    let mut lines = format!(
+        "local HISTORY_MAX, DOCUMENT_BYTES_MAX = {HISTORY_MAX}, {document_bytes_max}\n\
+         local WORKFLOW_ENDED = {{}}\n"
+    );
+    let mut constant = |name: &str, text: &str| {
+        // A long bracket of this level is in no JSON that we write.
+        lines.push_str(&format!("{name} = [==[{text}]==]\n"));
+    };
+    constant("local NOW_MARK", NOW_MARK);
+    constant("local CREATED_MARK", CREATED_MARK);
+    constant("local ATTEMPT_MARK", ATTEMPT_MARK);
+    constant("local SESSION_MARK", SESSION_MARK);
+    constant("local STARTED_MARK", STARTED_MARK);
+    constant("local DEPENDENCY_MARK", record::DEPENDENCY_MARK);
+    constant("local OMITTED", record::RESULT_OMITTED);
+    constant("local CANCELLED", &marked(record::cancelled(now)));
+    constant("local DEPENDENCY_FAILED", &marked(record::dependency_failed(now)));
+    let lost = record::attempt_lost(ATTEMPT_MARK, SESSION_MARK, STARTED_MARK, NOW_MARK);
+    constant("local ATTEMPT_LOST", &lost);
+    for state in WorkflowState::ALL.into_iter().filter(|state| state.is_ended()) {
+        let error = record::workflow_failure(state);
+        let status = marked(record::workflow_status(state, created, now, error.as_ref()));
+        constant(&format!("WORKFLOW_ENDED.{state}"), &status);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants_have_their_marks_and_no_times() {
+        let text = constants(1);
+        assert!(!text.contains("1970"), "{text}");
+        let line = |name: &str| {
+            text.lines().find(|line| line.starts_with(name)).expect("the constant is there").to_owned()
+        };
+        assert_eq!(line("local CANCELLED").matches(NOW_MARK).count(), 1);
+        assert_eq!(line("local DEPENDENCY_FAILED").matches(NOW_MARK).count(), 1);
+        assert_eq!(line("local DEPENDENCY_FAILED").matches(record::DEPENDENCY_MARK).count(), 2);
+        assert_eq!(line("WORKFLOW_ENDED.failed").matches(CREATED_MARK).count(), 1);
+        assert_eq!(line("WORKFLOW_ENDED.failed").matches(NOW_MARK).count(), 1);
+    }
+}

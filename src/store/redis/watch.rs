@@ -1,0 +1,289 @@
+//! Watching: one subscribing connection for everybody who watches through this adapter.
+//!
+//! ```text
+//! watch(root) ──▶ Hub: what is wanted ──▶ supervise: SUBSCRIBE / UNSUBSCRIBE ──▶ Redis
+//! stream      ◀── Hub: a bounded buffer per root ◀───── pushes ◀───────────────────┘
+//! ```
+//! The hub holds what is wanted; the supervisor compares it with what the connection is subscribed to, after
+//! each change and after each reconnect. So losing the connection, a watcher that comes and one that goes
+//! are the same to it. What is published while the connection is broken is lost; therefore every watcher is
+//! told [`Change::Resync`] once the subscription stands again, and also when its buffer was too small.
+//! The connection is made for the first watcher and given up when nobody watches.
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, PushInfo, PushKind, RedisError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{CALL_TIMEOUT, Connection, RECONNECT_DELAY_MAX};
+use super::keys::Prefix;
+use crate::core::id::Id;
+use crate::store::{Change, StoreError};
+
+/// How many changes of one root may wait for a slow reader; beyond that it is told to look at everything.
+const BUFFER: usize = 128;
+
+/// How many channels one command names.
+const SUBSCRIBE_BATCH: usize = 1000;
+
+/// How often the connection is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Who watches what, and the task that keeps it so.
+#[derive(Debug)]
+pub(super) struct Watch {
+    hub: Arc<Hub>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _stop_on_drop: DropGuard,
+}
+
+impl Watch {
+    pub(super) fn new(connection: Connection, prefix: Prefix) -> Watch {
+        let hub = Arc::new(Hub { prefix, roots: Mutex::default(), changed: Notify::new() });
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let supervisor = Supervisor { hub: hub.clone(), connection, stop: stop.clone() };
+        tasks.spawn(supervisor.run());
+        tasks.close();
+        Watch { hub, _stop_on_drop: stop.clone().drop_guard(), stop, tasks }
+    }
+
+    /// Returns once the server has confirmed the subscription.
+    pub(super) async fn root(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        let unanswered = |reason: String| StoreError::Unanswered { step: "watch", reason };
+        if self.stop.is_cancelled() {
+            return Err(unanswered("the store is closed".to_owned()));
+        }
+        let (watcher, changes, mut subscribed) = Hub::add(&self.hub, root);
+        match tokio::time::timeout(CALL_TIMEOUT, subscribed.wait_for(|is| *is)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(unanswered("the store is closed".to_owned())),
+            Err(_) => return Err(unanswered(format!("no subscription within {} s", CALL_TIMEOUT.as_secs()))),
+        }
+        let next = |(mut changes, watcher): (broadcast::Receiver<Change>, Watcher)| async move {
+            match changes.recv().await {
+                Ok(change) => Some((change, (changes, watcher))),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((Change::Resync, (changes, watcher))),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        };
+        Ok(stream::unfold((changes, watcher), next).boxed())
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+        self.hub.roots().clear();
+    }
+}
+
+/// What is wanted, and where what is told goes.
+#[derive(Debug)]
+struct Hub {
+    prefix: Prefix,
+    /// By channel.
+    roots: Mutex<HashMap<String, Root>>,
+    /// Something is wanted or not wanted any more.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Root {
+    id: Id,
+    watchers: usize,
+    changes: broadcast::Sender<Change>,
+    subscribed: watch::Sender<bool>,
+}
+
+impl Hub {
+    fn add(hub: &Arc<Hub>, id: &Id) -> (Watcher, broadcast::Receiver<Change>, watch::Receiver<bool>) {
+        let channel = hub.prefix.channel(id);
+        let mut roots = hub.roots();
+        let root = roots.entry(channel.clone()).or_insert_with(|| Root {
+            id: id.clone(),
+            watchers: 0,
+            changes: broadcast::Sender::new(BUFFER),
+            subscribed: watch::Sender::new(false),
+        });
+        root.watchers += 1;
+        let receivers = (root.changes.subscribe(), root.subscribed.subscribe());
+        drop(roots);
+        hub.changed.notify_one();
+        (Watcher { hub: hub.clone(), channel }, receivers.0, receivers.1)
+    }
+
+    fn remove(&self, channel: &str) {
+        let mut roots = self.roots();
+        if let Some(root) = roots.get_mut(channel) {
+            root.watchers -= 1;
+            if root.watchers == 0 {
+                roots.remove(channel);
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    fn wanted(&self) -> HashSet<String> {
+        self.roots().keys().cloned().collect()
+    }
+
+    /// These channels are subscribed to on the present connection, just now.
+    fn subscribed(&self, channels: &[String]) {
+        let roots = self.roots();
+        for root in channels.iter().filter_map(|channel| roots.get(channel)) {
+            if root.subscribed.send_replace(true) {
+                // It was subscribed to on an earlier connection.
+                root.tell(Change::Resync);
+            }
+        }
+    }
+
+    /// Others watch these channels already. What is not wanted at this moment is not among them: it is about
+    /// to be unsubscribed, and whoever wants it again waits for that to be undone.
+    fn still_subscribed<'a>(&self, channels: impl Iterator<Item = &'a String>) {
+        let roots = self.roots();
+        for root in channels.filter_map(|channel| roots.get(channel)) {
+            root.subscribed.send_if_modified(|is| !std::mem::replace(is, true));
+        }
+    }
+
+    fn told(&self, channel: &str, key: &str) {
+        let roots = self.roots();
+        let Some(root) = roots.get(channel) else { return };
+        root.tell(match self.prefix.told(&root.id, key) {
+            Some(Some(task)) => Change::Task(task),
+            Some(None) => Change::Root,
+            // Not ours; looking at everything is always right.
+            None => Change::Resync,
+        });
+    }
+
+    fn roots(&self) -> MutexGuard<'_, HashMap<String, Root>> {
+        // No code that holds the lock can panic half-way.
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Root {
+    fn tell(&self, change: Change) {
+        // An error says that every receiver is gone; then the root is about to be removed.
+        let _ = self.changes.send(change);
+    }
+}
+
+/// Keeps a root wanted.
+#[derive(Debug)]
+struct Watcher {
+    hub: Arc<Hub>,
+    channel: String,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.hub.remove(&self.channel);
+    }
+}
+
+/// Keeps a subscribing connection while somebody watches.
+struct Supervisor {
+    hub: Arc<Hub>,
+    connection: Connection,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    async fn run(self) {
+        let stop = self.stop.clone();
+        stop.run_until_cancelled(self.keep_connected()).await;
+    }
+
+    async fn keep_connected(&self) {
+        let delays = || {
+            let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50));
+            builder.with_max_delay(RECONNECT_DELAY_MAX).without_max_times().with_jitter().build()
+        };
+        let mut delay = delays();
+        loop {
+            while self.hub.wanted().is_empty() {
+                self.hub.changed.notified().await;
+            }
+            match self.serve(&mut || delay = delays()).await {
+                Ok(()) => continue,
+                Err(error) => tracing::warn!(%error, "the connection that watches results broke"),
+            }
+            tokio::time::sleep(delay.next().unwrap_or(RECONNECT_DELAY_MAX)).await;
+        }
+    }
+
+    /// Serves one connection: `Ok` when nobody watches any more, an error when it broke.
+    async fn serve(&self, connected: &mut (dyn FnMut() + Send)) -> Result<(), RedisError> {
+        let broken = Arc::new(Notify::new());
+        let (hub, lost) = (self.hub.clone(), broken.clone());
+        let pushed = move |push: PushInfo| {
+            match push.kind {
+                PushKind::Message => tell(&hub, &push),
+                PushKind::Disconnection => lost.notify_one(),
+                _ => {}
+            }
+            Ok::<(), redis::aio::SendError>(())
+        };
+        let config = AsyncConnectionConfig::new().set_push_sender(pushed);
+        let mut connection = self.connection.separate(config).await?;
+        connected();
+        let mut subscriptions = HashSet::new();
+        let mut ping = tokio::time::interval(PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            subscriptions = self.subscribe(&mut connection, subscriptions).await?;
+            tokio::select! {
+                () = self.hub.changed.notified() => {}
+                () = broken.notified() => return Err(lost_connection()),
+                _ = ping.tick() => {
+                    if subscriptions.is_empty() && self.hub.wanted().is_empty() {
+                        return Ok(());
+                    }
+                    let _: redis::Value = redis::cmd("PING").query_async(&mut connection).await?;
+                }
+            }
+        }
+    }
+
+    /// Makes the connection's subscriptions what is wanted. Answers what they are.
+    async fn subscribe(
+        &self,
+        connection: &mut MultiplexedConnection,
+        had: HashSet<String>,
+    ) -> Result<HashSet<String>, RedisError> {
+        let wanted = self.hub.wanted();
+        self.hub.still_subscribed(had.intersection(&wanted));
+        let new: Vec<String> = wanted.difference(&had).cloned().collect();
+        for batch in new.chunks(SUBSCRIBE_BATCH) {
+            connection.subscribe(batch).await?;
+            self.hub.subscribed(batch);
+        }
+        let old: Vec<&String> = had.difference(&wanted).collect();
+        for batch in old.chunks(SUBSCRIBE_BATCH) {
+            connection.unsubscribe(batch).await?;
+        }
+        Ok(wanted)
+    }
+}
+
+fn tell(hub: &Hub, push: &PushInfo) {
+    let text = |at: usize| push.data.get(at).and_then(|value| String::from_redis_value_ref(value).ok());
+    if let (Some(channel), Some(key)) = (text(0), text(1)) {
+        hub.told(&channel, &key);
+    }
+}
+
+fn lost_connection() -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the server closed the connection").into()
+}

@@ -1,0 +1,138 @@
+//! Ends from outside.
+
+use super::stand::{Stand, alone, document, head, id, names, parse, plan, within};
+use gleitzeit::core::state::{TaskState, WorkflowState};
+use gleitzeit::store::{Accepted, Cancelled, Claimed, Created, Finished};
+use serde_json::json;
+
+async fn cancel(stand: &Stand, root: &str) -> Cancelled {
+    stand.store.cancel(&id(root), stand.now()).await.expect("cancel answers")
+}
+
+fn over(state: TaskState) -> Claimed {
+    Claimed::Over { state, released: vec![] }
+}
+
+pub(crate) async fn a_queued_task_is_cancelled(stand: Stand) {
+    let key = alone("t");
+    stand.store.accept(&[Accepted::Task(head(&key))], stand.now()).await.expect("answers");
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Done { running: vec![] });
+    let document = parse(stand.result(&key).await);
+    assert_eq!((&document["status"], &document["id"]), (&json!("cancelled"), &json!("t")));
+    assert_eq!(document["error"]["name"], "TASK_CANCELLED");
+    assert_eq!(stand.claim(&key, 1, "worker").await, over(TaskState::Cancelled));
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Over("cancelled".to_owned()));
+}
+
+pub(crate) async fn a_running_task_is_cancelled(stand: Stand) {
+    let key = alone("t");
+    let lease = stand.lease(&key).await;
+    let running = vec![(key.clone(), id("worker"))];
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Done { running });
+    assert_eq!(stand.end(&lease, TaskState::Completed).await, Finished::Lost);
+    assert_eq!(stand.state(&key).await, Some(TaskState::Cancelled));
+    assert_eq!(parse(stand.result(&key).await)["status"], "cancelled");
+    assert_eq!(stand.take_over(&key, "other", lease.fence).await, over(TaskState::Cancelled));
+}
+
+pub(crate) async fn an_ended_task_is_not_cancelled(stand: Stand) {
+    let key = alone("t");
+    stand.complete(&key).await;
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Over("completed".to_owned()));
+    assert_eq!(stand.result(&key).await, Some(document(&key, TaskState::Completed, json!("t"))));
+    stand.create(&plan("w", &[("a", &[])])).await;
+    stand.complete(&within("w", "a")).await;
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Over("completed".to_owned()));
+}
+
+pub(crate) async fn a_mark_is_obeyed_by_claim(stand: Stand) {
+    let key = alone("t");
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Marked);
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Marked);
+    assert_eq!(stand.store.task(&key).await, Ok(None));
+    assert_eq!(stand.claim(&key, 1, "worker").await, over(TaskState::Cancelled));
+    assert_eq!(stand.claim(&key, 1, "worker").await, over(TaskState::Cancelled));
+    // Whoever follows the task learns of its end.
+    assert_eq!(stand.state(&key).await, Some(TaskState::Cancelled));
+    assert_eq!(parse(stand.result(&key).await)["status"], "cancelled");
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Over("cancelled".to_owned()));
+}
+
+pub(crate) async fn a_mark_is_obeyed_by_create(stand: Stand) {
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Marked);
+    assert_eq!(stand.claim(&within("w", "a"), 1, "worker").await, over(TaskState::Cancelled));
+    let plan = plan("w", &[("a", &[]), ("b", &["a"])]);
+    for _ in 0..2 {
+        assert_eq!(stand.create(&plan).await, Created::Over(WorkflowState::Cancelled));
+    }
+    assert_eq!(parse(stand.outcome("w").await)["status"], "cancelled");
+    assert_eq!(stand.claim(&within("w", "a"), 1, "worker").await, over(TaskState::Cancelled));
+}
+
+pub(crate) async fn an_accepted_workflow_is_cancelled(stand: Stand) {
+    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned() };
+    stand.store.accept(&[workflow], stand.now()).await.expect("answers");
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running: vec![] });
+    let plan = plan("w", &[("a", &[])]);
+    assert_eq!(stand.create(&plan).await, Created::Over(WorkflowState::Cancelled));
+    let document = parse(stand.outcome("w").await);
+    assert_eq!((&document["status"], &document["name"]), (&json!("cancelled"), &json!("A plan")));
+    assert_eq!(document["error"]["name"], "WORKFLOW_CANCELLED");
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Over("cancelled".to_owned()));
+}
+
+pub(crate) async fn a_workflow_is_cancelled_with_all_its_tasks(stand: Stand) {
+    let tasks: [(&str, &[&str]); 5] =
+        [("done", &[]), ("run", &["done"]), ("wait", &["run"]), ("queue", &[]), ("run2", &[])];
+    stand.create(&plan("w", &tasks)).await;
+    stand.complete(&within("w", "done")).await;
+    let lease = stand.lease(&within("w", "run")).await;
+    let second = super::stand::lease(stand.claim(&within("w", "run2"), 1, "worker2").await);
+    let running = vec![(within("w", "run"), id("worker")), (within("w", "run2"), id("worker2"))];
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running });
+    for late in [&lease, &second] {
+        assert_eq!(stand.end(late, TaskState::Completed).await, Finished::Lost);
+    }
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Over("cancelled".to_owned()));
+    let flow = stand.store.workflow(&id("w")).await.expect("answers").expect("known");
+    assert_eq!(flow.state, WorkflowState::Cancelled);
+    let document = parse(stand.outcome("w").await);
+    assert_eq!(document["status"], "cancelled");
+    let expected = ["completed", "cancelled", "cancelled", "cancelled", "cancelled"];
+    for (at, state) in expected.iter().enumerate() {
+        assert_eq!(flow.tasks[at].state.name(), *state);
+        assert_eq!(document["tasks"][at]["status"], *state);
+        let key = &flow.tasks[at].head.key;
+        assert_eq!(parse(stand.result(key).await)["status"], *state);
+    }
+    for task in ["wait", "queue", "run"] {
+        assert_eq!(stand.claim(&within("w", task), 1, "worker").await, over(TaskState::Cancelled));
+    }
+    let claimed = stand.claim(&within("w", "done"), 1, "worker").await;
+    assert_eq!(claimed, over(TaskState::Completed));
+}
+
+pub(crate) async fn cancel_and_finish_race_to_one_end(stand: Stand) {
+    let other = stand.other().await;
+    for round in 0..30 {
+        let workflow = format!("w{round}");
+        stand.create(&plan(&workflow, &[("a", &[]), ("b", &["a"])])).await;
+        let lease = stand.lease(&within(&workflow, "a")).await;
+        let (finished, cancelled) =
+            tokio::join!(stand.end(&lease, TaskState::Completed), cancel(&other, &workflow));
+        let Cancelled::Done { running } = cancelled else { panic!("{cancelled:?}") };
+        let state = stand.state(&within(&workflow, "a")).await;
+        match finished {
+            Finished::Lost => {
+                assert_eq!(running.len(), 1);
+                assert_eq!(state, Some(TaskState::Cancelled));
+            }
+            Finished::Done { released, .. } => {
+                assert!(running.is_empty());
+                assert_eq!(names(&released), ["b"]);
+                assert_eq!(state, Some(TaskState::Completed));
+            }
+        }
+        assert_eq!(stand.state(&within(&workflow, "b")).await, Some(TaskState::Cancelled));
+    }
+}

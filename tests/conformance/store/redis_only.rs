@@ -1,0 +1,266 @@
+//! What is promised of Redis beyond the port's law: public names, slots, TTLs, errors, speed.
+
+use redis::aio::MultiplexedConnection;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+use super::backends::{keys, server};
+use super::proxy::Proxy;
+use super::stand::{Stand, TTL, alone, document, ended, id, next, parse, plan, released, within};
+use gleitzeit::core::code::Code;
+use gleitzeit::core::state::TaskState;
+use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
+use gleitzeit::store::{Change, Created, Finished, StoreError};
+
+async fn raw(stand: &Stand) -> (MultiplexedConnection, String) {
+    let (url, prefix) = stand.place.redis().expect("the case is Redis's own");
+    (server(url).await, prefix.to_owned())
+}
+
+async fn ask<T: redis::FromRedisValue>(server: &mut MultiplexedConnection, words: &[&str]) -> T {
+    redis::cmd(words[0]).arg(&words[1..]).query_async(server).await.expect("the server answers")
+}
+
+pub(crate) async fn results_are_plain_and_told_by_key(stand: Stand) {
+    let (mut server, prefix) = raw(&stand).await;
+    let url = stand.place.redis().expect("Redis").0.to_owned();
+    let client = redis::Client::open(url).expect("valid");
+    let mut listener = client.get_async_pubsub().await.expect("the server is there");
+    listener.subscribe(format!("{prefix}:done:t")).await.expect("subscribed");
+    listener.subscribe(format!("{prefix}:done:w")).await.expect("subscribed");
+    stand.complete(&alone("t")).await;
+    stand.create(&plan("w", &[("a", &[])])).await;
+    stand.complete(&within("w", "a")).await;
+    let mut messages = listener.into_on_message();
+    let expected = [
+        format!("{prefix}:{{t}}:result"),
+        format!("{prefix}:{{w}}:result:a"),
+        format!("{prefix}:{{w}}:result"),
+    ];
+    for key in expected {
+        let message = futures_util::StreamExt::next(&mut messages).await.expect("told");
+        assert_eq!(message.get_payload::<String>().expect("text"), key);
+        let text: String = ask(&mut server, &["GET", &key]).await;
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["status"], "completed");
+    }
+}
+
+/// CRC-16/XMODEM over the hash tag, as Redis Cluster reckons slots.
+fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let mut crc = 0_u16;
+    for byte in tag.filter(|tag| !tag.is_empty()).unwrap_or(key).bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+        }
+    }
+    crc % 16384
+}
+
+pub(crate) async fn all_of_a_root_is_in_one_slot(stand: Stand) {
+    assert_eq!(slot("foo"), 12182);
+    let (mut server, prefix) = raw(&stand).await;
+    stand.create(&plan("w", &[("a", &[]), ("b", &["a"])])).await;
+    stand.complete(&within("w", "a")).await;
+    stand.lease(&within("w", "b")).await;
+    stand.store.cancel(&id("w"), stand.now()).await.expect("answers");
+    let keys = keys(&mut server, &prefix).await;
+    assert_eq!(keys.len(), 7, "{keys:?}");
+    for key in keys {
+        assert_eq!(slot(&key), slot("w"), "{key}");
+    }
+}
+
+pub(crate) async fn what_ends_has_a_ttl(stand: Stand) {
+    let (mut server, prefix) = raw(&stand).await;
+    let week = Duration::from_secs(7 * 24 * 3600);
+    stand.create(&plan("w", &[("a", &[]), ("b", &["a"])])).await;
+    stand.complete(&within("w", "a")).await;
+    let running = keys(&mut server, &prefix).await;
+    for key in &running {
+        assert_eq!(ask::<i64>(&mut server, &["PTTL", key]).await, -1, "{key}");
+    }
+    stand.complete(&within("w", "b")).await;
+    stand.complete(&alone("t")).await;
+    stand.lease(&alone("cancelled")).await;
+    for root in ["cancelled", "marked", "marked-too"] {
+        stand.store.cancel(&id(root), stand.now()).await.expect("answers");
+    }
+    stand.claim(&alone("marked-too"), 1, "worker").await;
+    let ended = keys(&mut server, &prefix).await;
+    assert_eq!(ended.len(), 7 + 2 + 2 + 1 + 2, "{ended:?}");
+    for key in ended {
+        let millis: i64 = ask(&mut server, &["PTTL", &key]).await;
+        let left = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        let of_default = key.contains("cancelled") || key.contains("marked");
+        let expected = match (key.contains(":result"), of_default) {
+            (true, false) => TTL,
+            (true, true) => Duration::from_secs(24 * 3600),
+            (false, _) => week,
+        };
+        assert!(left <= expected && left > expected - Duration::from_secs(60), "{key}: {left:?}");
+    }
+}
+
+pub(crate) async fn a_document_too_large_omits_results(stand: Stand) {
+    let (url, prefix) = stand.place.redis().expect("Redis");
+    let prefix = Prefix::parse(prefix).expect("valid");
+    let large = "x".repeat(3000);
+    for (bytes_max, omitted, least) in [(100_000, false, false), (5_000, true, false), (100, true, true)] {
+        let settings =
+            Settings { prefix: prefix.clone(), document_bytes_max: bytes_max, ..Settings::new(url) };
+        let stand = stand.over(RedisStore::connect(settings).await.expect("there"));
+        let name = format!("w{bytes_max}");
+        stand.create(&plan(&name, &[("a", &[]), ("b", &[]), ("c", &["b"])])).await;
+        let (a, b) = (within(&name, "a"), within(&name, "b"));
+        let lease = stand.lease(&a).await;
+        stand.finish(&lease, &ended(&a, TaskState::Completed, json!(large))).await;
+        let lease = stand.lease(&b).await;
+        stand.finish(&lease, &ended(&b, TaskState::Failed, json!(large))).await;
+        let outcome = parse(stand.outcome(&name).await);
+        assert_eq!(outcome["status"], "failed");
+        let tasks = &outcome["tasks"];
+        let states: Vec<&Value> = (0..3).map(|at| &tasks[at]["status"]).collect();
+        assert_eq!(states, ["completed", "failed", "failed"]);
+        assert_eq!(tasks[0]["name"], "the \"a\"");
+        assert_eq!(tasks[0]["result_omitted"], if omitted { json!(true) } else { Value::Null });
+        assert_eq!(tasks[0]["result"], if omitted { Value::Null } else { json!(large) });
+        assert_eq!(tasks[1]["error"].is_null(), least);
+        let own = document(&a, TaskState::Completed, json!(large));
+        assert_eq!(stand.result(&a).await, Some(own));
+    }
+}
+
+/// `SCRIPT FLUSH` is harmless to other cases: their scripts are sent again as well.
+pub(crate) async fn a_script_that_the_server_forgot_is_sent_again(stand: Stand) {
+    let (mut server, _) = raw(&stand).await;
+    let lease = stand.lease(&alone("t")).await;
+    let _: String = ask(&mut server, &["SCRIPT", "FLUSH"]).await;
+    assert_ne!(stand.end(&lease, TaskState::Completed).await, Finished::Lost);
+    let _: String = ask(&mut server, &["SCRIPT", "FLUSH"]).await;
+    let accepted: Vec<_> = (0..3)
+        .map(|number| super::stand::head(&alone(&format!("a{number}"))))
+        .map(gleitzeit::store::Accepted::Task)
+        .collect();
+    stand.store.accept(&accepted, stand.now()).await.expect("answers");
+    assert_eq!(stand.state(&alone("a2")).await, Some(TaskState::Accepted));
+}
+
+pub(crate) async fn a_watcher_hears_of_a_lost_connection(stand: Stand) {
+    let (url, prefix) = stand.place.redis().expect("Redis");
+    let proxy = Proxy::start(url).await;
+    let prefix = Prefix::parse(prefix).expect("valid");
+    let store = RedisStore::connect(Settings { prefix, ..Settings::new(proxy.url.clone()) }).await;
+    let cut = stand.over(store.expect("there"));
+    let mut changes = cut.watch("t").await;
+    let mut elsewhere = cut.watch("u").await;
+    for round in 0..3 {
+        proxy.cut();
+        // What ends now is not told, but that something may have been missed is.
+        stand.complete(&alone(&format!("t{round}"))).await;
+        assert_eq!(next(&mut changes).await, Change::Resync);
+        assert_eq!(next(&mut elsewhere).await, Change::Resync);
+    }
+    stand.complete(&alone("t")).await;
+    while next(&mut changes).await != Change::Root {}
+}
+
+/// Calls fail or wait, and go on by themselves as soon as the server is back.
+pub(crate) async fn a_broken_connection_heals(stand: Stand) {
+    let (url, prefix) = stand.place.redis().expect("Redis");
+    let proxy = Proxy::start(url).await;
+    let prefix = Prefix::parse(prefix).expect("valid");
+    let store = RedisStore::connect(Settings { prefix, ..Settings::new(proxy.url.clone()) }).await;
+    let cut = stand.over(store.expect("there"));
+    proxy.refuse(true);
+    proxy.cut();
+    let started = Instant::now();
+    let error = cut.store.claim(&super::stand::claim(&alone("t"), 1, "s"), cut.now()).await;
+    let error = error.expect_err("the connection is cut");
+    assert!(matches!(error, StoreError::Unanswered { step: "claim", .. }), "{error}");
+    assert!(error.is_transient());
+    let error = cut.store.ping().await.expect_err("nobody answers");
+    assert!(error.is_transient(), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(16), "{:?}", started.elapsed());
+    proxy.refuse(false);
+    let started = Instant::now();
+    while cut.store.ping().await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it does not come back");
+    }
+    cut.complete(&alone("t")).await;
+    assert_eq!(stand.state(&alone("t")).await, Some(TaskState::Completed));
+}
+
+pub(crate) async fn a_connection_refused_says_why(stand: Stand) {
+    assert!(stand.store.version().await.expect("answers").contains(' '));
+    let started = Instant::now();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let refused = |url: String| async move {
+        RedisStore::connect(Settings::new(url)).await.err().expect("nobody is there")
+    };
+    let error = refused(format!("redis://:secret@{free}")).await;
+    assert_eq!(error.code(), Code::PersistenceConnectionFailed, "{error}");
+    assert!(error.is_transient());
+    let url = stand.place.redis().expect("Redis").0;
+    let host = url.rsplit_once('@').map_or_else(|| url.trim_start_matches("redis://"), |(_, host)| host);
+    let login = refused(format!("redis://nobody:secret@{host}")).await;
+    assert!(matches!(login, StoreError::LoginRefused { .. }), "{login}");
+    for error in [error, login] {
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(!format!("{:?} {:?}", stand.store, Settings::new("redis://:secret@h")).contains("secret"));
+}
+
+pub(crate) async fn an_id_is_a_task_or_a_workflow(stand: Stand) {
+    stand.lease(&alone("t")).await;
+    let error = stand.store.create(&plan("t", &[("a", &[])]), stand.now()).await;
+    assert!(
+        matches!(&error, Err(StoreError::Corrupt { reason, .. }) if reason.contains("on its own")),
+        "{error:?}"
+    );
+    stand.create(&plan("w", &[("a", &[])])).await;
+    let error = stand.store.claim(&super::stand::claim(&alone("w"), 1, "s"), stand.now()).await;
+    assert!(
+        matches!(&error, Err(StoreError::Corrupt { reason, .. }) if reason.contains("a workflow")),
+        "{error:?}"
+    );
+    assert_eq!(stand.store.workflow(&id("t")).await, Ok(None));
+    assert_eq!(stand.store.task(&alone("w")).await, Ok(None));
+}
+
+pub(crate) async fn ten_thousand_dependents_in_one_step(stand: Stand) {
+    let children: Vec<String> = (0..10_000).map(|number| format!("c{number}")).collect();
+    let children: Vec<&str> = children.iter().map(String::as_str).collect();
+    let mut tasks: Vec<(&str, &[&str])> = vec![("root", &[])];
+    tasks.extend(children.iter().map(|name| (*name, &["root"] as &[&str])));
+    tasks.push(("join", &children));
+    let mut measured = Vec::new();
+    for (name, state) in [("good", TaskState::Completed), ("bad", TaskState::Failed)] {
+        let plan = plan(name, &tasks);
+        let started = Instant::now();
+        assert!(matches!(stand.create(&plan).await, Created::Running(_)));
+        measured.push(format!("create {} ms", started.elapsed().as_millis()));
+        let lease = stand.lease(&within(name, "root")).await;
+        let started = Instant::now();
+        let finished = stand.end(&lease, state).await;
+        measured.push(format!("finish {state} {} ms", started.elapsed().as_millis()));
+        match state {
+            TaskState::Completed => assert_eq!(released(finished).len(), 10_000),
+            _ => {
+                let Finished::Done { failed, .. } = finished else { panic!("{finished:?}") };
+                assert_eq!(failed.len(), 10_001);
+            }
+        }
+    }
+    let started = Instant::now();
+    stand.store.cancel(&id("good"), stand.now()).await.expect("answers");
+    measured.push(format!("cancel {} ms", started.elapsed().as_millis()));
+    let started = Instant::now();
+    let flow = stand.store.workflow(&id("good")).await.expect("answers").expect("known");
+    assert_eq!(flow.tasks.len(), 10_002);
+    measured.push(format!("read {} ms", started.elapsed().as_millis()));
+    eprintln!("10,000 dependents: {}", measured.join(", "));
+}

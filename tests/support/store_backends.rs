@@ -1,0 +1,91 @@
+//! The adapters of the store port, as data.
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
+use std::sync::Arc;
+use uuid::Uuid;
+
+use super::stand::Place;
+use gleitzeit::store::Store;
+use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
+
+/// An adapter.
+pub(crate) struct Backend {
+    pub(crate) name: &'static str,
+    /// Why it cannot be had here.
+    pub(crate) absent: fn() -> Option<String>,
+    /// A place of one case's own.
+    pub(crate) place: fn() -> BoxFuture<'static, Arc<dyn Place>>,
+}
+
+/// Every adapter.
+pub(crate) const BACKENDS: &[Backend] = &[
+    Backend {
+        name: "redis",
+        absent: || redis_url().is_none().then(|| "GLEITZEIT_REDIS_URL names no server".to_owned()),
+        place: || Box::pin(async { Arc::new(RedisPlace::new()) as Arc<dyn Place> }),
+    },
+    // The embedded adapter goes here: Backend { name: "sqlite", absent: || None, place: ... }
+];
+
+fn redis_url() -> Option<String> {
+    std::env::var("GLEITZEIT_REDIS_URL").ok().filter(|url| !url.is_empty())
+}
+
+/// A prefix of its own on the server of `GLEITZEIT_REDIS_URL`.
+#[derive(Debug)]
+struct RedisPlace {
+    url: String,
+    prefix: String,
+}
+
+impl RedisPlace {
+    fn new() -> RedisPlace {
+        let url = redis_url().expect("the case is not run without a server");
+        RedisPlace { url, prefix: format!("test-{}", Uuid::now_v7()) }
+    }
+}
+
+#[async_trait]
+impl Place for RedisPlace {
+    async fn open(&self) -> Arc<dyn Store> {
+        let prefix = Prefix::parse(&self.prefix).expect("the prefix is valid");
+        let settings = Settings { prefix, ..Settings::new(self.url.clone()) };
+        Arc::new(RedisStore::connect(settings).await.expect("the server is there"))
+    }
+
+    async fn remove(&self) {
+        let mut server = server(&self.url).await;
+        for key in keys(&mut server, &self.prefix).await {
+            let _: () = redis::cmd("UNLINK").arg(key).query_async(&mut server).await.expect("UNLINK");
+        }
+    }
+
+    fn redis(&self) -> Option<(&str, &str)> {
+        Some((&self.url, &self.prefix))
+    }
+}
+
+/// A plain connection, as somebody else's program has it.
+pub(crate) async fn server(url: &str) -> MultiplexedConnection {
+    let client = redis::Client::open(url).expect("the address is valid");
+    client.get_multiplexed_async_connection().await.expect("the server is there")
+}
+
+/// Every key under a prefix.
+pub(crate) async fn keys(server: &mut MultiplexedConnection, prefix: &str) -> Vec<String> {
+    let (mut keys, mut cursor) = (Vec::new(), 0_u64);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{prefix}:*")).arg("COUNT").arg(5000);
+        let (next, found): (u64, Vec<String>) = scan.query_async(server).await.expect("SCAN");
+        keys.extend(found);
+        if next == 0 {
+            keys.sort();
+            keys.dedup();
+            return keys;
+        }
+        cursor = next;
+    }
+}
