@@ -81,8 +81,7 @@ CREATE TABLE marks (
 CREATE INDEX marks_forget ON marks (forget);
 
 CREATE TABLE workflows (
-    n          INTEGER PRIMARY KEY,
-    id         TEXT    NOT NULL UNIQUE,
+    id         TEXT    PRIMARY KEY,
     name       TEXT    NOT NULL,
     state      TEXT    NOT NULL,
     total      INTEGER NOT NULL DEFAULT 0,
@@ -91,35 +90,33 @@ CREATE TABLE workflows (
     result_ttl INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL,
     ended_at   INTEGER,
-    has_result INTEGER NOT NULL DEFAULT 0,
-    clean_at   INTEGER                      -- when its results, and without them its last traces, go
+    clean_at   INTEGER,                     -- when its results go; then, when every trace of it goes,
+    forget_at  INTEGER                      -- which is this
 );
 CREATE INDEX workflows_created ON workflows (created_at);
 CREATE INDEX workflows_clean ON workflows (clean_at) WHERE clean_at IS NOT NULL;
 
--- Tasks on their own (task is '') and tasks of workflows.
+-- Tasks on their own (task is '') and tasks of workflows, these in the order of the file by n.
 CREATE TABLE tasks (
     n          INTEGER PRIMARY KEY,
     root       TEXT    NOT NULL,
-    task       TEXT    NOT NULL DEFAULT '',
-    position   INTEGER NOT NULL DEFAULT 0,  -- in the order of the file
+    task       TEXT    NOT NULL,
     name       TEXT    NOT NULL,
     protocol   TEXT    NOT NULL,
     method     TEXT    NOT NULL,
     state      TEXT    NOT NULL,
-    blockers   INTEGER NOT NULL DEFAULT 0,  -- dependencies that have not completed
-    attempt    INTEGER NOT NULL DEFAULT 1,  -- the one that runs or is to come
+    pending    INTEGER NOT NULL DEFAULT 0,  -- dependencies that have not completed
     attempts   INTEGER NOT NULL DEFAULT 0,  -- started so far
     crashes    INTEGER NOT NULL DEFAULT 0,
     fence      INTEGER NOT NULL DEFAULT 0,  -- of the last lease; 0 if nobody ever claimed it
-    session    TEXT,                        -- who holds the lease
+    session    TEXT,                        -- whose the last lease is
     due        INTEGER,
     started_at INTEGER,
     ended_at   INTEGER,
-    ended_seq  INTEGER,                     -- the how manieth of its workflow to end
+    ended_seq  INTEGER,                     -- its place in the order in which its workflow's tasks ended
     created_at INTEGER NOT NULL,
-    has_result INTEGER NOT NULL DEFAULT 0,
     clean_at   INTEGER,                     -- as above; null within a workflow
+    forget_at  INTEGER,
     UNIQUE (root, task)
 );
 CREATE INDEX tasks_created ON tasks (created_at) WHERE task = '';
@@ -142,6 +139,7 @@ CREATE INDEX edges_dependent ON edges (dependent, dependency);
 
 CREATE TABLE results (
     task     INTEGER PRIMARY KEY,           -- tasks.n
+    kept     INTEGER NOT NULL,              -- 0: only for the workflow's document, without its result
     document BLOB    NOT NULL
 );
 

@@ -1,6 +1,7 @@
 //! The broker in the file: what its conformance cases cannot show.
 
-use crate::support::{State, WallClock, id, message, next, prefetch, soon, tasks, text};
+use crate::support::{State, id, message, next, prefetch, soon, tasks, text};
+use crate::wall_clock::WallClock;
 use gleitzeit::broker::sqlite::{ROOT_HEADER, SqliteBroker};
 use gleitzeit::broker::{Broker, BrokerError, Settlement};
 use gleitzeit::sqlite::{Database, Durability, Location};

@@ -2,3 +2,5 @@
 
 mod broker;
 mod support;
+#[path = "../support/wall_clock.rs"]
+mod wall_clock;

@@ -2,7 +2,6 @@
 
 use gleitzeit::broker::sqlite::SqliteBroker;
 use gleitzeit::broker::{Broker, Delivery, Outgoing, Properties, Target};
-use gleitzeit::core::clock::{Clock, Timestamp};
 use gleitzeit::core::id::Id;
 use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::topology::{Address, Queue, Topology};
@@ -11,21 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The machine's clock.
-#[derive(Debug)]
-pub(crate) struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())
-    }
-    fn chance(&self) -> f64 {
-        0.5
-    }
-    fn new_id(&self) -> Id {
-        Id::from_uuid(uuid::Uuid::now_v7())
-    }
-}
+use crate::wall_clock::WallClock;
 
 /// A folder that goes with the test.
 pub(crate) struct State {
