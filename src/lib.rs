@@ -8,6 +8,7 @@ pub mod config;
 pub mod core;
 pub mod error;
 pub mod provider;
+pub mod sqlite;
 pub mod store;
 pub mod telemetry;
 pub mod topology;

@@ -22,6 +22,8 @@
 //!    as soon as the broker is back, and settling a delivery of the old connection is
 //!    [`BrokerError::DeliveryLost`] (the message comes again).
 
+pub mod sqlite;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;

@@ -24,6 +24,7 @@
 //!     is not alive.
 
 pub mod redis;
+pub mod sqlite;
 
 use async_trait::async_trait;
 use bytes::Bytes;

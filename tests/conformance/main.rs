@@ -6,6 +6,8 @@
 
 mod broker;
 mod store;
+#[path = "../support/wall_clock.rs"]
+mod wall_clock;
 
 use libtest_mimic::{Arguments, Trial};
 

@@ -1,0 +1,325 @@
+//! The embedded broker: tables in the state file.
+//!
+//! ```text
+//! publish ──▶ messages (ready) ──deliver──▶ messages (owner) ──Done──▶ gone
+//!        └──▶ delayed ──when due──▶ ▲              └── Release, drop, death ──▶ back at its place
+//! ```
+//! A confirm is a commit. A delivered message names its owner, a row of `processes`; when that process is
+//! dead, whoever consumes next (and every consumer once a second) puts back what it held. Publishers of this
+//! process wake consumers of this process through topics; other processes' commits are polled for.
+//!
+//! What is different from a server: replies ([`Target::Reply`]) have nobody to read them, so they are
+//! dropped, as the port allows for a requester that is gone; events have no subscribers outside the process
+//! and are counted as dropped.
+
+mod broadcast;
+mod consumer;
+mod desk;
+mod messages;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use self::broadcast::SqliteListener;
+use self::consumer::SqliteConsumer;
+use self::messages::Incoming;
+use super::{Broker, BrokerError, Consumer, Depth, Finding, Listener, Outgoing, Target};
+use crate::core::clock::Clock;
+use crate::core::id::Id;
+use crate::sqlite::{Database, Error, process};
+use crate::topology::{Queue, Topology};
+
+/// The header that names the workflow which a task's message belongs to.
+pub const ROOT_HEADER: &str = "gleitzeit-root";
+
+/// The largest body, in bytes: what RabbitMQ 4 takes by default.
+pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The longest delay: what the delay queues of RabbitMQ can count.
+pub const DELAY_MAX: Duration = Duration::from_millis(100 * ((1 << 28) - 1));
+
+/// How often consumers look for dead processes.
+const RECLAIM_EVERY: Duration = Duration::from_secs(1);
+
+/// The broker in the state file.
+pub struct SqliteBroker {
+    hub: Arc<Hub>,
+    scope: Option<String>,
+}
+
+/// What the broker and its consumers share.
+struct Hub {
+    database: Database,
+    clock: Arc<dyn Clock>,
+    /// Our row of `processes`, made by the first consumer.
+    owner: OnceCell<i64>,
+    closed: CancellationToken,
+    reclaimed: Mutex<Option<Instant>>,
+    dropped: AtomicU64,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SqliteBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteBroker")
+            .field("location", self.hub.database.location())
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SqliteBroker {
+    /// A broker whose consumers take every message.
+    #[must_use]
+    pub fn new(database: Database, clock: Arc<dyn Clock>) -> SqliteBroker {
+        let hub = Hub {
+            database,
+            clock,
+            owner: OnceCell::new(),
+            closed: CancellationToken::new(),
+            reclaimed: Mutex::new(None),
+            dropped: AtomicU64::new(0),
+        };
+        SqliteBroker { hub: Arc::new(hub), scope: None }
+    }
+
+    /// A broker whose consumers take only messages of `root`: a workflow and its tasks, or a task on its own.
+    /// A message's root is what its header [`ROOT_HEADER`] says, else its message id.
+    #[must_use]
+    pub fn scoped(database: Database, clock: Arc<dyn Clock>, root: &Id) -> SqliteBroker {
+        let all = SqliteBroker::new(database, clock);
+        SqliteBroker { scope: Some(root.to_string()), ..all }
+    }
+
+    /// How many events and replies nobody could receive.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.hub.dropped.load(Ordering::Relaxed)
+    }
+
+    fn open(&self) -> Result<&Hub, BrokerError> {
+        if self.hub.closed.is_cancelled() { Err(BrokerError::Closed) } else { Ok(&self.hub) }
+    }
+
+    fn incoming(&self, message: Outgoing) -> Result<Option<Incoming>, BrokerError> {
+        let queue = match message.target {
+            Target::Queue(queue) => queue.name(),
+            Target::Reply(_) => {
+                self.hub.dropped.fetch_add(1, Ordering::Relaxed);
+                return Ok(None);
+            }
+        };
+        let too_much = |reason: String| BrokerError::Rejected { target: queue.clone(), reason };
+        if message.body.len() > BODY_BYTES_MAX {
+            let bytes = message.body.len();
+            return Err(too_much(format!("{bytes} bytes are more than the {BODY_BYTES_MAX} allowed")));
+        }
+        let delay = message.delay.filter(|delay| !delay.is_zero());
+        if delay.is_some_and(|delay| delay > DELAY_MAX) {
+            return Err(too_much("the delay is longer than 310 days".to_owned()));
+        }
+        let mut properties = message.properties;
+        properties.priority = properties.priority.map(|priority| priority.min(9));
+        let headers = if properties.headers.is_empty() {
+            None
+        } else {
+            let text = serde_json::to_string(&properties.headers);
+            Some(text.map_err(|error| too_much(format!("its headers are no JSON: {error}")))?)
+        };
+        Ok(Some(Incoming {
+            due: delay.map(|delay| self.hub.clock.now().after(delay)),
+            root: properties.headers.get(ROOT_HEADER).or(properties.message_id.as_ref()).cloned(),
+            queue,
+            properties,
+            headers,
+            body: message.body,
+        }))
+    }
+}
+
+impl Hub {
+    /// Our row of `processes`.
+    async fn owner(&self) -> Result<i64, BrokerError> {
+        let register = || async {
+            let (me, now) = (self.database.process().clone(), self.clock.now());
+            self.database.write("register", move |tx| process::register(tx, &me, now)).await
+        };
+        self.owner.get_or_try_init(register).await.copied().map_err(|error| failed("register", error))
+    }
+
+    /// Whether it is time to look for dead processes; whoever asks then does.
+    fn reclaim_is_due(&self) -> bool {
+        let mut reclaimed = self.reclaimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = reclaimed.is_none_or(|at| at.elapsed() >= RECLAIM_EVERY);
+        if due {
+            *reclaimed = Some(Instant::now());
+        }
+        due
+    }
+
+    fn touch_all(&self, queues: &[String]) {
+        for queue in queues {
+            self.database.touch(queue);
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for SqliteBroker {
+    async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
+        let missing: Vec<String> =
+            self.check(topology).await?.into_iter().map(|finding| finding.what).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let declare = move |tx: &rusqlite::Connection| {
+            missing.iter().try_for_each(|queue| messages::declare(tx, queue))
+        };
+        self.hub.database.write("declare", declare).await.map_err(|error| failed("declare", error))
+    }
+
+    async fn check(&self, topology: &Topology) -> Result<Vec<Finding>, BrokerError> {
+        let queues: Vec<String> = topology.queues().iter().map(Queue::name).collect();
+        let find = move |tx: &rusqlite::Connection| {
+            let mut missing = Vec::new();
+            for queue in &queues {
+                if messages::find_queue(tx, queue)?.is_none() {
+                    missing.push(queue.clone());
+                }
+            }
+            Ok(missing)
+        };
+        let missing =
+            self.open()?.database.read("check", find).await.map_err(|error| failed("check", error))?;
+        let problem = "it is missing; `gleitzeit topology apply` creates it";
+        Ok(missing.into_iter().map(|what| Finding { what, problem: problem.to_owned() }).collect())
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
+        let hub = self.open()?;
+        let mut incoming = Vec::with_capacity(messages.len());
+        for message in messages {
+            incoming.extend(self.incoming(message)?);
+        }
+        if incoming.is_empty() {
+            return Ok(());
+        }
+        let queues: BTreeSet<String> = incoming.iter().map(|message| message.queue.clone()).collect();
+        let target = queues.first().cloned().unwrap_or_default();
+        let database = hub.database.clone();
+        let wake = move |outcome: &Result<Result<(), String>, Error>| {
+            if let Ok(Ok(())) = outcome {
+                queues.iter().for_each(|queue| database.touch(queue));
+            }
+        };
+        let publish = move |tx: &rusqlite::Connection| messages::publish(tx, &incoming);
+        match hub.database.write_then("publish", publish, wake).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(target)) => {
+                let reason = "it is not declared; `gleitzeit topology apply` creates it".to_owned();
+                Err(BrokerError::Unroutable { target, reason })
+            }
+            Err(Error::Refused { reason, .. }) => Err(BrokerError::Rejected { target, reason }),
+            Err(error) => Err(failed("publish", error)),
+        }
+    }
+
+    async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.open()?;
+        let consumer = SqliteConsumer::start(&self.hub, queue, prefetch, self.scope.clone()).await?;
+        Ok(Box::new(consumer))
+    }
+
+    async fn listen(&self) -> Result<Box<dyn Listener>, BrokerError> {
+        self.open()?;
+        Ok(Box::new(SqliteListener::start(&self.hub).await?))
+    }
+
+    async fn broadcast(&self, body: Bytes) -> Result<(), BrokerError> {
+        broadcast::send(self.open()?, body).await
+    }
+
+    fn emit(&self, _routing_key: &str, _body: Bytes) {
+        self.hub.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
+        let (name, now) = (queue.name(), self.hub.clock.now());
+        let count = move |tx: &rusqlite::Connection| match messages::find_queue(tx, &name)? {
+            Some(queue) => messages::depth(tx, queue, now).map(Some),
+            None => Ok(None),
+        };
+        let counted = self.open()?.database.read("depth", count).await;
+        match counted.map_err(|error| failed("depth", error))? {
+            Some((ready, consumers)) => {
+                Ok(Depth { ready: ready.unsigned_abs(), consumers: consumers.unsigned_abs() })
+            }
+            None => Err(BrokerError::NoQueue { queue: queue.name() }),
+        }
+    }
+
+    async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
+        let (name, now) = (queue.name(), self.hub.clock.now());
+        let purge = move |tx: &rusqlite::Connection| match messages::find_queue(tx, &name)? {
+            Some(queue) => messages::purge(tx, queue, now).map(Some),
+            None => Ok(None),
+        };
+        let purged = self.open()?.database.write("purge", purge).await;
+        match purged.map_err(|error| failed("purge", error))? {
+            Some(purged) => Ok(purged as u64),
+            None => Err(BrokerError::NoQueue { queue: queue.name() }),
+        }
+    }
+
+    async fn version(&self) -> Result<String, BrokerError> {
+        self.open()?;
+        Ok(format!("SQLite {} (embedded)", rusqlite::version()))
+    }
+
+    async fn close(&self) {
+        self.hub.closed.cancel();
+        let Some(owner) = self.hub.owner.get().copied() else { return };
+        let hub = Arc::clone(&self.hub);
+        let leave = move |tx: &rusqlite::Connection| {
+            let queues = messages::release_all(tx, owner)?;
+            process::forget(tx, owner)?;
+            Ok(queues)
+        };
+        let wake = move |queues: &Result<Vec<String>, Error>| {
+            if let Ok(queues) = queues {
+                hub.touch_all(queues);
+            }
+        };
+        match self.hub.database.write_then("close", leave, wake).await {
+            Ok(_) | Err(Error::Closed) => {}
+            // The next process finds this one dead and takes them back.
+            Err(error) => tracing::warn!(%error, "cannot give deliveries back"),
+        }
+    }
+}
+
+/// What an error of the file means to whoever uses the broker.
+fn failed(what: &str, error: Error) -> BrokerError {
+    match error {
+        Error::Closed => BrokerError::Closed,
+        error @ (Error::File { .. }
+        | Error::Busy { .. }
+        | Error::Refused { .. }
+        | Error::Unexpected { .. }) => {
+            BrokerError::Failed { what: what.to_owned(), reason: error.to_string() }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Taking a lease.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::time::Duration;
+
+use super::ending::{self, remember};
+use super::rows::{self, Clash, Task};
+use crate::core::clock::Timestamp;
+use crate::core::id::{Id, TaskKey};
+use crate::core::state::TaskState;
+use crate::store::{Claim, Claimed, Fence, Lease};
+use crate::wire::record;
+
+/// `result_ttl` is for the document of a task that was cancelled before anybody had seen it.
+pub(super) fn claim(
+    tx: &Connection,
+    claim: &Claim,
+    result_ttl: Duration,
+    now: Timestamp,
+) -> rusqlite::Result<Result<Claimed, Clash>> {
+    let key = &claim.head.key;
+    let Some(task) = rows::find_task(tx, key)? else {
+        return match key.workflow() {
+            Some(workflow) => Ok(Ok(without_record(tx, workflow)?)),
+            None => first(tx, claim, result_ttl, now),
+        };
+    };
+    let claimed = match task.state {
+        TaskState::Completed
+        | TaskState::Failed
+        | TaskState::Cancelled
+        | TaskState::Expired
+        | TaskState::Skipped => over(tx, key, &task)?,
+        TaskState::Waiting => Claimed::NotReady,
+        TaskState::Running if claim.over != Some(task.fence) => held(&task)?,
+        TaskState::Running => {
+            note_lost(tx, &task, now)?;
+            let (attempt, crashes) = (task.attempts.saturating_add(1), task.crashes.saturating_add(1));
+            run(tx, claim, &task, attempt, crashes, now)?
+        }
+        TaskState::Accepted | TaskState::Queued | TaskState::Delayed => {
+            if claim.attempt <= task.attempts {
+                let (attempt, due) = (task.attempts.saturating_add(1), task.due.unwrap_or(now));
+                Claimed::Next { attempt, due }
+            } else {
+                // A higher one than expected: the file has lost its last writes, the message knows better.
+                run(tx, claim, &task, claim.attempt, task.crashes, now)?
+            }
+        }
+    };
+    Ok(Ok(claimed))
+}
+
+fn over(tx: &Connection, key: &TaskKey, task: &Task) -> rusqlite::Result<Claimed> {
+    let released = match key.workflow() {
+        Some(workflow) if task.state == TaskState::Completed => {
+            rows::unclaimed_dependents(tx, workflow, task.n)?
+        }
+        Some(_) | None => Vec::new(),
+    };
+    Ok(Claimed::Over { state: task.state, released })
+}
+
+fn held(task: &Task) -> rusqlite::Result<Claimed> {
+    let session = task.session.as_deref().unwrap_or_default();
+    let session = Id::parse(session).map_err(|error| rows::unexpected(5, error))?;
+    Ok(Claimed::Held { session, fence: task.fence })
+}
+
+/// The attempt that a dead session had started goes into the history.
+fn note_lost(tx: &Connection, task: &Task, now: Timestamp) -> rusqlite::Result<()> {
+    let session = task.session.as_deref().unwrap_or_default();
+    let started_at = task.started_at.unwrap_or(now).to_string();
+    let entry = record::attempt_lost(&task.attempts.to_string(), session, &started_at, &now.to_string());
+    remember(tx, task.n, task.fence, &entry)
+}
+
+fn run(
+    tx: &Connection,
+    claim: &Claim,
+    task: &Task,
+    attempt: u32,
+    crashes: u32,
+    now: Timestamp,
+) -> rusqlite::Result<Claimed> {
+    let fence = Fence(task.fence.0 + 1);
+    tx.prepare_cached(
+        "UPDATE tasks SET state = 'running', attempts = ?2, crashes = ?3, fence = ?4, session = ?5,
+             started_at = ?6, due = NULL WHERE n = ?1",
+    )?
+    .execute(params![
+        task.n,
+        attempt,
+        crashes,
+        rows::fence_column(fence),
+        claim.session.as_str(),
+        now.as_millis()
+    ])?;
+    let key = &claim.head.key;
+    let mut inputs = Vec::with_capacity(claim.inputs.len());
+    for input in &claim.inputs {
+        inputs.push(input_of(tx, &key.root, input)?);
+    }
+    Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes })
+}
+
+/// A running workflow's results have no TTL, so none is looked at.
+fn input_of(tx: &Connection, workflow: &Id, task: &Id) -> rusqlite::Result<Option<Bytes>> {
+    let document: Option<Vec<u8>> = tx
+        .prepare_cached(
+            "SELECT r.document FROM tasks t JOIN results r ON r.task = t.n
+             WHERE t.root = ?1 AND t.task = ?2 AND r.kept = 1",
+        )?
+        .query_row([workflow.as_str(), task.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(document.map(Bytes::from))
+}
+
+/// A task of a workflow that has no record of it.
+fn without_record(tx: &Connection, workflow: &Id) -> rusqlite::Result<Claimed> {
+    if rows::is_marked(tx, workflow)? {
+        return Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new() });
+    }
+    Ok(Claimed::NoWorkflow)
+}
+
+/// The first that is heard of a task on its own.
+fn first(
+    tx: &Connection,
+    claim: &Claim,
+    result_ttl: Duration,
+    now: Timestamp,
+) -> rusqlite::Result<Result<Claimed, Clash>> {
+    let head = &claim.head;
+    let (is_workflow, is_marked): (bool, bool) = tx
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM workflows WHERE id = ?1), EXISTS (SELECT 1 FROM marks WHERE root = ?1)",
+        )?
+        .query_row([head.key.root.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if is_workflow {
+        return Ok(Err(Clash("a workflow")));
+    }
+    let state = if is_marked { TaskState::Queued } else { TaskState::Running };
+    let fence = Fence(u64::from(!is_marked));
+    tx.prepare_cached(
+        "INSERT INTO tasks (root, task, name, protocol, method, state, attempts, fence, session, started_at,
+             created_at) VALUES (?1, '', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+    )?
+    .execute(params![
+        head.key.root.as_str(),
+        head.name,
+        head.protocol,
+        head.method,
+        state.name(),
+        if is_marked { 0 } else { claim.attempt },
+        rows::fence_column(fence),
+        (!is_marked).then_some(claim.session.as_str()),
+        now.as_millis(),
+    ])?;
+    if is_marked {
+        // It ends now, so that whoever follows it learns of it.
+        let n = tx.last_insert_rowid();
+        tx.prepare_cached("DELETE FROM marks WHERE root = ?1")?.execute([head.key.root.as_str()])?;
+        ending::cancel_alone(tx, n, head, result_ttl, now)?;
+        return Ok(Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new() }));
+    }
+    let lease = Lease { key: head.key.clone(), fence, attempt: claim.attempt };
+    let inputs = vec![None; claim.inputs.len()];
+    Ok(Ok(Claimed::Run { lease, inputs, crashes: 0 }))
+}

@@ -1,0 +1,264 @@
+//! The embedded store: tables in the state file.
+//!
+//! Each method is one step of the writer thread (`crate::sqlite`): a function over the connection, in the
+//! file that bears its name. Steps of many callers share a commit; each sees what those before it did.
+//!
+//! *The state machine of a task* has four numbers, the same as in Redis. `attempts` counts the attempts that
+//! have started: a task that is queued waits for attempt `attempts + 1`, a message for an earlier one is told
+//! the next. `fence` rises with each lease and when a cancel makes a lease void; 0 says that nobody has ever
+//! claimed the task, which is how a repeat knows what may not have been published. `crashes` counts attempts
+//! that ended with their worker. `pending` counts dependencies that have not completed; the step that brings
+//! it to 0 is the one that releases the task.
+//!
+//! *Finish may be repeated.* A lease that is current but whose task does not run any more has done its step:
+//! its answer was lost, and it is given again, with those dependents that nobody has claimed.
+//!
+//! *A workflow's document* is put together when it is read, from its tasks' documents. If they are more than
+//! [`Settings::document_bytes_max`], they stand in it without their results (`"result_omitted":true`), and
+//! if that is still too much, with head and status only.
+//!
+//! *Everything that ends has a TTL.* Results of a task on its own from its end on, those of a workflow from
+//! the workflow's end on; the records, as tombstones, seven times as long and at least a week. A result is
+//! gone for readers as soon as its time is over; the rows are removed by worker sessions, a bounded part with
+//! each beat.
+//!
+//! *A session* names its process, so the sessions of a killed process end at once and not with their TTL.
+
+mod cancel;
+mod claim;
+mod create;
+mod ending;
+mod finish;
+mod read;
+mod rows;
+mod session;
+mod watch;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+use self::rows::Clash;
+use super::{
+    Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Store,
+    StoreError, Summary, TaskRecord, WorkflowRecord,
+};
+use crate::core::clock::{Clock, Timestamp};
+use crate::core::id::{Id, TaskKey};
+use crate::sqlite::{Database, Error, process};
+
+/// How the store keeps things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How long results are kept whose task says nothing of it because it was cancelled: one day.
+    pub result_ttl: Duration,
+    /// The largest document of a workflow that holds its tasks' results, in bytes: 16 MiB.
+    pub document_bytes_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { result_ttl: Duration::from_secs(24 * 3600), document_bytes_max: 16 << 20 }
+    }
+}
+
+/// The store in the state file.
+pub struct SqliteStore {
+    database: Database,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    /// Our row of `processes`, made by the first beat.
+    process: OnceCell<i64>,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("location", self.database.location())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// The store in `database`; `clock` says which results have expired.
+    #[must_use]
+    pub fn new(database: Database, clock: Arc<dyn Clock>, settings: Settings) -> SqliteStore {
+        SqliteStore { database, clock, settings, process: OnceCell::new() }
+    }
+
+    async fn process(&self, now: Timestamp) -> Result<i64, StoreError> {
+        let register = || async {
+            let me = self.database.process().clone();
+            self.database.write("register", move |tx| process::register(tx, &me, now)).await
+        };
+        let process = self.process.get_or_try_init(register).await;
+        process.copied().map_err(|error| self.failed("register", error))
+    }
+
+    /// Tells those who watch `root`, once a step is committed whose answer `ends` says that it may have
+    /// ended something.
+    fn tell<T: 'static>(
+        &self,
+        root: &Id,
+        ends: fn(&T) -> bool,
+    ) -> impl FnOnce(&Result<T, Error>) + Send + 'static {
+        let (database, root) = (self.database.clone(), root.clone());
+        move |outcome| {
+            if outcome.as_ref().is_ok_and(ends) {
+                database.touch(&watch::topic(&root));
+            }
+        }
+    }
+
+    fn failed(&self, step: &'static str, error: Error) -> StoreError {
+        match error {
+            Error::File { path, reason } => StoreError::File { path, reason },
+            Error::Closed => {
+                let path = self.database.location().to_string();
+                StoreError::File { path, reason: "it is closed".to_owned() }
+            }
+            Error::Busy { .. } => {
+                StoreError::Refused { step, reason: "another process keeps the state file locked".to_owned() }
+            }
+            Error::Refused { reason, .. } => StoreError::Refused { step, reason },
+            Error::Unexpected { reason, .. } => StoreError::Corrupt { step, reason },
+        }
+    }
+}
+
+fn clash(step: &'static str, id: &Id, Clash(what): Clash) -> StoreError {
+    StoreError::Corrupt { step, reason: format!("the id {id} is already that of {what}") }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<(), StoreError> {
+        if accepted.is_empty() {
+            return Ok(());
+        }
+        let accepted = accepted.to_vec();
+        let accept = move |tx: &rusqlite::Connection| create::accept(tx, &accepted, now);
+        self.database.write("accept", accept).await.map_err(|error| self.failed("accept", error))
+    }
+
+    async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
+        let ends = |created: &Result<Created, Clash>| matches!(created, Ok(Created::Over(_)));
+        let (plan_of, tell) = (plan.clone(), self.tell(&plan.id, ends));
+        let create = move |tx: &rusqlite::Connection| create::create(tx, &plan_of, now);
+        let created = self.database.write_then("create", create, tell).await;
+        let created = created.map_err(|error| self.failed("create", error))?;
+        created.map_err(|other| clash("create", &plan.id, other))
+    }
+
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
+        let root = &claim.head.key.root;
+        // A mark becomes an end when it is claimed.
+        let ends = |claimed: &Result<Claimed, Clash>| matches!(claimed, Ok(Claimed::Over { .. }));
+        let (claim_of, tell, ttl) = (claim.clone(), self.tell(root, ends), self.settings.result_ttl);
+        let take = move |tx: &rusqlite::Connection| claim::claim(tx, &claim_of, ttl, now);
+        let claimed = self.database.write_then("claim", take, tell).await;
+        let claimed = claimed.map_err(|error| self.failed("claim", error))?;
+        claimed.map_err(|other| clash("claim", root, other))
+    }
+
+    async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
+        if let End::Ended { state, .. } = end
+            && !state.is_ended()
+        {
+            let reason = format!("a task cannot end as {state}");
+            return Err(StoreError::Corrupt { step: "finish", reason });
+        }
+        let ends = |finished: &Finished| matches!(finished, Finished::Done { .. });
+        let (lease, end, tell) = (lease.clone(), end.clone(), self.tell(&lease.key.root, ends));
+        let finish = move |tx: &rusqlite::Connection| finish::finish(tx, &lease, &end, now);
+        let finished = self.database.write_then("finish", finish, tell).await;
+        finished.map_err(|error| self.failed("finish", error))
+    }
+
+    async fn cancel(&self, root: &Id, now: Timestamp) -> Result<Cancelled, StoreError> {
+        let ends = |cancelled: &Cancelled| matches!(cancelled, Cancelled::Done { .. });
+        let (root_of, tell, ttl) = (root.clone(), self.tell(root, ends), self.settings.result_ttl);
+        let cancel = move |tx: &rusqlite::Connection| cancel::cancel(tx, &root_of, ttl, now);
+        let cancelled = self.database.write_then("cancel", cancel, tell).await;
+        cancelled.map_err(|error| self.failed("cancel", error))
+    }
+
+    async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
+        let process = self.process(now).await?;
+        let session = session.clone();
+        let beat = move |tx: &rusqlite::Connection| session::beat(tx, &session, process, ttl, now);
+        self.database.write("beat", beat).await.map_err(|error| self.failed("beat", error))
+    }
+
+    async fn alive(&self, session: &Id, now: Timestamp) -> Result<bool, StoreError> {
+        let (session, me) = (session.clone(), self.database.process().clone());
+        let alive = move |tx: &rusqlite::Connection| session::alive(tx, &me, &session, now);
+        self.database.read("alive", alive).await.map_err(|error| self.failed("alive", error))
+    }
+
+    async fn leave(&self, session: &Id) -> Result<(), StoreError> {
+        let session = session.clone();
+        let leave = move |tx: &rusqlite::Connection| session::leave(tx, &session);
+        self.database.write("leave", leave).await.map_err(|error| self.failed("leave", error))
+    }
+
+    async fn task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
+        let key = key.clone();
+        let read = move |tx: &rusqlite::Connection| read::task(tx, &key);
+        self.database.read("task", read).await.map_err(|error| self.failed("task", error))
+    }
+
+    async fn workflow(&self, id: &Id) -> Result<Option<WorkflowRecord>, StoreError> {
+        let id = id.clone();
+        let read = move |tx: &rusqlite::Connection| read::workflow(tx, &id);
+        self.database.read("workflow", read).await.map_err(|error| self.failed("workflow", error))
+    }
+
+    async fn result(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError> {
+        let (key, now) = (key.clone(), self.clock.now());
+        let read = move |tx: &rusqlite::Connection| read::result(tx, &key, now);
+        self.database.read("result", read).await.map_err(|error| self.failed("result", error))
+    }
+
+    async fn outcome(&self, root: &Id) -> Result<Option<Bytes>, StoreError> {
+        let (root, now, bytes_max) = (root.clone(), self.clock.now(), self.settings.document_bytes_max);
+        let read = move |tx: &rusqlite::Connection| read::outcome(tx, &root, bytes_max, now);
+        self.database.read("outcome", read).await.map_err(|error| self.failed("outcome", error))
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        let filter = filter.clone();
+        let read = move |tx: &rusqlite::Connection| read::list(tx, &filter);
+        self.database.read("list", read).await.map_err(|error| self.failed("list", error))
+    }
+
+    async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        watch::watch(&self.database, root).await.map_err(|error| self.failed("watch", error))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let read = |tx: &rusqlite::Connection| tx.prepare_cached("SELECT 1")?.query_row([], |_| Ok(()));
+        self.database.read("ping", read).await.map_err(|error| self.failed("ping", error))
+    }
+
+    async fn version(&self) -> Result<String, StoreError> {
+        self.ping().await?;
+        Ok(format!("SQLite {} (embedded)", rusqlite::version()))
+    }
+
+    /// The file stays open for the broker; [`Database::close`] closes it for both.
+    async fn close(&self) {
+        let Some(process) = self.process.get().copied() else { return };
+        let forget = move |tx: &rusqlite::Connection| process::forget(tx, process);
+        match self.database.write("close", forget).await {
+            Ok(()) | Err(Error::Closed) => {}
+            // The next process finds this one dead.
+            Err(error) => tracing::warn!(%error, "cannot take the process out of the state file"),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Worker sessions, and the cleaning that each beat pays for.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use std::time::Duration;
+
+use crate::core::clock::Timestamp;
+use crate::core::id::Id;
+use crate::sqlite::process::{self, Process};
+
+/// How many rows of each kind one beat cleans at most. Beats come once a second, so this is also the rate of
+/// ending tasks that cleaning keeps up with.
+const CLEANED_MAX: i64 = 2_000;
+
+/// How many workflows, each with all its tasks.
+const WORKFLOWS_CLEANED_MAX: i64 = 5;
+
+pub(super) fn beat(
+    tx: &Connection,
+    session: &Id,
+    process: i64,
+    ttl: Duration,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    process::beat(tx, process, now)?;
+    tx.prepare_cached("INSERT OR REPLACE INTO sessions (id, process, expires) VALUES (?1, ?2, ?3)")?
+        .execute(params![session.as_str(), process, now.after(ttl).as_millis()])?;
+    clean(tx, now)
+}
+
+/// Not expired, and not of a process that is known to be dead.
+pub(super) fn alive(tx: &Connection, me: &Process, session: &Id, now: Timestamp) -> rusqlite::Result<bool> {
+    let process: Option<i64> = tx
+        .prepare_cached("SELECT process FROM sessions WHERE id = ?1 AND expires > ?2")?
+        .query_row(params![session.as_str(), now.as_millis()], |row| row.get(0))
+        .optional()?;
+    match process {
+        Some(process) => Ok(!process::is_known_dead(tx, me, process, now)?),
+        None => Ok(false),
+    }
+}
+
+pub(super) fn leave(tx: &Connection, session: &Id) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.as_str()])?;
+    Ok(())
+}
+
+/// Removes what has outlived its time, a bounded part of it per call.
+pub(super) fn clean(tx: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let at = now.as_millis();
+    tx.prepare_cached("DELETE FROM sessions WHERE expires <= ?1")?.execute([at])?;
+    tx.prepare_cached(
+        "DELETE FROM marks WHERE root IN (SELECT root FROM marks WHERE forget <= ?1 LIMIT ?2)",
+    )?
+    .execute([at, CLEANED_MAX])?;
+    let tasks = due(tx, "SELECT n, clean_at < forget_at FROM tasks WHERE clean_at <= ?1 LIMIT ?2", at)?;
+    for (n, has_more_time) in tasks {
+        tx.prepare_cached("DELETE FROM results WHERE task = ?1")?.execute([n])?;
+        if has_more_time {
+            tx.prepare_cached("UPDATE tasks SET clean_at = forget_at WHERE n = ?1")?.execute([n])?;
+            continue;
+        }
+        tx.prepare_cached("DELETE FROM history WHERE task = ?1")?.execute([n])?;
+        tx.prepare_cached("DELETE FROM tasks WHERE n = ?1")?.execute([n])?;
+    }
+    clean_workflows(tx, at)
+}
+
+fn due(tx: &Connection, sql: &str, at: i64) -> rusqlite::Result<Vec<(i64, bool)>> {
+    tx.prepare_cached(sql)?.query_map([at, CLEANED_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+fn clean_workflows(tx: &Connection, at: i64) -> rusqlite::Result<()> {
+    let workflows: Vec<(String, bool)> = tx
+        .prepare_cached("SELECT id, clean_at < forget_at FROM workflows WHERE clean_at <= ?1 LIMIT ?2")?
+        .query_map([at, WORKFLOWS_CLEANED_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, has_more_time) in workflows {
+        let of_its_tasks = |sql: &str| tx.prepare_cached(sql)?.execute([&id]);
+        of_its_tasks("DELETE FROM results WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
+        of_its_tasks("DELETE FROM planned WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
+        if has_more_time {
+            of_its_tasks("UPDATE workflows SET clean_at = forget_at WHERE id = ?1")?;
+            continue;
+        }
+        of_its_tasks("DELETE FROM history WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
+        of_its_tasks("DELETE FROM edges WHERE dependency IN (SELECT n FROM tasks WHERE root = ?1)")?;
+        of_its_tasks("DELETE FROM tasks WHERE root = ?1")?;
+        of_its_tasks("DELETE FROM workflows WHERE id = ?1")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! What only the embedded mode has: one file, several processes, and their deaths.
+
+mod broker;
+mod support;
+#[path = "../support/wall_clock.rs"]
+mod wall_clock;
