@@ -64,7 +64,10 @@ impl Provider for Echo {
             "delay" => delay(cx, &params).await?,
             "error" => return Err(error(&params)?),
             _ => {
-                return Err(Failure::new(Code::MethodNotSupported, format!("echo/v1 has no method {method}")));
+                return Err(Failure::new(
+                    Code::MethodNotSupported,
+                    format!("echo/v1 has no method {method}"),
+                ));
             }
         };
         Ok(result.into())

@@ -152,8 +152,8 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::provider::{Answer, CallCx};
     use crate::core::id::{Id, TaskKey};
+    use crate::provider::{Answer, CallCx};
 
     /// Answers with its own name.
     #[derive(Debug)]
