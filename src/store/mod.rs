@@ -8,7 +8,8 @@
 //! 2. Every step may be repeated: after a crash the same call is made again, by anybody, and gives an answer
 //!    from which the caller can do what the first caller may not have done (publish, then settle).
 //! 3. A lease is held by one session at a time. Each new lease of a task has a higher fence than all before.
-//! 4. `finish` changes nothing unless its lease is the current one ([`Finished::Lost`]).
+//! 4. `finish` changes nothing unless its lease is the current one ([`Finished::Lost`]). A repeat by the lease
+//!    that has ended the attempt changes nothing either, and is answered as by line 2.
 //! 5. An ended task never changes again. Its outcome is recorded once.
 //! 6. In the step that ends a task of a workflow, its dependents are readied (all dependencies completed) or
 //!    failed with `TASK_DEPENDENCY_FAILED`, transitively; and when no task is open any more the workflow ends:

@@ -75,6 +75,7 @@ const CASES: &[Case] = &cases! { None;
     graph::a_step_of_a_workflow_can_be_repeated [2, 6];
     graph::a_task_is_not_ready_before_its_dependencies [6];
     graph::a_workflow_that_nobody_knows [1];
+    graph::a_refused_plan_ends_with_the_reason [1, 5];
     graph::a_diamond_is_released_by_one_of_eight [1, 6];
     graph::a_failure_cascades [6];
     graph::a_workflow_with_two_failures_ends_once [5, 6];

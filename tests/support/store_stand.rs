@@ -97,7 +97,13 @@ pub(crate) fn plan(workflow: &str, tasks: &[(&str, &[&str])]) -> Plan {
             dependencies: dependencies.iter().map(|name| place(name)).collect(),
         }
     });
-    Plan { id: id(workflow), name: format!("Plan {workflow}"), tasks: tasks.collect(), result_ttl: TTL }
+    Plan {
+        id: id(workflow),
+        name: format!("Plan {workflow}"),
+        tasks: tasks.collect(),
+        result_ttl: TTL,
+        refused: None,
+    }
 }
 
 pub(crate) fn names(released: &[Released]) -> Vec<&str> {

@@ -17,6 +17,7 @@ const CREATED_MARK: &str = "@CREATED@";
 const ATTEMPT_MARK: &str = "@ATTEMPT@";
 const SESSION_MARK: &str = "@WORKER@";
 const STARTED_MARK: &str = "@STARTED@";
+const ERROR_MARK: &str = "@ERROR@";
 
 /// Every step, ready to invoke.
 #[derive(Debug)]
@@ -76,12 +77,16 @@ fn constants(document_bytes_max: u64) -> String {
     constant("local ATTEMPT_MARK", ATTEMPT_MARK);
     constant("local SESSION_MARK", SESSION_MARK);
     constant("local STARTED_MARK", STARTED_MARK);
+    constant("local ERROR_MARK", ERROR_MARK);
     constant("local DEPENDENCY_MARK", record::DEPENDENCY_MARK);
     constant("local OMITTED", record::RESULT_OMITTED);
     constant("local CANCELLED", &marked(record::cancelled(now)));
     constant("local DEPENDENCY_FAILED", &marked(record::dependency_failed(now)));
     let lost = record::attempt_lost(ATTEMPT_MARK, SESSION_MARK, STARTED_MARK, NOW_MARK);
     constant("local ATTEMPT_LOST", &lost);
+    let refused = marked(record::workflow_status(WorkflowState::Failed, created, now, None));
+    let refused = refused.replace(r#""error":null"#, &format!(r#""error":{ERROR_MARK}"#));
+    constant("local WORKFLOW_REFUSED", &refused);
     for state in WorkflowState::ALL.into_iter().filter(|state| state.is_ended()) {
         let error = record::workflow_failure(state);
         let status = marked(record::workflow_status(state, created, now, error.as_ref()));
@@ -104,6 +109,7 @@ mod tests {
         assert_eq!(line("local CANCELLED").matches(NOW_MARK).count(), 1);
         assert_eq!(line("local DEPENDENCY_FAILED").matches(NOW_MARK).count(), 1);
         assert_eq!(line("local DEPENDENCY_FAILED").matches(record::DEPENDENCY_MARK).count(), 2);
+        assert_eq!(line("local WORKFLOW_REFUSED").matches(ERROR_MARK).count(), 1);
         assert_eq!(line("WORKFLOW_ENDED.failed").matches(CREATED_MARK).count(), 1);
         assert_eq!(line("WORKFLOW_ENDED.failed").matches(NOW_MARK).count(), 1);
     }

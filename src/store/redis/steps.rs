@@ -1,5 +1,6 @@
 //! The steps that change state: what each script is sent, and what its answer means.
 
+use serde_json::json;
 use std::time::Duration;
 
 use super::RedisStore;
@@ -41,6 +42,7 @@ impl RedisStore {
             .arg(millis(plan.result_ttl))
             .arg(millis(tombstone_ttl(plan.result_ttl)))
             .arg(self.prefix.channel(&plan.id))
+            .arg(plan.refused.as_ref().map(|failure| json!(failure).to_string()).unwrap_or_default())
             .arg(plan.tasks.len());
         for (task, dependents) in plan.tasks.iter().zip(&dependents) {
             script
@@ -84,12 +86,18 @@ impl RedisStore {
             "run" => {
                 let (fence, attempt) = (Fence(reply.parsed()?), reply.parsed()?);
                 let crashes = reply.parsed()?;
+                let history = reply.text()?.lines().map(str::to_owned).collect();
                 let mut documents = reply.list()?;
                 let mut inputs = Vec::with_capacity(claim.inputs.len());
                 while !documents.is_empty() {
                     inputs.push(documents.bytes()?);
                 }
-                Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes })
+                Ok(Claimed::Run {
+                    lease: Lease { key: key.clone(), fence, attempt },
+                    inputs,
+                    crashes,
+                    history,
+                })
             }
             "held" => Ok(Claimed::Held { session: reply.parsed()?, fence: Fence(reply.parsed()?) }),
             "waiting" => Ok(Claimed::NotReady),

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 
 use super::stand::{Stand, TTL, alone, claim, document, id, lease, names, parse, plan, released, within};
+use gleitzeit::core::code::Code;
+use gleitzeit::core::failure::Failure;
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Claim, Claimed, Created, End, Finished};
+use gleitzeit::store::{Claim, Claimed, Created, End, Finished, Plan};
 
 fn running(created: Created) -> Vec<String> {
     match created {
@@ -68,6 +70,25 @@ pub(crate) async fn a_workflow_that_nobody_knows(stand: Stand) {
     assert_eq!(stand.state(&within("w", "a")).await, None);
     assert_eq!(stand.store.workflow(&id("w")).await, Ok(None));
     assert_eq!(stand.outcome("w").await, None);
+}
+
+pub(crate) async fn a_refused_plan_ends_with_the_reason(stand: Stand) {
+    let refused = Failure::new(Code::WorkflowCircularDependency, "a needs b needs a, \"100%\" sure");
+    let refuse = |name: &str| Plan { refused: Some(refused.clone()), ..plan(name, &[]) };
+    for _ in 0..2 {
+        assert_eq!(stand.create(&refuse("w")).await, Created::Over(WorkflowState::Failed));
+    }
+    let outcome = parse(stand.outcome("w").await);
+    assert_eq!((&outcome["status"], &outcome["name"]), (&json!("failed"), &json!("Plan w")));
+    assert_eq!(outcome["error"], json!(refused));
+    assert_eq!(outcome["tasks"], json!([]));
+    let flow = stand.store.workflow(&id("w")).await.expect("answers").expect("known");
+    assert_eq!((flow.state, flow.tasks.len()), (WorkflowState::Failed, 0));
+    // One that is known already stays what it is.
+    stand.create(&plan("x", &[("a", &[])])).await;
+    assert!(matches!(stand.create(&refuse("x")).await, Created::Running(_)));
+    stand.complete(&within("x", "a")).await;
+    assert_eq!(stand.create(&refuse("x")).await, Created::Over(WorkflowState::Completed));
 }
 
 pub(crate) async fn a_diamond_is_released_by_one_of_eight(stand: Stand) {

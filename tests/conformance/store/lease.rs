@@ -67,8 +67,9 @@ pub(crate) async fn a_takeover_counts_a_crash_of_that_task_only(stand: Stand) {
     assert!(matches!(stand.take_over(&key, "b", past).await, Claimed::Held { .. }));
     for crashes in 1..=3 {
         let claimed = stand.take_over(&key, "b", held.fence).await;
-        let Claimed::Run { lease, crashes: counted, .. } = claimed else { panic!("{claimed:?}") };
+        let Claimed::Run { lease, crashes: counted, history, .. } = claimed else { panic!("{claimed:?}") };
         assert_eq!((counted, lease.attempt), (crashes, crashes + 1));
+        assert_eq!(history.len(), usize::try_from(crashes).expect("small"));
         assert!(lease.fence > held.fence);
         held = lease;
     }
@@ -95,7 +96,10 @@ pub(crate) async fn a_retry_is_decided_once(stand: Stand) {
 
     // The delivery of the first attempt comes again: its second is to be published again.
     assert_eq!(stand.claim(&key, 1, "other").await, Claimed::Next { attempt: 2, due });
-    let second = lease(stand.claim(&key, 2, "other").await);
+    let claimed = stand.claim(&key, 2, "other").await;
+    let Claimed::Run { history, .. } = &claimed else { panic!("{claimed:?}") };
+    assert_eq!(*history, vec![json!({"attempt": 1}).to_string()]);
+    let second = lease(claimed);
     assert_eq!(second.attempt, 2);
     assert!(second.fence > first.fence);
     assert!(matches!(stand.claim(&key, 1, "third").await, Claimed::Held { .. }));

@@ -2,7 +2,7 @@
 -- KEYS: 1 task, 2 root (the same for a task on its own), 3 its result, 4... results it wants
 -- ARGV: 1 attempt, 2 session, 3 fence to take over or '', 4 now, 5 head, 6 channel, 7 result TTL in ms,
 --       8 tombstone TTL in ms
--- Answers {'run', fence, attempt, crashes, {input...}} | {'held', session, fence} | {'waiting'}
+-- Answers {'run', fence, attempt, crashes, history, {input...}} | {'held', session, fence} | {'waiting'}
 --       | {'next', attempt, due} | {'over', state, {released...}} | {'unknown'} | {'clash'}
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
@@ -36,11 +36,12 @@ end
 if state == 'waiting' then return { 'waiting' } end
 if state == 'running' and over ~= fence then return { 'held', is[5], tonumber(fence) } end
 
+local old = fence and call('HMGET', task, 'history', 'entries', 'started') or {}
+local history, entries = old[1] or '', old[2]
 if state == 'running' then
-  local old = call('HMGET', task, 'started', 'history', 'entries')
   local entry = fill(fill(ATTEMPT_LOST, NOW_MARK, now), ATTEMPT_MARK, tostring(attempts))
-  entry = fill(fill(entry, SESSION_MARK, is[5]), STARTED_MARK, old[1])
-  local history, entries = remember(old[2], old[3], entry)
+  entry = fill(fill(entry, SESSION_MARK, is[5]), STARTED_MARK, old[3])
+  history, entries = remember(history, entries, entry)
   crashes = crashes + 1
   attempts = attempts + 1
   call('HSET', task, 'crashes', crashes, 'history', history, 'entries', entries)
@@ -56,4 +57,4 @@ call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence
 
 local inputs = {}
 for at = 4, #KEYS do inputs[at - 3] = call('GET', KEYS[at]) end
-return { 'run', next_fence, attempts, crashes, inputs }
+return { 'run', next_fence, attempts, crashes, history, inputs }

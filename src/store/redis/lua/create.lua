@@ -1,12 +1,12 @@
 -- Takes a workflow in.
 -- KEYS: 1 root
 -- ARGV: 1 now, 2 the start of its document, 3 result TTL in ms, 4 tombstone TTL in ms, 5 channel,
---       6 number of tasks, then for each task in the order of the file: id, head, address, priority, body,
+--       6 why it is refused (JSON) or '', 7 number of tasks, then for each task in the order of the file: id, head, address, priority, body,
 --       number of dependencies, dependencies, dependents (ids with spaces between)
 -- Answers {'running', {released...}} | {'over', state} | {'clash'}
 
 local root, now = KEYS[1], ARGV[1]
-local base, total = base_of(root), tonumber(ARGV[6])
+local base, total = base_of(root), tonumber(ARGV[7])
 local step = { root = root, base = base, now = now, channel = ARGV[5], written = {} }
 
 local is = call('HMGET', root, 'kind', 'state')
@@ -23,7 +23,7 @@ call('HSET', root, 'kind', 'workflow', 'state', 'running', 'head', ARGV[2], 'ttl
 call('HSETNX', root, 'created', now)
 call('PERSIST', root)
 local released = {}
-for at = 7, 6 + total * 8, 8 do
+for at = 8, 7 + total * 8, 8 do
   local name, pending = ARGV[at], ARGV[at + 5]
   local state = 'waiting'
   if pending == '0' then
@@ -41,8 +41,12 @@ if is[1] == 'mark' then
   cancel_workflow(step)
   return { 'over', 'cancelled' }
 end
+if ARGV[6] ~= '' then
+  end_workflow(step, 'failed', fill(WORKFLOW_REFUSED, ERROR_MARK, ARGV[6]))
+  return { 'over', 'failed' }
+end
 if total == 0 then
-  end_workflow(step, 'completed')
+  end_workflow(step, 'completed', WORKFLOW_ENDED.completed)
   return { 'over', 'completed' }
 end
 return { 'running', released }

@@ -40,7 +40,8 @@ local function document_within(step, name, measure)
 end
 
 -- Ends a workflow none of whose tasks is open: its document, and from now on everything of it has a TTL.
-local function end_workflow(step, final)
+-- `status` is what the document says of it.
+local function end_workflow(step, final, status)
   local is = call('HMGET', step.root, 'head', 'created', 'ttl', 'tombstone', 'bytes', 'slim_bytes')
   local ttl, tombstone = is[3], is[4]
   local order = call('LRANGE', step.base .. 'order', 0, -1)
@@ -49,7 +50,7 @@ local function end_workflow(step, final)
   if tonumber(is[5]) <= DOCUMENT_BYTES_MAX then measure = 'whole' end
   local documents = {}
   for at, name in ipairs(order) do documents[at] = document_within(step, name, measure) end
-  local status = fill(fill(WORKFLOW_ENDED[final], CREATED_MARK, is[2]), NOW_MARK, step.now)
+  status = fill(fill(status, CREATED_MARK, is[2]), NOW_MARK, step.now)
   local document = is[1] .. status .. '"tasks":[' .. table.concat(documents, ',') .. ']}'
 
   for _, name in ipairs(order) do
@@ -81,6 +82,6 @@ local function cancel_workflow(step)
   end
   call('HINCRBY', step.root, 'bytes', added)
   call('HINCRBY', step.root, 'slim_bytes', added)
-  end_workflow(step, 'cancelled')
+  end_workflow(step, 'cancelled', WORKFLOW_ENDED.cancelled)
   return running
 end

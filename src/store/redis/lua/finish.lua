@@ -97,6 +97,6 @@ local flow_state = 'running'
 if left == 0 then
   flow_state = 'completed'
   if failed > 0 then flow_state = 'failed' end
-  end_workflow(step, flow_state)
+  end_workflow(step, flow_state, WORKFLOW_ENDED[flow_state])
 end
 return { 'done', flow_state, names_failed, released }

@@ -8,9 +8,9 @@
 local call = redis.call
 local ENDED = { completed = true, failed = true, cancelled = true, expired = true, skipped = true }
 
--- Writes values for marks into a text that we made ourselves. No value holds a '%'.
+-- Writes a value for a mark into a text that we made ourselves.
 local function fill(text, mark, value)
-  return (string.gsub(text, mark, value))
+  return (string.gsub(text, mark, (string.gsub(value, '%%', '%%%%'))))
 end
 
 -- Everything of a root starts with this: 'gleitzeit:{ID}:'.
