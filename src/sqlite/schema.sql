@@ -90,6 +90,7 @@ CREATE TABLE workflows (
     result_ttl INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL,
     ended_at   INTEGER,
+    error      TEXT,                        -- why it was refused, JSON
     clean_at   INTEGER,                     -- when its results go; then, when every trace of it goes,
     forget_at  INTEGER                      -- which is this
 );

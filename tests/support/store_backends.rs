@@ -7,8 +7,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::stand::Place;
+use crate::wall_clock::WallClock;
+use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::store::Store;
 use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
+use gleitzeit::store::sqlite::{self, SqliteStore};
 
 /// An adapter.
 pub(crate) struct Backend {
@@ -26,7 +29,11 @@ pub(crate) const BACKENDS: &[Backend] = &[
         absent: || redis_url().is_none().then(|| "GLEITZEIT_REDIS_URL names no server".to_owned()),
         place: || Box::pin(async { Arc::new(RedisPlace::new()) as Arc<dyn Place> }),
     },
-    // The embedded adapter goes here: Backend { name: "sqlite", absent: || None, place: ... }
+    Backend {
+        name: "sqlite",
+        absent: || None,
+        place: || Box::pin(async { Arc::new(SqlitePlace::new()) as Arc<dyn Place> }),
+    },
 ];
 
 fn redis_url() -> Option<String> {
@@ -65,6 +72,30 @@ impl Place for RedisPlace {
     fn redis(&self) -> Option<(&str, &str)> {
         Some((&self.url, &self.prefix))
     }
+}
+
+/// A state file of its own.
+#[derive(Debug)]
+struct SqlitePlace {
+    folder: tempfile::TempDir,
+}
+
+impl SqlitePlace {
+    fn new() -> SqlitePlace {
+        SqlitePlace { folder: tempfile::tempdir().expect("a folder") }
+    }
+}
+
+#[async_trait]
+impl Place for SqlitePlace {
+    async fn open(&self) -> Arc<dyn Store> {
+        let location = Location::File(self.folder.path().join("state.db"));
+        let database = Database::open(location, Durability::Process).await.expect("it opens");
+        Arc::new(SqliteStore::new(database, Arc::new(WallClock), sqlite::Settings::default()))
+    }
+
+    /// The folder goes with this.
+    async fn remove(&self) {}
 }
 
 /// A plain connection, as somebody else's program has it.

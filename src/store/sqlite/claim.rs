@@ -98,11 +98,13 @@ fn run(
         now.as_millis()
     ])?;
     let key = &claim.head.key;
+    // Nobody has ended an attempt before the first lease.
+    let history = if task.fence.0 > 0 { rows::history(tx, task.n)? } else { Vec::new() };
     let mut inputs = Vec::with_capacity(claim.inputs.len());
     for input in &claim.inputs {
         inputs.push(input_of(tx, &key.root, input)?);
     }
-    Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes })
+    Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes, history })
 }
 
 /// A running workflow's results have no TTL, so none is looked at.
@@ -167,5 +169,5 @@ fn first(
     }
     let lease = Lease { key: head.key.clone(), fence, attempt: claim.attempt };
     let inputs = vec![None; claim.inputs.len()];
-    Ok(Ok(Claimed::Run { lease, inputs, crashes: 0 }))
+    Ok(Ok(Claimed::Run { lease, inputs, crashes: 0, history: Vec::new() }))
 }

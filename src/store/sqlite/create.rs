@@ -69,6 +69,11 @@ pub(super) fn create(
         ending::cancel_workflow(tx, &plan.id, row_of(plan), now)?;
         return Ok(Ok(Created::Over(WorkflowState::Cancelled)));
     }
+    if let Some(failure) = &plan.refused {
+        let reason = serde_json::to_string(failure).map_err(|error| rows::unexpected(0, error))?;
+        let state = Flow::of(tx, &plan.id, row_of(plan), now).refuse(&reason)?;
+        return Ok(Ok(Created::Over(state)));
+    }
     if plan.tasks.is_empty() {
         let state = Flow::of(tx, &plan.id, row_of(plan), now).close(false)?;
         return Ok(Ok(Created::Over(state)));

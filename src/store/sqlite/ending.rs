@@ -131,27 +131,39 @@ impl<'a> Flow<'a> {
             WorkflowState::Completed
         };
         if state.is_ended() {
-            let cleaning = Cleaning::after(self.now, self.row.result_ttl);
-            self.tx
-                .prepare_cached(
-                    "UPDATE workflows SET open = ?2, broken = ?3, state = ?4, ended_at = ?5, clean_at = ?6,
-                         forget_at = ?7 WHERE id = ?1",
-                )?
-                .execute(params![
-                    self.id.as_str(),
-                    self.row.open,
-                    self.row.broken,
-                    state.name(),
-                    self.now.as_millis(),
-                    cleaning.results_at,
-                    cleaning.forget_at
-                ])?;
+            self.end(state, None)?;
         } else {
             self.tx
                 .prepare_cached("UPDATE workflows SET open = ?2, broken = ?3 WHERE id = ?1")?
                 .execute(params![self.id.as_str(), self.row.open, self.row.broken])?;
         }
         Ok(state)
+    }
+
+    /// Ends a workflow whose plan cannot be run; it has no tasks.
+    pub(super) fn refuse(self, reason: &str) -> rusqlite::Result<WorkflowState> {
+        self.end(WorkflowState::Failed, Some(reason))?;
+        Ok(WorkflowState::Failed)
+    }
+
+    fn end(&self, state: WorkflowState, error: Option<&str>) -> rusqlite::Result<()> {
+        let cleaning = Cleaning::after(self.now, self.row.result_ttl);
+        self.tx
+            .prepare_cached(
+                "UPDATE workflows SET open = ?2, broken = ?3, state = ?4, ended_at = ?5, clean_at = ?6,
+                     forget_at = ?7, error = ?8 WHERE id = ?1",
+            )?
+            .execute(params![
+                self.id.as_str(),
+                self.row.open,
+                self.row.broken,
+                state.name(),
+                self.now.as_millis(),
+                cleaning.results_at,
+                cleaning.forget_at,
+                error
+            ])?;
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::finish::without_result;
 use super::rows;
 use crate::core::clock::Timestamp;
+use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
 use crate::store::{Filter, Summary, TaskRecord, WorkflowRecord};
@@ -50,10 +51,6 @@ fn task_record(tx: &Connection, key: TaskKey, row: &Row<'_>) -> rusqlite::Result
     let n: i64 = row.get(0)?;
     let state = rows::task_state(row, 1)?;
     let is_running = state == TaskState::Running;
-    let history = tx
-        .prepare_cached("SELECT entry FROM history WHERE task = ?1 ORDER BY fence")?
-        .query_map([n], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
     let dependencies = tx
         .prepare_cached(
             "SELECT t.task FROM edges e JOIN tasks t ON t.n = e.dependency
@@ -70,7 +67,7 @@ fn task_record(tx: &Connection, key: TaskKey, row: &Row<'_>) -> rusqlite::Result
         started_at: rows::time(row, 5)?.filter(|_| is_running),
         ended_at: rows::time(row, 6)?,
         due: rows::time(row, 7)?.filter(|_| state == TaskState::Delayed),
-        history,
+        history: rows::history(tx, n)?,
         dependencies,
     })
 }
@@ -100,14 +97,14 @@ pub(super) fn outcome(
     }
     let opening = tx
         .prepare_cached(
-            "SELECT name, state, created_at, ended_at FROM workflows
+            "SELECT name, state, created_at, ended_at, error FROM workflows
              WHERE id = ?1 AND ended_at IS NOT NULL AND ?2 < clean_at AND clean_at < forget_at",
         )?
         .query_row(params![root.as_str(), now.as_millis()], |row| {
             let (name, state): (String, _) = (row.get(0)?, rows::workflow_state(row, 1)?);
             let created_at = Timestamp::from_millis(row.get(2)?);
             let ended_at = Timestamp::from_millis(row.get(3)?);
-            let error = record::workflow_failure(state);
+            let error = refusal(row, 4)?.or_else(|| record::workflow_failure(state));
             let status = record::workflow_status(state, created_at, ended_at, error.as_ref());
             Ok(record::workflow_open(root, &name) + &status)
         })
@@ -122,6 +119,13 @@ pub(super) fn outcome(
     }
     text.extend_from_slice(b"]}");
     Ok(Some(Bytes::from(text)))
+}
+
+/// Why a workflow was refused, if it was.
+fn refusal(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Failure>> {
+    let Some(text) = row.get::<_, Option<String>>(column)? else { return Ok(None) };
+    let value = serde_json::from_str(&text).map_err(|error| rows::unexpected(column, error))?;
+    Ok(Failure::from_json(&value))
 }
 
 /// The documents of a workflow's tasks in the order of the file: whole, without results, or head and status

@@ -144,6 +144,13 @@ fn released(workflow: &Id, row: &Row<'_>) -> rusqlite::Result<Released> {
     })
 }
 
+/// The attempts of a task that have ended, oldest first.
+pub(super) fn history(tx: &Connection, n: i64) -> rusqlite::Result<Vec<String>> {
+    tx.prepare_cached("SELECT entry FROM history WHERE task = ?1 ORDER BY fence")?
+        .query_map([n], |row| row.get(0))?
+        .collect()
+}
+
 /// Reads `name, protocol, method` from the column `first` on.
 pub(super) fn head(key: TaskKey, row: &Row<'_>, first: usize) -> rusqlite::Result<Head> {
     Ok(Head { key, name: row.get(first)?, protocol: row.get(first + 1)?, method: row.get(first + 2)? })
