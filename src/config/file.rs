@@ -201,7 +201,8 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Vec<String>)
     }
     let given = |key: &str| values[key].0.as_str().is_some_and(|text| !text.is_empty());
     if given("amqp.url") != given("redis.url") {
-        let (have, lack) = if given("amqp.url") { ("amqp.url", "redis.url") } else { ("redis.url", "amqp.url") };
+        let (have, lack) =
+            if given("amqp.url") { ("amqp.url", "redis.url") } else { ("redis.url", "amqp.url") };
         refuse(have, &format!("is given but {lack} is not; distributed mode needs both"));
     }
 }
@@ -238,7 +239,8 @@ mod tests {
     fn flags_win_over_environment_over_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("c.toml");
-        std::fs::write(&path, "[worker]\nconcurrency = 2\ngrace = 1\n[log]\nlevel = 'info'\n").expect("write");
+        std::fs::write(&path, "[worker]\nconcurrency = 2\ngrace = 1\n[log]\nlevel = 'info'\n")
+            .expect("write");
         let mut from = sources(&[("GLEITZEIT_WORKER_CONCURRENCY", "3"), ("GLEITZEIT_LOG_LEVEL", "debug")]);
         from.file = Some(path.clone());
         from.flags.push(("log.level", "trace".to_owned(), "log-level"));
@@ -260,7 +262,9 @@ mod tests {
         let mut from = sources(&[("GLEITZEIT_AMQP_URL", "amqp://h"), ("GLEITZEIT_EVENTS_LEVEL", "some")]);
         from.file = Some(path);
         let ConfigError(problems) = load(&from).expect_err("four problems");
-        for part in ["worker.concurency", "worker.grace must be of type float", "redis.url is not", "all, ended, off"] {
+        for part in
+            ["worker.concurency", "worker.grace must be of type float", "redis.url is not", "all, ended, off"]
+        {
             assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:?}");
         }
     }

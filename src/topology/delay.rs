@@ -210,7 +210,8 @@ mod tests {
         assert_eq!(entry.routing_key, format!("{}1.1.tasks.python.v1", "0.".repeat(26)));
         assert_eq!(entry.exchange, "gleitzeit.delay.01.200ms");
         assert_eq!(target_of(&entry.routing_key), Some(python()));
-        for foreign in ["python.v1", "0.1.tasks.python.v1", &format!("{}2.tasks.python.v1", "0.".repeat(27))] {
+        for foreign in ["python.v1", "0.1.tasks.python.v1", &format!("{}2.tasks.python.v1", "0.".repeat(27))]
+        {
             assert_eq!(target_of(foreign), None, "{foreign}");
         }
     }

@@ -409,7 +409,8 @@ mod tests {
         let queue = |name: &str| plan.queues.iter().any(|found| found.name == name);
         for binding in &plan.bindings {
             assert!(exchange(&binding.source), "{binding:?}");
-            let found = if binding.to_queue { queue(&binding.destination) } else { exchange(&binding.destination) };
+            let found =
+                if binding.to_queue { queue(&binding.destination) } else { exchange(&binding.destination) };
             assert!(found, "{binding:?}");
         }
         for queue in &plan.queues {
