@@ -22,6 +22,7 @@
 //!    as soon as the broker is back, and settling a delivery of the old connection is
 //!    [`BrokerError::DeliveryLost`] (the message comes again).
 
+pub mod rabbitmq;
 pub mod sqlite;
 
 use async_trait::async_trait;
@@ -253,6 +254,14 @@ pub enum BrokerError {
         /// What happened.
         reason: String,
     },
+    /// The message cannot be sent as it is: too large, delayed too long, a property that does not fit.
+    #[error("cannot send {what}: {reason}")]
+    Invalid {
+        /// What was to be sent.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The connection of this delivery is gone; the message comes again.
     #[error("the delivery was lost with its connection; the message comes again")]
     DeliveryLost,
@@ -281,6 +290,7 @@ impl BrokerError {
             BrokerError::Rejected { .. } => Code::QueueFull,
             BrokerError::Mismatch { .. } => Code::TopologyMismatch,
             BrokerError::Unconfirmed { .. } => Code::ConnectionTimeout,
+            BrokerError::Invalid { .. } => Code::InvalidRequest,
             BrokerError::DeliveryLost | BrokerError::Closed => Code::ConnectionLost,
             BrokerError::Failed { .. } => Code::InternalError,
         }
@@ -300,6 +310,7 @@ impl BrokerError {
             | BrokerError::Unroutable { .. }
             | BrokerError::NoQueue { .. }
             | BrokerError::Mismatch { .. }
+            | BrokerError::Invalid { .. }
             | BrokerError::Closed => false,
         }
     }

@@ -1,0 +1,258 @@
+//! A subscription that heals itself: what consumers and listeners have in common.
+//!
+//! A feed has one channel, with nothing else on it. When the channel ends, for whatever reason (a lost
+//! connection, an error, a queue that was deleted, the server's consumer timeout), a task opens another one
+//! and subscribes again, with backoff, for as long as it takes. Deliveries of the old channel stay with
+//! whoever holds them, and settling them says that they are lost.
+
+use backon::BackoffBuilder;
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Connection};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::connection::{Link, backoff};
+use super::failure::{Failure, NOT_FOUND, within};
+use crate::broker::BrokerError;
+use crate::topology::Queue;
+use crate::topology::plan::CONTROL;
+
+/// What a feed is fed from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// A queue, with the number of deliveries that may be unsettled.
+    Queue(Queue, NonZeroU16),
+    /// Broadcasts, through an exclusive queue that the server names and that goes with the connection.
+    Broadcasts,
+}
+
+/// Broadcasts that may wait in a listener; older ones are dropped by the server.
+const BROADCASTS_WAITING_MAX: u16 = 1_000;
+/// Broadcasts that the server sends ahead.
+const BROADCAST_PREFETCH: u16 = 100;
+
+/// What a feed needs to subscribe, again and again.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) source: Source,
+    pub(super) link: Arc<Link>,
+    /// The beginning of the consumer tag: who consumes.
+    pub(super) name: String,
+    pub(super) reply_timeout: Duration,
+    pub(super) closed: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    /// Subscriptions made, for tags that are never used twice.
+    pub(super) serial: AtomicU64,
+}
+
+/// The channel of a subscription. It lives as long as the subscription or any delivery of it: closing it
+/// would take the deliveries back.
+#[derive(Debug)]
+pub(super) struct Held {
+    channel: Channel,
+    _connection: Arc<Connection>,
+}
+
+/// A live subscription.
+#[derive(Debug)]
+struct Subscription {
+    stream: lapin::Consumer,
+    held: Arc<Held>,
+}
+
+/// Deliveries, across lost connections.
+#[derive(Debug)]
+pub(super) struct Feed {
+    subscriber: Arc<Subscriber>,
+    state: State,
+    /// The last error given out since deliveries came: it is not repeated.
+    reported: Option<BrokerError>,
+}
+
+#[derive(Debug)]
+enum State {
+    Subscribed(Subscription),
+    /// In a task of its own, so that a caller that drops `next` does not start it over.
+    Healing(AbortOnDropHandle<Result<Subscription, BrokerError>>),
+    Ended,
+}
+
+impl Feed {
+    /// Subscribes; one attempt.
+    pub(super) async fn start(subscriber: Subscriber) -> Result<Feed, BrokerError> {
+        let subscription = subscriber.subscribe().await?;
+        let subscriber = Arc::new(subscriber);
+        Ok(Feed { subscriber, state: State::Subscribed(subscription), reported: None })
+    }
+
+    /// The next delivery; `None` once cancelled or closed. Cancel-safe.
+    ///
+    /// An error is one that needs a person. It is given out once, and the feed goes on trying.
+    pub(super) async fn next(&mut self) -> Option<Result<(Delivery, Arc<Held>), BrokerError>> {
+        loop {
+            match &mut self.state {
+                State::Ended => return None,
+                State::Subscribed(subscription) => match subscription.stream.next().await {
+                    Some(Ok(delivery)) => {
+                        self.reported = None;
+                        return Some(Ok((delivery, Arc::clone(&subscription.held))));
+                    }
+                    Some(Err(error)) => self.lost(&Failure::Said(error).words()),
+                    None => self.lost("the server cancelled the subscription"),
+                },
+                State::Healing(task) => match task.await {
+                    Ok(Ok(subscription)) => {
+                        tracing::info!(source = %self.subscriber.label(), "subscribed again");
+                        self.state = State::Subscribed(subscription);
+                    }
+                    Ok(Err(BrokerError::Closed)) | Err(_) => self.state = State::Ended,
+                    Ok(Err(error)) => {
+                        self.reported = Some(error.clone());
+                        self.heal();
+                        return Some(Err(error));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Asks for no more. What was received but not given out goes back.
+    pub(super) async fn cancel(&mut self) {
+        let State::Subscribed(mut subscription) = std::mem::replace(&mut self.state, State::Ended) else {
+            return;
+        };
+        let timeout = self.subscriber.reply_timeout;
+        let tag = subscription.stream.tag();
+        let cancelled = subscription.held.channel.basic_cancel(tag, BasicCancelOptions::default());
+        if let Err(failure) = within(timeout, cancelled).await {
+            // The subscription ended by itself, and the server has everything back.
+            tracing::debug!(reason = failure.words(), "subscription not cancelled in order");
+            return;
+        }
+        // Ends with `None`, after what was on its way.
+        while let Ok(Some(Ok(delivery))) = tokio::time::timeout(timeout, subscription.stream.next()).await {
+            give_back(&delivery.acker);
+        }
+    }
+
+    fn lost(&mut self, reason: &str) {
+        if self.subscriber.closed.is_cancelled() {
+            self.state = State::Ended;
+            return;
+        }
+        tracing::warn!(source = %self.subscriber.label(), reason, "subscription lost; subscribing again");
+        self.heal();
+    }
+
+    fn heal(&mut self) {
+        let healing = Arc::clone(&self.subscriber).heal(self.reported.clone());
+        self.state = State::Healing(AbortOnDropHandle::new(self.subscriber.tasks.spawn(healing)));
+    }
+}
+
+/// Returns a delivery to its queue. Only queues the frame for writing: nothing to wait for, and so usable
+/// where nothing can wait.
+pub(super) fn give_back(acker: &lapin::Acker) {
+    let options = BasicNackOptions { multiple: false, requeue: true };
+    // On a lost channel this does nothing, and need not: the server has it back.
+    let _ = acker.nack(options).now_or_never();
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // Deliveries that are held keep the channel open, and it would keep what nobody will ever take.
+        while let Some(Some(Ok(delivery))) = self.stream.next().now_or_never() {
+            give_back(&delivery.acker);
+        }
+    }
+}
+
+impl Subscriber {
+    /// What people know the source by.
+    fn label(&self) -> String {
+        match &self.source {
+            Source::Queue(queue, _) => queue.name(),
+            Source::Broadcasts => CONTROL.to_owned(),
+        }
+    }
+
+    /// Subscribes, for as long as it takes. Ends with an error that needs a person unless that is `reported`.
+    async fn heal(self: Arc<Self>, reported: Option<BrokerError>) -> Result<Subscription, BrokerError> {
+        let mut waits = backoff().build();
+        // After an error that was just reported the next attempt can wait.
+        let mut at_once = reported.is_none();
+        loop {
+            if !at_once {
+                tokio::select! {
+                    () = tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))) => {}
+                    () = self.closed.cancelled() => return Err(BrokerError::Closed),
+                }
+            }
+            at_once = false;
+            match self.subscribe().await {
+                Ok(subscription) => return Ok(subscription),
+                Err(error) if !error.is_transient() && reported.as_ref() != Some(&error) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::debug!(source = %self.label(), %error, "not subscribed yet"),
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> Result<Subscription, BrokerError> {
+        let (connection, channel) = self.link.channel().await?;
+        let (queue, prefetch) = match &self.source {
+            Source::Queue(queue, prefetch) => (queue.name(), prefetch.get()),
+            Source::Broadcasts => (self.broadcast_queue(&channel).await?, BROADCAST_PREFETCH),
+        };
+        let what = format!("subscribing to {}", self.label());
+        let failed = |failure: Failure| match (failure.reply_code(), &self.source) {
+            (Some(NOT_FOUND), Source::Queue(queue, _)) => BrokerError::NoQueue { queue: queue.name() },
+            _ => failure.of(&what, "grant the user read permission on it"),
+        };
+        // Per consumer, never per channel: quorum queues refuse that.
+        let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
+        within(self.reply_timeout, qos).await.map_err(failed)?;
+        let options = BasicConsumeOptions::default();
+        let consume = channel.basic_consume(queue.into(), self.tag(), options, FieldTable::default());
+        let stream = within(self.reply_timeout, consume).await.map_err(failed)?;
+        Ok(Subscription { stream, held: Arc::new(Held { channel, _connection: connection }) })
+    }
+
+    /// An exclusive classic queue: no other kind of temporary queue is allowed on every release.
+    async fn broadcast_queue(&self, channel: &Channel) -> Result<String, BrokerError> {
+        let failed = |failure: Failure| failure.of("listening to broadcasts", LISTEN_HINT);
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(BROADCASTS_WAITING_MAX)));
+        let declare = channel.queue_declare("".into(), options, arguments);
+        let queue = within(self.reply_timeout, declare).await.map_err(failed)?.name().to_string();
+        let (name, exchange) = (queue.as_str().into(), CONTROL.into());
+        let bind =
+            channel.queue_bind(name, exchange, "".into(), QueueBindOptions::default(), FieldTable::default());
+        within(self.reply_timeout, bind).await.map_err(failed)?;
+        Ok(queue)
+    }
+
+    /// A tag that explains itself in the server's console, at most 255 bytes.
+    fn tag(&self) -> ShortString {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let name: String = self.name.chars().filter(char::is_ascii).take(100).collect();
+        format!("{name} {} #{serial}", self.label()).into()
+    }
+}
+
+/// What an operator must allow to whoever listens.
+const LISTEN_HINT: &str =
+    "grant the user configure, write and read permission on amq.gen-*, and read on gleitzeit.control";

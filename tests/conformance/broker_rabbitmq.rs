@@ -1,0 +1,345 @@
+//! What only RabbitMQ can show: lost connections, permissions, other people's queues, its own headers.
+
+use gleitzeit::broker::rabbitmq::{Declare, RabbitBroker, Settings};
+use gleitzeit::broker::{Broker, BrokerError, Delivery, Depth, Outgoing, Settlement};
+use gleitzeit::topology::{Address, Queue, Topology};
+use serde_json::json;
+use std::any::Any;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Run;
+use super::cases::{SOON, consume, depth_becomes, done, next, outgoing, ready};
+use super::rabbitmq_server::{Server, VirtualHost};
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        /// Every case of this adapter alone.
+        pub(crate) const CASES: &[(&str, fn() -> Run)] = &[$((stringify!($name), || Box::pin($name()))),*];
+    };
+}
+
+cases![
+    a_lost_connection_is_healed,
+    every_confirmed_message_survives_lost_connections,
+    a_deleted_queue_is_reported_once_and_found_again,
+    a_listener_hears_again_after_a_lost_connection,
+    a_queue_of_another_kind_is_reported_and_left,
+    a_worker_needs_no_right_to_configure,
+    a_missing_topology_names_the_command,
+    declaring_may_be_forbidden,
+    a_wrong_login_is_told_from_nobody_there,
+    what_the_broker_ends_is_in_the_inbox,
+    a_dead_message_can_be_replayed_again_and_again,
+    a_foreign_producers_message_is_understood,
+];
+
+/// Whether a server is named.
+pub(crate) fn is_here() -> Result<(), String> {
+    let missing = "GLEITZEIT_AMQP_URL and GLEITZEIT_RABBITMQ_API name no server; run scripts/stack start";
+    Server::from_environment().map(|_| ()).ok_or_else(|| missing.to_owned())
+}
+
+/// A broker on a virtual host of its own.
+pub(crate) async fn start() -> (Arc<dyn Broker>, Box<dyn Any + Send>) {
+    let vhost = server().vhost();
+    (connect(&vhost.url()).await, Box::new(vhost))
+}
+
+fn server() -> Server {
+    Server::from_environment().expect("is_here has looked")
+}
+
+async fn connect(url: &str) -> Arc<dyn Broker> {
+    Arc::new(RabbitBroker::connect(Settings::new(url, "gleitzeit test")).await.expect("connects"))
+}
+
+async fn fresh() -> (VirtualHost, Arc<dyn Broker>, Queue) {
+    let vhost = server().vhost();
+    let broker = connect(&vhost.url()).await;
+    let tasks = ready(&broker, &python()).await;
+    (vhost, broker, tasks)
+}
+
+fn python() -> Address {
+    Address::parse("python.v1").expect("valid")
+}
+
+// Laws 3, 9.
+async fn a_lost_connection_is_healed() {
+    let (vhost, broker, tasks) = fresh().await;
+    broker.publish(vec![outgoing(&tasks, "1")]).await.expect("confirmed");
+    let mut consumer = consume(&broker, &tasks, 5).await;
+    let held = next(&mut consumer).await;
+    assert!(!held.redelivered);
+
+    assert_eq!(vhost.close_connections(2), 2);
+    let again = next(&mut consumer).await;
+    assert!(again.redelivered && again.body == "1");
+    let error = held.settle(Settlement::Done).await.expect_err("its connection is gone");
+    assert_eq!(error, BrokerError::DeliveryLost);
+    done(again).await;
+
+    broker.publish(vec![outgoing(&tasks, "2")]).await.expect("the publisher is back too");
+    let second = next(&mut consumer).await;
+    assert_eq!(second.body, "2");
+    done(second).await;
+    depth_becomes(&broker, &tasks, Depth { ready: 0, consumers: 1 }).await;
+    broker.close().await;
+}
+
+// Laws 1, 9: publishing goes on while connections are cut; what was confirmed is there.
+async fn every_confirmed_message_survives_lost_connections() {
+    let (vhost, broker, tasks) = fresh().await;
+    let vhost = Arc::new(vhost);
+    let cutter = tokio::task::spawn_blocking({
+        let vhost = Arc::clone(&vhost);
+        move || (0..3).map(|_| vhost.close_connections(1)).sum::<usize>()
+    });
+    let (mut confirmed, mut round) = (Vec::new(), 0);
+    while !cutter.is_finished() || round < 50 {
+        let bodies: Vec<String> = (0..20).map(|index| format!("{round}-{index}")).collect();
+        let messages = bodies.iter().map(|body| outgoing(&tasks, body.clone())).collect();
+        match tokio::time::timeout(SOON, broker.publish(messages)).await.expect("fails in time, or not") {
+            Ok(()) => confirmed.extend(bodies),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+        round += 1;
+    }
+    assert!(cutter.await.expect("cut") >= 3);
+    let mut consumer = consume(&broker, &tasks, 500).await;
+    let mut missing: std::collections::HashSet<String> = confirmed.iter().cloned().collect();
+    while !missing.is_empty() {
+        let delivery = next(&mut consumer).await;
+        missing.remove(&String::from_utf8_lossy(&delivery.body).into_owned());
+        done(delivery).await;
+    }
+    broker.close().await;
+}
+
+// Law 9: an error for a person, once; then the consumer goes on.
+async fn a_deleted_queue_is_reported_once_and_found_again() {
+    let (vhost, broker, tasks) = fresh().await;
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    vhost.delete_queue(&tasks.name());
+    let error = tokio::time::timeout(SOON, consumer.next()).await.expect("in time");
+    let error = error.expect("goes on").expect_err("the queue is gone");
+    assert_eq!(error, BrokerError::NoQueue { queue: tasks.name() });
+    let quiet = tokio::time::timeout(Duration::from_millis(700), consumer.next()).await;
+    assert!(quiet.is_err(), "reported again");
+    ready(&broker, &python()).await;
+    broker.publish(vec![outgoing(&tasks, "after")]).await.expect("confirmed");
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.body, "after");
+    done(delivery).await;
+    broker.close().await;
+}
+
+// Laws 8, 9.
+async fn a_listener_hears_again_after_a_lost_connection() {
+    let (vhost, broker, _) = fresh().await;
+    let mut listener = broker.listen().await.expect("listens");
+    vhost.close_connections(2);
+    // At most once: what is sent while nobody listens is not heard, so it is said until it is.
+    let heard = async {
+        loop {
+            let _ = broker.broadcast("again".into()).await;
+            let wait = Duration::from_millis(200);
+            if let Ok(heard) = tokio::time::timeout(wait, listener.next()).await {
+                return heard;
+            }
+        }
+    };
+    let heard = tokio::time::timeout(SOON, heard).await.expect("in time");
+    assert_eq!(heard.expect("goes on"), "again");
+    broker.close().await;
+}
+
+// Law 7.
+async fn a_queue_of_another_kind_is_reported_and_left() {
+    let vhost = server().vhost();
+    let broker = connect(&vhost.url()).await;
+    let arguments = json!({"x-queue-type": "classic", "x-max-priority": 3});
+    vhost.declare_queue("gleitzeit.tasks.python.v1", &arguments);
+    let tasks = ready(&broker, &python()).await;
+    let before = vhost.queue(&tasks.name())["arguments"].clone();
+    for _ in 0..2 {
+        let findings = broker.check(&Topology::new([python()])).await.expect("checked");
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].what, "queue gleitzeit.tasks.python.v1");
+        assert!(findings[0].problem.contains("has another x-"), "{findings:?}");
+    }
+    assert_eq!(vhost.queue(&tasks.name())["arguments"], before);
+    broker.publish(vec![outgoing(&tasks, "usable")]).await.expect("it is bound like ours");
+    broker.close().await;
+}
+
+// Law 7: nothing is missing, so nothing is needed.
+async fn a_worker_needs_no_right_to_configure() {
+    let (mut vhost, admin, tasks) = fresh().await;
+    let user =
+        vhost.user("^amq\\.gen-", "^(gleitzeit\\.|amq\\.gen-|amq\\.default$)", "^(gleitzeit\\.|amq\\.gen-)");
+    let worker = connect(&vhost.url_of(&user, "secret")).await;
+    worker.declare(&Topology::new([python()])).await.expect("nothing to do");
+    let mut listener = worker.listen().await.expect("listens");
+    worker.broadcast("hello".into()).await.expect("sent");
+    assert_eq!(
+        tokio::time::timeout(SOON, listener.next()).await.expect("in time").expect("goes on"),
+        "hello"
+    );
+    let delayed = Outgoing { delay: Some(Duration::from_millis(100)), ..outgoing(&tasks, "2") };
+    worker.publish(vec![outgoing(&tasks, "1"), delayed]).await.expect("confirmed");
+    let mut consumer = consume(&worker, &tasks, 1).await;
+    for expected in ["1", "2"] {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.body, expected);
+        done(delivery).await;
+    }
+    let findings = worker.check(&Topology::new([python()])).await.expect("as far as it may");
+    assert!(findings[0].problem.contains("configure permission"), "{findings:?}");
+    worker.close().await;
+    admin.close().await;
+}
+
+// Law 7.
+async fn a_missing_topology_names_the_command() {
+    let mut vhost = server().vhost();
+    let user = vhost.user("^$", "gleitzeit", "gleitzeit");
+    let worker = connect(&vhost.url_of(&user, "secret")).await;
+    let error = worker.declare(&Topology::new([python()])).await.expect_err("it may not");
+    assert!(matches!(error, BrokerError::AccessRefused { .. }), "{error}");
+    assert!(error.to_string().contains("`gleitzeit topology apply`"), "{error}");
+
+    let stranger = vhost.user("^$", "^$", "^$");
+    let admin = connect(&vhost.url()).await;
+    let tasks = ready(&admin, &python()).await;
+    let stranger = connect(&vhost.url_of(&stranger, "secret")).await;
+    let error = stranger.publish(vec![outgoing(&tasks, "x")]).await.expect_err("it may not write");
+    assert!(matches!(error, BrokerError::AccessRefused { .. }), "{error}");
+    let error = stranger.consume(&tasks, NonZeroU16::MIN).await.expect_err("it may not read");
+    assert!(matches!(error, BrokerError::AccessRefused { .. }), "{error}");
+    for broker in [worker, stranger, admin] {
+        broker.close().await;
+    }
+}
+
+async fn declaring_may_be_forbidden() {
+    let vhost = server().vhost();
+    let with = |declare| Settings { declare, ..Settings::new(&vhost.url(), "gleitzeit test") };
+    let never = RabbitBroker::connect(with(Declare::Never)).await.expect("connects");
+    never.declare(&Topology::new([python()])).await.expect("nothing is done");
+    let check = RabbitBroker::connect(with(Declare::Check)).await.expect("connects");
+    let error = check.declare(&Topology::new([python()])).await.expect_err("nothing is there");
+    assert!(matches!(error, BrokerError::Mismatch { .. }), "{error}");
+    let auto = RabbitBroker::connect(with(Declare::Auto)).await.expect("connects");
+    auto.declare(&Topology::new([python()])).await.expect("created");
+    check.declare(&Topology::new([python()])).await.expect("all is there");
+    for broker in [never, check, auto] {
+        broker.close().await;
+    }
+}
+
+async fn a_wrong_login_is_told_from_nobody_there() {
+    let vhost = server().vhost();
+    let error = |url: String| async move {
+        let error = RabbitBroker::connect(Settings::new(&url, "gleitzeit test")).await.expect_err("refused");
+        assert!(!error.to_string().contains("s3cr"), "{error}");
+        error
+    };
+    let password = error(vhost.url_of("guest", "s3cr%2Fet")).await;
+    assert!(matches!(password, BrokerError::LoginRefused { .. }), "{password}");
+    let missing = error(server().url("guest", "guest", "no-such-vhost")).await;
+    assert!(matches!(missing, BrokerError::LoginRefused { .. }), "{missing}");
+    // A port that was free a moment ago.
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("known").port();
+    let nobody = error(format!("amqp://guest:s3cret@127.0.0.1:{port}/%2f")).await;
+    assert!(matches!(nobody, BrokerError::Unreachable { .. }), "{nobody}");
+    let unknown = error("amqp://guest:s3cret@no-such-host.invalid/%2f".to_owned()).await;
+    assert!(matches!(unknown, BrokerError::Unreachable { .. }), "{unknown}");
+}
+
+async fn from_inbox(broker: &Arc<dyn Broker>) -> Delivery {
+    let mut consumer = consume(broker, &Queue::Inbox, 1).await;
+    next(&mut consumer).await
+}
+
+async fn what_the_broker_ends_is_in_the_inbox() {
+    let (vhost, broker, tasks) = fresh().await;
+    assert!(vhost.publish("gleitzeit.tasks", "nobody.v1", "{}", &json!({"message_id": "a"})));
+    let unroutable = from_inbox(&broker).await;
+    assert_eq!(unroutable.deaths.len(), 1);
+    let death = &unroutable.deaths[0];
+    assert_eq!((death.reason.as_str(), death.queue.as_str()), ("unroutable", ""));
+    assert_eq!((death.exchange.as_str(), death.routing_key.as_str()), ("gleitzeit.tasks", "nobody.v1"));
+    done(unroutable).await;
+
+    assert!(vhost.publish(
+        "gleitzeit.tasks",
+        "python.v1",
+        "{}",
+        &json!({"message_id": "b", "expiration": "1"})
+    ));
+    let expired = from_inbox(&broker).await;
+    let death = &expired.deaths[0];
+    assert_eq!((death.reason.as_str(), death.queue.as_str()), ("expired", "gleitzeit.tasks.python.v1"));
+    assert_eq!((death.exchange.as_str(), death.routing_key.as_str()), ("gleitzeit.tasks", "python.v1"));
+    assert_eq!(expired.properties.message_id.as_deref(), Some("b"));
+    done(expired).await;
+
+    // A delayed message whose queue goes meanwhile is not lost either.
+    let delayed = Outgoing { delay: Some(Duration::from_millis(500)), ..outgoing(&tasks, "c") };
+    broker.publish(vec![delayed]).await.expect("confirmed");
+    vhost.delete_queue(&tasks.name());
+    let orphan = from_inbox(&broker).await;
+    let death = &orphan.deaths[0];
+    assert_eq!((death.reason.as_str(), death.routing_key.as_str()), ("unroutable", "python.v1"));
+    assert_eq!(orphan.body, "c");
+    done(orphan).await;
+    broker.close().await;
+}
+
+// Law 6: RabbitMQ 3.10 drops a message with marks of an earlier pass without a word.
+async fn a_dead_message_can_be_replayed_again_and_again() {
+    let (vhost, broker, tasks) = fresh().await;
+    let headers =
+        json!({"headers": {"traceparent": "00-1"}, "expiration": "1", "message_id": "m", "priority": 7});
+    assert!(vhost.publish("gleitzeit.tasks", "python.v1", "again", &headers));
+    let dead = from_inbox(&broker).await;
+    let mut properties = dead.properties.clone();
+    assert_eq!(properties.headers, [("traceparent".to_owned(), "00-1".to_owned())].into());
+    done(dead).await;
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    for _ in 0..4 {
+        let delay = Some(Duration::from_millis(300));
+        broker
+            .publish(vec![Outgoing { properties, delay, ..outgoing(&tasks, "again") }])
+            .await
+            .expect("confirmed");
+        let delivery = next(&mut consumer).await;
+        properties = delivery.properties.clone();
+        assert_eq!((properties.message_id.as_deref(), properties.priority), (Some("m"), Some(7)));
+        assert_eq!(properties.headers.len(), 1);
+        done(delivery).await;
+    }
+    broker.close().await;
+}
+
+async fn a_foreign_producers_message_is_understood() {
+    let (vhost, broker, tasks) = fresh().await;
+    let properties =
+        json!({"priority": 200, "headers": {"number": 5, "text": "kept", "list": [1]}, "type": "x"});
+    assert!(vhost.publish("gleitzeit.tasks", "python.v1", "not even json", &properties));
+    assert!(vhost.publish("gleitzeit.workflows", "whatever", "{}", &json!({})));
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.body, "not even json");
+    assert_eq!(delivery.properties.priority, Some(9));
+    assert_eq!(delivery.properties.headers, [("text".to_owned(), "kept".to_owned())].into());
+    assert!(delivery.deaths.is_empty());
+    done(delivery).await;
+    let mut consumer = consume(&broker, &Queue::Workflows, 1).await;
+    done(next(&mut consumer).await).await;
+    broker.close().await;
+}
