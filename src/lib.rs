@@ -3,11 +3,13 @@
 //! `ARCHITECTURE.md` tells the whole story; each module's documentation is its design.
 
 pub mod broker;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod core;
 pub mod error;
 pub mod provider;
+pub mod runtime;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;

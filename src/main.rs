@@ -1,2 +1,7 @@
 //! The `gleitzeit` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gleitzeit::cli::main()
+}

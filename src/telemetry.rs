@@ -31,7 +31,9 @@ impl Format {
 /// # Errors
 /// A text that says what is wrong with the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log.level {filter:?}: {error}"))?;
+    // lapin reports each passive declaration that finds nothing as an error; we report what matters ourselves.
+    let quiet = if filter.contains("lapin") { filter.to_owned() } else { format!("{filter},lapin=off") };
+    let filter = EnvFilter::try_new(quiet).map_err(|error| format!("log.level {filter:?}: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

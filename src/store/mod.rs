@@ -309,7 +309,7 @@ pub struct TaskRecord {
     pub crashes: u32,
     /// Who runs it, while it runs.
     pub session: Option<Id>,
-    /// When the running attempt started.
+    /// When the last attempt started.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,

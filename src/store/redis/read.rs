@@ -146,7 +146,7 @@ fn task_record(root: &Id, mut reply: Reply) -> Result<Option<TaskRecord>, StoreE
         attempts,
         crashes,
         session: session.map_err(|error| reply.corrupt(error.to_string()))?,
-        started_at: started.filter(|_| is_running),
+        started_at: started,
         ended_at,
         due: due.filter(|_| is_delayed),
         history: history.lines().map(str::to_owned).collect(),

@@ -64,7 +64,7 @@ fn task_record(tx: &Connection, key: TaskKey, row: &Row<'_>) -> rusqlite::Result
         attempts: row.get(2)?,
         crashes: row.get(3)?,
         session: if is_running { Some(rows::parsed(row, 4)?) } else { None },
-        started_at: rows::time(row, 5)?.filter(|_| is_running),
+        started_at: rows::time(row, 5)?,
         ended_at: rows::time(row, 6)?,
         due: rows::time(row, 7)?.filter(|_| state == TaskState::Delayed),
         history: rows::history(tx, n)?,

@@ -1,0 +1,278 @@
+//! The command line as data. The help texts here are what `--help` prints.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Runs tasks and workflows: on a laptop with nothing else installed, or over RabbitMQ and Redis.
+///
+/// Without --amqp and --redis everything happens in this process and in one state file (embedded mode).
+/// With them, workers on any number of machines do the work (distributed mode). The same files run in both.
+#[derive(Debug, Parser)]
+#[command(name = "gleitzeit", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 general, 2 refused input, 3 file, 4 backend or provider not \
+available, 5 task or workflow failed, 6 --timeout over, 7 id unknown, 130/143 signals.\n\
+Try: gleitzeit exec 'sum(range(10))'")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Read the configuration from FILE (default: ~/.config/gleitzeit/config.toml if it exists)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// RabbitMQ, e.g. amqp://user@host:5672/vhost; better in GLEITZEIT_AMQP_URL: it holds a password
+    #[arg(long, value_name = "URL", global = true)]
+    pub(crate) amqp: Option<String>,
+    /// Redis, e.g. redis://host:6379/0; better in GLEITZEIT_REDIS_URL
+    #[arg(long, value_name = "URL", global = true)]
+    pub(crate) redis: Option<String>,
+    /// What every Redis key starts with [default: gleitzeit]
+    #[arg(long, value_name = "TEXT", global = true)]
+    pub(crate) redis_prefix: Option<String>,
+    /// The embedded state file, or :memory:
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(crate) state: Option<String>,
+    /// error, warn, info, debug, trace, or a filter like info,gleitzeit::broker=debug
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub(crate) log_level: Option<String>,
+    /// text or json [default: text on a terminal, else json]
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub(crate) log_format: Option<String>,
+    /// Print one JSON document on stdout and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a workflow file to its end, with live progress
+    Run(Run),
+    /// Run one task and print its result
+    Call(Call),
+    /// Run Python code: short for `call python/v1 execute`
+    Exec(Exec),
+    /// Submit a workflow file and print its id at once
+    Submit(Submit),
+    /// Consume tasks until told to stop (SIGTERM drains, a second signal stops at once)
+    Worker(Worker),
+    /// Show where a task or workflow is
+    Status(Status),
+    /// Print results, of one id, of many, or of ids read from stdin with `-`
+    Result(ResultArgs),
+    /// List tasks and workflows, newest first
+    List(List),
+    /// Cancel a task or workflow, also one that runs or that nobody has seen yet
+    Cancel(Cancel),
+    /// Continue interrupted embedded runs
+    Resume(Resume),
+    /// Protocols: what methods take and give
+    #[command(subcommand)]
+    Protocol(Protocol),
+    /// Exchanges and queues: what is declared against what was found
+    #[command(subcommand)]
+    Topology(Topology),
+    /// The configuration in force
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `gleitzeit run`
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The workflow file (YAML or JSON)
+    pub(crate) file: PathBuf,
+    /// Stop following after S seconds (exit 6); the work goes on where workers are
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<f64>,
+    /// Also write the result document to OUT
+    #[arg(long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Run under this id instead of a new one; a repeat finds what the first run did
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// Cancel the workflow when interrupted (distributed mode; else only the following stops)
+    #[arg(long)]
+    pub(crate) cancel_on_exit: bool,
+}
+
+/// `gleitzeit call`
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// The protocol, e.g. python/v1
+    pub(crate) protocol: String,
+    /// The method, e.g. execute
+    pub(crate) method: String,
+    /// Parameters as JSON, or @FILE to read them from a file (@- from stdin)
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub(crate) params: String,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// `gleitzeit exec`
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// Python code; the value of the last expression is the result
+    pub(crate) code: String,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How a single task is run.
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// Stop waiting after S seconds (exit 6); the work goes on where workers are
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<f64>,
+    /// low, normal, high, urgent, or 0 to 9 (higher goes first)
+    #[arg(long, value_name = "P")]
+    pub(crate) priority: Option<String>,
+    /// Not before this much time has passed, in seconds
+    #[arg(long = "in", value_name = "S", conflicts_with = "at")]
+    pub(crate) delay: Option<f64>,
+    /// Not before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// Run under this id instead of a new one
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// Print the id at once instead of waiting for the result
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Cancel the task when interrupted (distributed mode; else only the waiting stops)
+    #[arg(long)]
+    pub(crate) cancel_on_exit: bool,
+}
+
+/// `gleitzeit submit`
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// The workflow file (YAML or JSON)
+    pub(crate) file: PathBuf,
+    /// Submit under this id instead of a new one
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<String>,
+}
+
+/// `gleitzeit worker`
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// Consume only this protocol; may be repeated [default: all that this worker can serve]
+    #[arg(long = "protocol", value_name = "P")]
+    pub(crate) protocols: Vec<String>,
+    /// Tasks at once, for each protocol
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<u16>,
+    /// Leave workflows, commands and the dead inbox to other workers
+    #[arg(long)]
+    pub(crate) no_coordination: bool,
+}
+
+/// `gleitzeit status`
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// A task, a workflow, or WORKFLOW/TASK
+    pub(crate) id: String,
+}
+
+/// `gleitzeit result`
+#[derive(Debug, Args)]
+pub(crate) struct ResultArgs {
+    /// Tasks, workflows, WORKFLOW/TASK, or `-` to read ids from stdin
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+    /// Wait for what has not ended
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Stop waiting after S seconds (exit 6)
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// `gleitzeit list`
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Only this status, e.g. failed
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) limit: usize,
+}
+
+/// `gleitzeit cancel`
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// Tasks or workflows
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+}
+
+/// `gleitzeit resume`
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The task or workflow; without it, everything that has not ended
+    pub(crate) id: Option<String>,
+    /// Stop after S seconds (exit 6); the state is kept
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// `gleitzeit protocol`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Protocol {
+    /// List the known protocols and their methods
+    List,
+    /// Show one protocol, or one method, with its parameters
+    Show {
+        /// e.g. python/v1
+        protocol: String,
+        /// e.g. execute
+        method: Option<String>,
+        /// Print a JSON Schema (2020-12) of the parameters
+        #[arg(long)]
+        schema: bool,
+    },
+    /// Check protocol files
+    Validate {
+        /// YAML or JSON
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// `gleitzeit topology`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topology {
+    /// Print what is declared
+    Show,
+    /// Declare what is missing
+    Apply,
+    /// Compare with what the broker has; exit 4 if something differs
+    Check,
+    /// Print definitions.json for RabbitMQ's import
+    Export {
+        /// The RabbitMQ version that it is for; the queue types depend on it
+        #[arg(long, default_value = "3.10", value_name = "VERSION")]
+        rabbitmq: String,
+    },
+}
+
+/// `gleitzeit config`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print each value with its origin, secrets masked
+    Show,
+}

@@ -1,0 +1,166 @@
+//! `call` and `exec`: one task.
+
+use serde_json::{Map, Value, json};
+use std::io::Read;
+use std::time::Duration;
+
+use super::args::{self, How};
+use super::follow::{self, Outcome};
+use super::print;
+use super::run::seconds;
+use crate::config::Config;
+use crate::core::clock::{Clock, Timestamp};
+use crate::core::code::Code;
+use crate::core::id::Id;
+use crate::core::priority::Priority;
+use crate::core::protocol::ProtocolId;
+use crate::core::task::Spec;
+use crate::error::Error;
+use crate::runtime::{Runtime, clock::SystemClock};
+use crate::wire::task::Task;
+
+/// `gleitzeit call PROTOCOL METHOD`
+pub(crate) async fn call(config: Config, args: args::Call, json: bool) -> Result<u8, Error> {
+    let params = read_params(&args.params)?;
+    one(config, &args.protocol, &args.method, params, &args.how, json).await
+}
+
+/// `gleitzeit exec CODE`
+pub(crate) async fn exec(config: Config, args: args::Exec, json: bool) -> Result<u8, Error> {
+    one(config, "python/v1", "execute", json!({"code": args.code}), &args.how, json).await
+}
+
+async fn one(
+    config: Config,
+    protocol: &str,
+    method: &str,
+    params: Value,
+    how: &How,
+    json: bool,
+) -> Result<u8, Error> {
+    let protocol: ProtocolId =
+        protocol.parse().map_err(|error| Error::new(Code::InvalidRequest, format!("{error}")))?;
+    let id = match &how.id {
+        Some(text) => Id::parse(text)?,
+        None => SystemClock.new_id(),
+    };
+    let mut spec = Spec::new(protocol, method, params);
+    spec.priority = how.priority.as_deref().map(priority).transpose()?;
+    spec.not_before = not_before(how)?;
+    let task = Task::new(Some(id.clone()), spec);
+    let timeout = seconds(how.timeout)?;
+
+    // A task that nobody waits for must be open to whoever executes it later.
+    let scope = (!how.no_wait).then_some(&id);
+    let runtime = Runtime::open(config, scope).await?;
+    let client = runtime.client();
+    if how.no_wait {
+        client.submit(task).await?;
+        runtime.close().await;
+        if json {
+            print::json(&json!({"id": id, "status": "accepted"}));
+        } else {
+            print::line(id.as_str());
+        }
+        return Ok(0);
+    }
+    let outcome = follow::with_worker(&runtime, async {
+        client.submit(task).await?;
+        follow::task(&client, &id, timeout).await
+    })
+    .await?;
+    let code = match outcome {
+        Outcome::Ended(ended) => {
+            show(&follow::document(&ended, &id), json);
+            follow::exit_code(&ended)
+        }
+        Outcome::TimeOver => {
+            follow::unfinished(&runtime, &id, json);
+            6
+        }
+        Outcome::Interrupted(signal) => {
+            if how.cancel_on_exit {
+                client.cancel(&id).await?;
+            }
+            follow::unfinished(&runtime, &id, json);
+            128 + signal
+        }
+    };
+    runtime.close().await;
+    Ok(code)
+}
+
+/// The result for a person (output of Python code as it was printed), or the document for a program.
+pub(crate) fn show(document: &Value, json: bool) {
+    if json {
+        return print::json(document);
+    }
+    if let Some(error) = document.get("error").filter(|error| !error.is_null()) {
+        let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+        print::note(&format!("[{}] {}", text("name"), text("message")));
+        for stream in ["stdout", "stderr"] {
+            let output = error.pointer(&format!("/details/{stream}")).and_then(Value::as_str);
+            if let Some(output) = output.filter(|output| !output.is_empty()) {
+                print::note(output.trim_end());
+            }
+        }
+        return;
+    }
+    let result = document.get("result").unwrap_or(&Value::Null);
+    let printed = result.get("stdout").and_then(Value::as_str);
+    if let (Some(printed), Some(value)) = (printed, result.get("result")) {
+        if !printed.is_empty() {
+            print::line(printed.trim_end_matches('\n'));
+        }
+        if !value.is_null() {
+            print_value(value);
+        }
+        return;
+    }
+    print_value(result);
+}
+
+fn print_value(value: &Value) {
+    match value {
+        Value::String(text) => print::line(text),
+        other => print::line(&serde_json::to_string_pretty(other).unwrap_or_default()),
+    }
+}
+
+fn read_params(text: &str) -> Result<Value, Error> {
+    let source = match text.strip_prefix('@') {
+        Some("-") => {
+            let mut read = String::new();
+            let limit = crate::wire::task::TASK_BYTES_MAX as u64 + 1;
+            std::io::stdin().lock().take(limit).read_to_string(&mut read).map(|_| read).map_err(|error| {
+                Error::new(Code::FileUnreadable, format!("cannot read parameters from stdin: {error}"))
+            })?
+        }
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Error::new(Code::FileUnreadable, format!("cannot read {path}: {error}")))?,
+        None => text.to_owned(),
+    };
+    serde_json::from_str(&source).map_err(|error| Error {
+        code: Code::ParseError,
+        message: format!("--params is not JSON: {error}"),
+        details: Map::new(),
+    })
+}
+
+fn priority(text: &str) -> Result<Priority, Error> {
+    let number =
+        text.parse().ok().filter(|number| (0..=9).contains(number)).map(Priority::from_message_number);
+    Priority::from_word(text).or(number).ok_or_else(|| {
+        let text = format!("--priority {text:?} is none of {} or 0 to 9", Priority::WORDS);
+        Error::new(Code::InvalidRequest, text)
+    })
+}
+
+fn not_before(how: &How) -> Result<Option<Timestamp>, Error> {
+    if let Some(text) = &how.at {
+        let at = text.parse().map_err(|error| Error::new(Code::InvalidRequest, format!("--at: {error}")))?;
+        return Ok(Some(at));
+    }
+    let wait: Option<Duration> = seconds(how.delay)?;
+    Ok(wait.map(|wait| SystemClock.now().after(wait)))
+}

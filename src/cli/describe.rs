@@ -1,0 +1,175 @@
+//! `protocol`, `topology`, `config`: what is declared and what is in force.
+
+use serde_json::{Value, json};
+
+use super::args;
+use super::print;
+use crate::client::lookup_error;
+use crate::config::Config;
+use crate::core::code::Code;
+use crate::core::protocol::{ProtocolId, Protocols, Source};
+use crate::error::Error;
+use crate::runtime::Runtime;
+use crate::topology::plan::{Plan, QueueTypes, Release};
+
+/// `gleitzeit protocol ...`
+pub(crate) fn protocol(config: &Config, command: args::Protocol, json: bool) -> Result<u8, Error> {
+    match command {
+        args::Protocol::List => list(&Runtime::protocols(config)?, json),
+        args::Protocol::Show { protocol, method, schema } => {
+            show(&Runtime::protocols(config)?, &protocol, method.as_deref(), schema, json)?;
+        }
+        args::Protocol::Validate { files } => {
+            let mut sources = Vec::new();
+            for file in &files {
+                let text = std::fs::read_to_string(file).map_err(|error| {
+                    Error::new(Code::FileUnreadable, format!("cannot read {}: {error}", file.display()))
+                })?;
+                sources.push(Source { name: file.to_string_lossy().into_owned(), text });
+            }
+            let protocols = Protocols::with_files(&sources)
+                .map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))?;
+            if json {
+                print::json(&json!({"valid": true, "protocols": protocols.iter().count()}));
+            } else {
+                print::note("valid");
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn list(protocols: &Protocols, json: bool) {
+    let row = |spec: &crate::core::protocol::ProtocolSpec| {
+        let methods: Vec<String> = spec.methods.iter().map(|method| method.name.clone()).collect();
+        (spec.id.to_string(), spec.description.clone().unwrap_or_default(), methods)
+    };
+    let rows: Vec<(String, String, Vec<String>)> = protocols.iter().map(row).collect();
+    if json {
+        let rows: Vec<Value> = rows
+            .into_iter()
+            .map(|(id, description, methods)| json!({"protocol": id, "description": description, "methods": methods}))
+            .collect();
+        return print::json(&Value::Array(rows));
+    }
+    for (id, description, methods) in rows {
+        print::line(&format!("{id:<12}  {description}"));
+        print::line(&format!("{:<12}  {}", "", methods.join(", ")));
+    }
+}
+
+fn show(
+    protocols: &Protocols,
+    protocol: &str,
+    method: Option<&str>,
+    schema: bool,
+    json: bool,
+) -> Result<(), Error> {
+    let id: ProtocolId =
+        protocol.parse().map_err(|error| Error::new(Code::ProtocolNotFound, format!("{error}")))?;
+    if let Some(name) = method {
+        let found = protocols.method(&id, name).map_err(lookup_error)?;
+        if schema || json {
+            print::json(&found.spec.params_json_schema());
+        } else {
+            describe_method(found.name, found.spec);
+        }
+        return Ok(());
+    }
+    let Some(spec) = protocols.get(&id) else {
+        let error = protocols.method(&id, "").err().map(lookup_error);
+        return Err(
+            error.unwrap_or_else(|| Error::new(Code::ProtocolNotFound, format!("unknown protocol {id}")))
+        );
+    };
+    if schema || json {
+        print::json(&spec.json_schema());
+        return Ok(());
+    }
+    print::line(&format!("{id}  {}", spec.description.as_deref().unwrap_or_default()));
+    for method in &spec.methods {
+        describe_method(&method.name, method);
+    }
+    Ok(())
+}
+
+fn describe_method(name: &str, method: &crate::core::protocol::MethodSpec) {
+    print::line(&format!("\n  {name}  {}", method.description.as_deref().unwrap_or_default()));
+    for (name, spec) in &method.params {
+        let types: Vec<&str> = spec.types.iter().map(|kind| kind.name()).collect();
+        let need = match (&spec.default, spec.must_be_given()) {
+            (Some(default), _) => format!("default {default}"),
+            (None, true) => "required".to_owned(),
+            (None, false) => "optional".to_owned(),
+        };
+        let text = spec.description.as_deref().unwrap_or_default();
+        print::line(&format!("    {name:<16} {:<18} {need:<22} {text}", types.join("|")));
+    }
+}
+
+/// `gleitzeit topology ...`
+pub(crate) async fn topology(config: Config, command: args::Topology, json: bool) -> Result<u8, Error> {
+    let wanted = Runtime::topology(&config)?;
+    match command {
+        args::Topology::Export { rabbitmq } => {
+            let release = Release::parse(&rabbitmq).ok_or_else(|| {
+                let text = format!("--rabbitmq {rabbitmq:?} is no version such as 3.10 or 4.3");
+                Error::new(Code::InvalidRequest, text)
+            })?;
+            let plan = Plan::new(&wanted, release, &QueueTypes::default());
+            print::line(&serde_json::to_string_pretty(&plan.definitions()).unwrap_or_default());
+            return Ok(0);
+        }
+        args::Topology::Show => {
+            let names: Vec<String> = wanted.queues().iter().map(ToString::to_string).collect();
+            if json {
+                print::json(&json!({"queues": names}))
+            } else {
+                names.iter().for_each(|name| print::line(name))
+            }
+            return Ok(0);
+        }
+        args::Topology::Apply | args::Topology::Check => {}
+    }
+    let applying = matches!(command, args::Topology::Apply);
+    let runtime = Runtime::open_undeclared(config).await?;
+    if applying {
+        runtime.broker.declare(&wanted).await?;
+    }
+    let findings = runtime.broker.check(&wanted).await?;
+    let version = runtime.broker.version().await?;
+    runtime.close().await;
+    if json {
+        let rows: Vec<Value> = findings
+            .iter()
+            .map(|finding| json!({"what": finding.what, "problem": finding.problem}))
+            .collect();
+        print::json(&json!({"broker": version, "findings": rows}));
+    } else {
+        for finding in &findings {
+            print::line(&format!("{}: {}", finding.what, finding.problem));
+        }
+        let verdict = if findings.is_empty() {
+            "as declared".to_owned()
+        } else {
+            format!("{} differences", findings.len())
+        };
+        print::note(&format!("{version}: {verdict}"));
+    }
+    Ok(if findings.is_empty() { 0 } else { 4 })
+}
+
+/// `gleitzeit config show`
+pub(crate) fn config(config: &Config, json: bool) -> u8 {
+    let shown = config.shown();
+    if json {
+        let rows =
+            shown.into_iter().map(|(key, value, origin)| (key, json!({"value": value, "origin": origin})));
+        print::json(&Value::Object(rows.collect()));
+        return 0;
+    }
+    for (key, value, origin) in shown {
+        print::line(&format!("{key:<24} {:<40} # {origin}", value.to_string()));
+    }
+    0
+}

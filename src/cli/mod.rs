@@ -1,0 +1,95 @@
+//! The command line: arguments to work, work to output and exit codes.
+
+mod args;
+mod call;
+mod describe;
+mod follow;
+mod look;
+mod print;
+mod progress;
+mod run;
+mod work;
+
+use clap::{CommandFactory, Parser};
+use std::process::ExitCode;
+
+use crate::config::{self, Config, Sources};
+use crate::core::code::Code;
+use crate::error::Error;
+use crate::telemetry;
+use args::{Cli, Command, Global};
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match start(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            print::error(&error, json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<u8, Error> {
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "gleitzeit", &mut std::io::stdout());
+        return Ok(0);
+    }
+    let config = configure(&cli.global, &cli.command)?;
+    let format = telemetry::Format::choose(config.text("log.format"));
+    telemetry::start(config.text("log.level"), format)
+        .map_err(|problem| Error::new(Code::ConfigurationError, problem))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(Code::ResourceExhausted, format!("cannot start threads: {error}")))?;
+    let code = runtime.block_on(dispatch(config, cli.command, cli.global.json));
+    // Nothing that matters is left: what had to be recorded is recorded.
+    runtime.shutdown_background();
+    code
+}
+
+async fn dispatch(config: Config, command: Command, json: bool) -> Result<u8, Error> {
+    match command {
+        Command::Run(args) => run::run(config, args, json).await,
+        Command::Call(args) => call::call(config, args, json).await,
+        Command::Exec(args) => call::exec(config, args, json).await,
+        Command::Submit(args) => run::submit(config, args, json).await,
+        Command::Worker(_) => work::worker(config, json).await,
+        Command::Status(args) => look::status(config, args, json).await,
+        Command::Result(args) => look::result(config, args, json).await,
+        Command::List(args) => look::list(config, args, json).await,
+        Command::Cancel(args) => look::cancel(config, args, json).await,
+        Command::Resume(args) => work::resume(config, args, json).await,
+        Command::Protocol(command) => describe::protocol(&config, command, json),
+        Command::Topology(command) => describe::topology(config, command, json).await,
+        Command::Config(args::Config::Show) => Ok(describe::config(&config, json)),
+        Command::Completions { .. } => Ok(0),
+    }
+}
+
+/// Flags become configuration values, so that `config show` tells their origin too.
+fn configure(global: &Global, command: &Command) -> Result<Config, Error> {
+    let mut sources = Sources::of_process(global.config.clone());
+    let mut flag = |key: &'static str, value: Option<String>, name: &'static str| {
+        if let Some(value) = value {
+            sources.flags.push((key, value, name));
+        }
+    };
+    flag("amqp.url", global.amqp.clone(), "amqp");
+    flag("redis.url", global.redis.clone(), "redis");
+    flag("redis.prefix", global.redis_prefix.clone(), "redis-prefix");
+    flag("state.path", global.state.clone(), "state");
+    flag("log.level", global.log_level.clone(), "log-level");
+    flag("log.format", global.log_format.clone(), "log-format");
+    if let Command::Worker(worker) = command {
+        let protocols = (!worker.protocols.is_empty()).then(|| worker.protocols.join(","));
+        flag("worker.protocols", protocols, "protocol");
+        flag("worker.concurrency", worker.concurrency.map(|n| n.to_string()), "concurrency");
+        flag("worker.coordination", worker.no_coordination.then(|| "false".to_owned()), "no-coordination");
+    }
+    Ok(config::load(&sources)?)
+}

@@ -1,0 +1,57 @@
+//! What commands print: data on stdout, everything else on stderr.
+
+use serde_json::Value;
+use std::io::{IsTerminal, Write};
+
+use crate::error::Error;
+
+/// Prints one line of data. A reader that has gone away (a closed pipe) ends the program quietly.
+pub(crate) fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a JSON document: indented for people, one line for programs.
+pub(crate) fn json(value: &Value) {
+    let text = if std::io::stdout().is_terminal() {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    // A value has only text keys, so writing it cannot fail.
+    line(&text.unwrap_or_default());
+}
+
+/// Says something to a person.
+pub(crate) fn note(text: &str) {
+    // Nobody may listen on stderr; the work does not depend on it.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Reports an error: for people on stderr; with `--json` also as the one document on stdout.
+pub(crate) fn error(error: &Error, as_json: bool) {
+    note(&format!("error: {error}"));
+    if let Some(Value::Array(violations)) = error.details.get("violations") {
+        for violation in violations {
+            let field = |name: &str| violation.get(name).and_then(Value::as_str).unwrap_or_default();
+            note(&format!("  {}: {} (allowed: {})", field("path"), field("problem"), field("allowed")));
+        }
+    }
+    if as_json {
+        json(&serde_json::json!({"error": error.to_json()}));
+    }
+}
+
+/// A value in at most `max` characters, for a line in a table.
+pub(crate) fn brief(value: &Value, max: usize) -> String {
+    let text = match value {
+        Value::String(text) => text.replace('\n', "\\n"),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,166 @@
+//! A laptop with nothing else installed: the command line over a state file.
+
+use serde_json::json;
+use std::process::Stdio;
+
+use crate::support::{Embedded, Ran, Running, task, until};
+
+#[test]
+fn the_readme_example_runs_without_any_server() {
+    let here = Embedded::new();
+    let ran = here.run(&["run", "examples/report.yaml", "--json"]).expect(0);
+    let document = ran.json();
+    assert_eq!(document["status"], "completed");
+    assert_eq!(document["tasks"].as_array().expect("tasks").len(), 6);
+    let report = task(&document, "report")["result"]["result"].as_str().expect("text").to_owned();
+    assert!(report.starts_with("Report on Cairo and others\n"), "{report}");
+    assert_eq!(task(&document, "compare")["result"]["result"][0]["city"], "Cairo");
+}
+
+#[test]
+fn one_task_is_run_and_its_result_printed() {
+    let here = Embedded::new();
+    let ran = here.run(&["exec", "sum(range(10))"]).expect(0);
+    assert_eq!(ran.stdout, "45\n");
+    let ran =
+        here.run(&["call", "mcp/v1", "tool.add", "--params", r#"{"a": 40, "b": 2}"#, "--json"]).expect(0);
+    assert_eq!(ran.json()["result"]["result"], json!(42));
+    assert_eq!(ran.json()["attempts"], json!(1));
+}
+
+#[test]
+fn a_failed_task_gives_its_code_and_its_output() {
+    let here = Embedded::new();
+    let ran = here.run(&["exec", "print('before'); 1/0", "--json"]).expect(5);
+    let error = &ran.json()["error"];
+    assert_eq!(error["name"], "TASK_EXECUTION_FAILED");
+    assert_eq!(error["details"]["stdout"], "before\n");
+    assert!(error["message"].as_str().expect("text").contains("ZeroDivisionError"));
+}
+
+#[test]
+fn a_failed_task_fails_its_dependents_and_the_workflow() {
+    let here = Embedded::new();
+    let file = here.write(
+        "w.yaml",
+        "name: Fails\n\
+         tasks:\n\
+         - {id: a, method: echo/error, params: {message: no}}\n\
+         - {id: b, method: echo/echo, params: {message: \"${a.response}\"}, dependencies: [a]}\n\
+         - {id: c, method: echo/echo, params: {message: \"${b.response}\"}, dependencies: [b]}\n\
+         - {id: d, method: echo/echo, params: {message: hi}}\n",
+    );
+    let document = here.run(&["run", &file, "--json"]).expect(5).json();
+    assert_eq!(document["status"], "failed");
+    let name = |id: &str| task(&document, id)["error"]["name"].clone();
+    assert_eq!(name("b"), "TASK_DEPENDENCY_FAILED");
+    assert_eq!(name("c"), "TASK_DEPENDENCY_FAILED");
+    assert_eq!(task(&document, "d")["status"], "completed");
+}
+
+#[test]
+fn submitted_work_is_queued_and_resumed_by_another_process() {
+    let here = Embedded::new();
+    let id = here.run(&["submit", "examples/report.yaml"]).expect(0).stdout.trim().to_owned();
+    let status = here.run(&["status", &id, "--json"]).expect(0).json();
+    assert_eq!(status["status"], "accepted");
+    here.run(&["result", &id]).expect(1);
+    here.run(&["resume", &id]).expect(0);
+    let document = here.run(&["result", &id, "--json"]).expect(0).json();
+    assert_eq!(document["status"], "completed");
+    let listed = here.run(&["list", "--json"]).expect(0).json();
+    assert_eq!(listed[0]["id"], json!(id));
+    let one = here.run(&["result", &format!("{id}/mean"), "--json"]).expect(0).json();
+    assert_eq!(one["status"], "completed");
+}
+
+#[test]
+fn a_killed_run_is_resumed_and_every_task_ends_once() {
+    let here = Embedded::new();
+    let ledger = here.path("ledger");
+    let step = |id: &str, after: &str| {
+        format!(
+            "- id: {id}\n  method: python/execute\n  dependencies: [{after}]\n  params:\n    context: {{path: {ledger:?}, \
+             me: {id}}}\n    code: |\n      import time\n      time.sleep(0.3)\n      open(path, 'a').write(me + chr(10))\n      me\n"
+        )
+    };
+    let tasks: String = [("s1", ""), ("s2", "s1"), ("s3", "s2"), ("s4", "s3")]
+        .iter()
+        .map(|(id, after)| step(id, after))
+        .collect();
+    let file = here.write("w.yaml", &format!("name: Killed\ntasks:\n{tasks}"));
+    let mut command = here.command(&["run", &file, "--id", "killed"]);
+    let mut run =
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts"));
+    until("the second step", || std::fs::read_to_string(&ledger).is_ok_and(|text| text.lines().count() >= 2));
+    run.kill();
+
+    let status = here.run(&["status", "killed", "--json"]).expect(0).json();
+    assert_eq!(status["status"], "running", "a killed run keeps its state");
+    here.run(&["resume", "killed"]).expect(0);
+    let document = here.run(&["result", "killed", "--json"]).expect(0).json();
+    assert_eq!(document["status"], "completed");
+    for id in ["s1", "s2", "s3", "s4"] {
+        assert_eq!(task(&document, id)["result"]["result"], id);
+    }
+    let lines: Vec<String> =
+        std::fs::read_to_string(&ledger).expect("the ledger").lines().map(str::to_owned).collect();
+    assert_eq!(
+        lines.iter().filter(|line| *line == "s1").count(),
+        1,
+        "what had ended is not run again: {lines:?}"
+    );
+}
+
+#[test]
+fn results_are_read_for_many_ids_from_stdin() {
+    let here = Embedded::new();
+    for id in ["one", "two"] {
+        here.run(&["call", "echo/v1", "ping", "--id", id]).expect(0);
+    }
+    let mut child = here
+        .command(&["result", "-", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), b"one\ntwo\n").expect("it reads");
+    let ran = Ran::of(child.wait_with_output().expect("it ends")).expect(0);
+    assert_eq!(ran.json().as_array().expect("a list").len(), 2);
+}
+
+#[test]
+fn a_queued_task_is_cancelled_and_never_runs() {
+    let here = Embedded::new();
+    let id = here.run(&["exec", "print(1)", "--no-wait"]).expect(0).stdout.trim().to_owned();
+    here.run(&["cancel", &id]).expect(0);
+    here.run(&["resume"]).expect(0);
+    let document = here.run(&["result", &id, "--json"]).expect(5).json();
+    assert_eq!(document["status"], "cancelled");
+}
+
+#[test]
+fn a_cancel_holds_for_an_id_that_nobody_has_seen() {
+    let here = Embedded::new();
+    here.run(&["cancel", "later"]).expect(0);
+    let ran = here.run(&["exec", "print(1)", "--id", "later", "--json"]).expect(5);
+    assert_eq!(ran.json()["status"], "cancelled");
+}
+
+#[test]
+fn the_time_limit_of_waiting_leaves_the_work_to_be_resumed() {
+    let here = Embedded::new();
+    let ran = here.run(&[
+        "call",
+        "echo/v1",
+        "delay",
+        "--params",
+        r#"{"seconds": 5}"#,
+        "--timeout",
+        "0.3",
+        "--id",
+        "slow",
+    ]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(ran.stderr.contains("gleitzeit resume slow"), "{ran:?}");
+}

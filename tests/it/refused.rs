@@ -1,0 +1,101 @@
+//! Bad input: each kind with its own code, everything said at once, nothing left behind.
+
+use serde_json::Value;
+
+use crate::support::{Embedded, Ran, gleitzeit};
+
+/// Runs it, expects the exit code and the error's name, and that nothing was queued.
+#[track_caller]
+fn refused(here: &Embedded, args: &[&str], exit: i32, name: &str) -> Value {
+    let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+    let ran = here.run(&args).expect(exit);
+    let error = ran.json()["error"].clone();
+    assert_eq!(error["name"], name, "{error}");
+    let left = here.run(&["list", "--json"]).expect(0).json();
+    assert_eq!(left.as_array().map(Vec::len), Some(0), "something was left behind: {left}");
+    error
+}
+
+#[test]
+fn an_unknown_protocol_and_an_unknown_method() {
+    let here = Embedded::new();
+    let error = refused(&here, &["call", "pyton/v1", "execute"], 2, "PROTOCOL_NOT_FOUND");
+    assert!(error["message"].as_str().expect("text").contains("python/v1"), "it names the near one: {error}");
+    refused(&here, &["call", "python/v1", "exekute"], 2, "METHOD_NOT_FOUND");
+}
+
+#[test]
+fn every_missing_and_ill_typed_parameter_is_listed() {
+    let here = Embedded::new();
+    let error = refused(
+        &here,
+        &["call", "python/v1", "execute", "--params", r#"{"code": 1, "imports": ["math", 2], "cod": 1}"#],
+        2,
+        "INVALID_PARAMS",
+    );
+    let paths: Vec<&str> = error["details"]["violations"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|violation| violation["path"].as_str())
+        .collect();
+    for path in ["params.code", "params.imports[1]", "params.cod"] {
+        assert!(paths.contains(&path), "{path} in {paths:?}");
+    }
+}
+
+#[test]
+fn a_cycle_and_an_unknown_dependency() {
+    let here = Embedded::new();
+    let tasks = |a: &str, b: &str| {
+        format!(
+            "name: W\ntasks:\n- {{id: a, method: echo/ping, dependencies: [{a}]}}\n- {{id: b, method: echo/ping, dependencies: [{b}]}}\n"
+        )
+    };
+    let file = here.write("cycle.yaml", &tasks("b", "a"));
+    let error = refused(&here, &["run", &file], 2, "WORKFLOW_CIRCULAR_DEPENDENCY");
+    assert!(error["message"].as_str().expect("text").contains("a -> b -> a"), "{error}");
+    let file = here.write("unknown.yaml", &tasks("c", "a"));
+    refused(&here, &["run", &file], 2, "WORKFLOW_UNKNOWN_DEPENDENCY");
+}
+
+#[test]
+fn an_unreadable_file_and_text_that_is_no_workflow() {
+    let here = Embedded::new();
+    refused(&here, &["run", "/nonexistent/w.yaml"], 3, "FILE_UNREADABLE");
+    let file = here.write("list.yaml", "- a\n- b\n");
+    refused(&here, &["run", &file], 2, "PARSE_ERROR");
+    let file = here.write("broken.yaml", "name: [a\n");
+    refused(&here, &["submit", &file], 2, "PARSE_ERROR");
+}
+
+#[test]
+fn a_task_of_five_megabytes() {
+    let here = Embedded::new();
+    let params = format!("{{\"message\": \"{}\"}}", "x".repeat(5_000_000));
+    let file = here.write("params.json", &params);
+    refused(&here, &["call", "echo/v1", "echo", "--params", &format!("@{file}")], 2, "TASK_TOO_LARGE");
+}
+
+#[test]
+fn servers_that_are_not_there() {
+    let nowhere = |amqp: &str, redis: &str| {
+        let mut command = gleitzeit(&["exec", "1", "--json"]);
+        command.args(["--amqp", amqp, "--redis", redis]);
+        Ran::of(command.output().expect("the binary starts")).expect(4).json()["error"].clone()
+    };
+    // Port 1 is reserved; nobody listens there.
+    let error = nowhere("amqp://guest:secret@127.0.0.1:1/%2f", "redis://127.0.0.1:1/0");
+    assert!(!error.to_string().contains("secret"), "the password is masked: {error}");
+    let names = ["CONNECTION_REFUSED", "PERSISTENCE_CONNECTION_FAILED"];
+    assert!(names.iter().any(|name| error["name"] == *name), "{error}");
+}
+
+#[test]
+fn a_configuration_with_an_unknown_key() {
+    let here = Embedded::new();
+    let file = here.write("c.toml", "[worker]\nconcurency = 2\n");
+    let ran = here.run(&["config", "show", "--config", &file, "--json"]).expect(2);
+    assert_eq!(ran.json()["error"]["name"], "CONFIGURATION_ERROR");
+    assert!(ran.stderr.contains("worker.concurency"), "{ran:?}");
+}
