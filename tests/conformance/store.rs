@@ -26,8 +26,9 @@ mod watch;
 use futures_util::future::BoxFuture;
 use libtest_mimic::{Failed, Trial};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
-use backends::{BACKENDS, Backend};
+use backends::{BACKENDS, Backend, environment};
 use stand::Stand;
 
 /// The longest that a case may take; a case that waits for ever fails.
@@ -127,7 +128,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = format!("store::{}::{}", backend.name, case.name);
             trials.push(match &absent {
                 None => Trial::test(name, || run(backend, case)),
-                Some(_) if std::env::var_os("CI").is_none() => {
+                Some(_) if environment("CI").is_none() => {
                     Trial::test(name, || Ok(())).with_ignored_flag(true)
                 }
                 Some(reason) => {
@@ -154,13 +155,14 @@ fn run(backend: &'static Backend, case: &'static Case) -> Result<(), Failed> {
     runtime.block_on(async {
         let place = (backend.place)().await;
         let stand = Stand::new(place.clone()).await;
-        let mut running = tokio::spawn((case.run)(stand));
-        let result = tokio::time::timeout(CASE_TIMEOUT, &mut running).await;
-        running.abort();
+        let mut running = JoinSet::new();
+        running.spawn((case.run)(stand));
+        let result = tokio::time::timeout(CASE_TIMEOUT, running.join_next()).await;
+        running.shutdown().await;
         place.remove().await;
         match result {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(panic_text(error).into()),
+            Ok(Some(Err(error))) => Err(panic_text(error).into()),
+            Ok(_) => Ok(()),
             Err(_) => Err(format!("no end within {} s", CASE_TIMEOUT.as_secs()).into()),
         }
     })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// Between a client and a server.
 #[derive(Debug)]
@@ -11,7 +11,8 @@ pub(crate) struct Proxy {
     /// The server's address with the proxy in its place.
     pub(crate) url: String,
     wire: Arc<watch::Sender<Wire>>,
-    listening: JoinHandle<()>,
+    /// Ends with us, and with it everything that it passes on.
+    _listening: JoinSet<()>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,8 +31,9 @@ impl Proxy {
         let address = listener.local_addr().expect("bound");
         let at = if login.is_empty() { "" } else { "@" };
         let wire = Arc::new(watch::Sender::new(Wire::default()));
-        let listening = tokio::spawn(listen(listener, server.to_owned(), wire.clone()));
-        Proxy { url: format!("{scheme}://{login}{at}{address}/{path}"), wire, listening }
+        let mut listening = JoinSet::new();
+        listening.spawn(listen(listener, server.to_owned(), wire.clone()));
+        Proxy { url: format!("{scheme}://{login}{at}{address}/{path}"), wire, _listening: listening }
     }
 
     /// Cuts every connection that there is.
@@ -45,17 +47,11 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.listening.abort();
-        self.cut();
-    }
-}
-
 async fn listen(listener: TcpListener, server: String, wire: Arc<watch::Sender<Wire>>) {
+    let mut passing = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         if !wire.borrow().refuses {
-            tokio::spawn(pass(client, server.clone(), wire.subscribe()));
+            passing.spawn(pass(client, server.clone(), wire.subscribe()));
         }
     }
 }

@@ -37,7 +37,13 @@ pub(crate) const BACKENDS: &[Backend] = &[
 ];
 
 fn redis_url() -> Option<String> {
-    std::env::var("GLEITZEIT_REDIS_URL").ok().filter(|url| !url.is_empty())
+    environment("GLEITZEIT_REDIS_URL")
+}
+
+/// A variable that is set and not empty.
+#[allow(clippy::disallowed_methods, reason = "a suite has no configuration but its environment")]
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// A prefix of its own on the server of `GLEITZEIT_REDIS_URL`.

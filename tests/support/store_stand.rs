@@ -124,6 +124,7 @@ pub(crate) fn parse(document: Option<Bytes>) -> Value {
 }
 
 impl Stand {
+    #[allow(clippy::disallowed_methods, reason = "here the case's time begins")]
     pub(crate) async fn new(place: Arc<dyn Place>) -> Stand {
         let start = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
         let millis = i64::try_from(start.as_millis()).expect("before the year 9999");

@@ -27,6 +27,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may take, with the wait for a connection that is being made anew.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(7);
 
+/// How often a script is sent that the server forgets between its text and its call.
+const SCRIPT_TRIES: usize = 3;
+
 /// The longest pause between two attempts to connect.
 pub(super) const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 
@@ -97,7 +100,16 @@ impl Connection {
         script: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
         let mut shared = self.shared.clone();
-        self.answer(step, script.invoke_async(&mut shared)).await
+        let call = async {
+            for _ in 1..SCRIPT_TRIES {
+                match script.invoke_async(&mut shared).await {
+                    Err(error) if is_script_unknown(&error) => {}
+                    other => return other,
+                }
+            }
+            script.invoke_async(&mut shared).await
+        };
+        self.answer(step, call).await
     }
 
     /// Runs many invocations of one script in one round trip. All are repeated if the server does not have
@@ -110,13 +122,15 @@ impl Connection {
     ) -> Result<(), StoreError> {
         let mut shared = self.shared.clone();
         let call = async {
-            match pipeline.exec_async(&mut shared).await {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    script.load_async(&mut shared).await?;
-                    pipeline.exec_async(&mut shared).await
+            for _ in 1..SCRIPT_TRIES {
+                match pipeline.exec_async(&mut shared).await {
+                    Err(error) if is_script_unknown(&error) => {
+                        script.load_async(&mut shared).await?;
+                    }
+                    other => return other,
                 }
-                other => other,
             }
+            pipeline.exec_async(&mut shared).await
         };
         self.answer(step, call).await
     }
@@ -186,10 +200,14 @@ fn is_login_refused(error: &RedisError) -> bool {
         || error.code().is_some_and(|code| refusals.contains(&code))
 }
 
+fn is_script_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
 /// The server is there and says no for now: it loads its data, is a replica, has no memory or no disk.
 fn is_refused(error: &RedisError) -> bool {
     let for_now = ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "LOADING", "READONLY", "MASTERDOWN"];
-    let kinds = [ServerErrorKind::TryAgain, ServerErrorKind::ClusterDown];
+    let kinds = [ServerErrorKind::TryAgain, ServerErrorKind::ClusterDown, ServerErrorKind::NoScript];
     error.code().is_some_and(|code| for_now.contains(&code))
         || kinds.iter().any(|kind| error.kind() == ErrorKind::Server(*kind))
 }
@@ -208,7 +226,35 @@ fn masked(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::masked;
+    use redis::RedisError;
+
+    use super::{is_login_refused, is_refused, masked};
+
+    fn answered(line: &str) -> RedisError {
+        let value = redis::parse_redis_value(format!("{line}\r\n").as_bytes()).expect("a whole answer");
+        value.extract_error().expect_err("the answer is an error")
+    }
+
+    #[test]
+    fn a_server_that_says_no_for_now_is_told_from_one_that_says_no() {
+        for line in [
+            "-LOADING Redis is loading the dataset in memory",
+            "-READONLY You can't write against a read only replica.",
+            "-OOM command not allowed when used memory > 'maxmemory'.",
+            "-MISCONF Redis is configured to save RDB snapshots",
+            "-CLUSTERDOWN The cluster is down",
+            "-TRYAGAIN Multiple keys request during rehashing of slot",
+            "-BUSY Redis is busy running a script.",
+        ] {
+            assert!(is_refused(&answered(line)), "{line}");
+            assert!(!is_login_refused(&answered(line)), "{line}");
+        }
+        for line in ["-NOAUTH Authentication required.", "-WRONGPASS invalid", "-NOPERM no permissions"] {
+            assert!(is_login_refused(&answered(line)), "{line}");
+            assert!(!is_refused(&answered(line)), "{line}");
+        }
+        assert!(!is_refused(&answered("-WRONGTYPE Operation against a key")));
+    }
 
     #[test]
     fn a_password_is_never_shown() {

@@ -198,7 +198,7 @@ pub(crate) async fn a_connection_refused_says_why(stand: Stand) {
     let started = Instant::now();
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
     let refused = |url: String| async move {
-        RedisStore::connect(Settings::new(url)).await.err().expect("nobody is there")
+        RedisStore::connect(Settings::new(url)).await.expect_err("nobody lets us in")
     };
     let error = refused(format!("redis://:secret@{free}")).await;
     assert_eq!(error.code(), Code::PersistenceConnectionFailed, "{error}");
