@@ -9,7 +9,7 @@
 //! *A root is one hash*, `P:{ID}:root`, and its field `kind` says what it is: `task` (a task on its own, and
 //! the whole of it), `workflow`, or `mark` (cancelled before anybody has seen it). So one read tells what an
 //! id is, an id cannot be both, and `list` looks for one pattern. A task on its own costs two commands to
-//! claim and five to finish.
+//! claim and five to finish; that path stands first in its script, before anything that it does not need.
 //!
 //! *The state machine of a task* has four numbers. `attempts` counts the attempts that have started: a task
 //! that is queued waits for attempt `attempts + 1`, a message for an earlier one is told the next. `fence`
@@ -35,10 +35,16 @@
 //! *Waiting is told, not polled* (`watch.rs`): a script publishes the result's key on `P:done:ID` in the
 //! step that writes it.
 //!
+//! *What a step holds up.* Redis runs nothing else meanwhile. Of its CPU on a busy machine with two cores: a
+//! claim and a finish of a task on its own 70 µs (a plain `SET` with a TTL 6 µs); a finish that releases
+//! 10,000 dependents 90 ms, one that fails them and ends the workflow 0.5 s, a workflow of 10,000 tasks 0.15 s
+//! to create and 0.4 s to cancel.
+//!
 //! # What Redis must be
 //! Version 7 or Valkey, with an append-only file for the promises, and `maxmemory-policy noeviction`. With
 //! `appendfsync everysec` a power cut can take the last second; a replica that takes over may lack the last
-//! writes. Then messages that still wait in the broker are run again.
+//! writes. Then messages that still wait in the broker are run again. `hash-max-listpack-value 512` halves
+//! the memory of a record (900 to 420 bytes) and of the time to claim.
 
 mod connection;
 mod keys;
