@@ -22,13 +22,15 @@ use crate::core::protocol::{Leniency, LookupError, ProtocolId};
 use crate::core::state::TaskState;
 use crate::core::violation::Violation;
 use crate::provider::{Answer, CallCx};
-use crate::store::{Claim, Claimed, Fence, Finished, Lease};
+use crate::store::{Claim, Claimed, End, Fence, Finished, Lease};
 use crate::topology::{Queue, unrouted};
 use crate::wire::record::Head;
 use crate::wire::task::{self, Decoded, Task};
 
 /// The longest wait before a delivery whose task is held by a live session is looked at again.
 const HELD_DELAY_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked at each second before the waits grow: past the TTL of a session that went silent.
+const HELD_LOOKS: u32 = 7;
 /// How long a message of a newer version waits for a newer worker.
 const NEWER_DELAY: Duration = Duration::from_secs(60);
 /// How long a message of a newer version may wait in all.
@@ -67,8 +69,12 @@ impl Shared {
             Err(refused) => return self.refuse(delivery, *refused).await,
         };
         let Some((task, head)) = self.admit(delivery, task).await? else { return Ok(()) };
+        let cancel = self.abort.child_token();
+        let Some(_entered) = self.running.enter(&head.key, cancel.clone()) else {
+            return self.publish_held(delivery, &task).await;
+        };
         let Some(run) = self.claim(delivery, &task, &head).await? else { return Ok(()) };
-        let attempt = self.attempt(&task, &head, &run).await;
+        let attempt = self.attempt(&task, &head, &run, cancel).await;
         let verdict = self.judge(&task, &run, attempt);
         self.conclude(delivery, &task, &head, &run, verdict).await
     }
@@ -110,6 +116,15 @@ impl Shared {
                     let inputs = claim.inputs.into_iter().zip(documents).collect();
                     return Ok(Some(Run { lease, inputs, crashes, history }));
                 }
+                Claimed::Held { fence, session } if session == self.session => {
+                    // Our own claim, whose answer was lost: nobody runs it, so it is given back and asked again.
+                    let lease = Lease { key: head.key.clone(), fence, attempt: task.attempt };
+                    let now = self.parts.clock.now();
+                    let step = || self.parts.store.finish(&lease, &End::Abandoned, now);
+                    insist(&self.abort, "finish", step).await?;
+                    over = None;
+                    continue;
+                }
                 Claimed::Held { session, fence } => {
                     let now = self.parts.clock.now();
                     let alive =
@@ -149,15 +164,12 @@ impl Shared {
     }
 
     /// One attempt: from the parameters as written to a checked result.
-    async fn attempt(&self, task: &Task, head: &Head, run: &Run) -> Attempt {
+    async fn attempt(&self, task: &Task, head: &Head, run: &Run, cancel: CancellationToken) -> Attempt {
         let started_at = self.parts.clock.now();
         let started = tokio::time::Instant::now();
-        let cancel = self.abort.child_token();
-        let entered = self.running.enter(&head.key, cancel.clone());
         self.tell_started(head, run.lease.attempt);
         let mut provider = None;
         let outcome = self.call(task, head, run, cancel, &mut provider).await;
-        drop(entered);
         if self.abort.is_cancelled() && outcome.is_err() {
             return Attempt::Abandoned;
         }
@@ -268,7 +280,8 @@ impl Shared {
     /// Waits with a held task: published again, uncounted, later each time.
     async fn publish_held(&self, delivery: &Delivery, task: &Task) -> Result<(), Stop> {
         let times: u32 = header(delivery, HEADER_HELD).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let wait = Duration::from_secs(1 << times.min(6)).min(HELD_DELAY_MAX);
+        // Every second until a silent session must have run out, then less and less often.
+        let wait = Duration::from_secs(1 << times.saturating_sub(HELD_LOOKS).min(6)).min(HELD_DELAY_MAX);
         let mut message = message_of(delivery, task, Some(wait));
         message.properties.headers.insert(HEADER_HELD.to_owned(), times.saturating_add(1).to_string());
         self.publish(vec![message]).await

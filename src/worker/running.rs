@@ -1,6 +1,7 @@
 //! What runs in this worker now: so that a cancel, an abort or a question reaches it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
@@ -13,10 +14,17 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Enters a task; it leaves when the guard is dropped.
-    pub(super) fn enter(&self, key: &TaskKey, cancel: CancellationToken) -> Entered<'_> {
-        self.lock().insert(key.clone(), cancel);
-        Entered { running: self, key: key.clone() }
+    /// Enters a task before its lease is asked for; it leaves when the guard is dropped. `None` if another
+    /// delivery of the same task is being dealt with here: so a lease of this session for a task that was not
+    /// entered can only be one whose answer was lost.
+    pub(super) fn enter(&self, key: &TaskKey, cancel: CancellationToken) -> Option<Entered<'_>> {
+        match self.lock().entry(key.clone()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => {
+                vacant.insert(cancel);
+                Some(Entered { running: self, key: key.clone() })
+            }
+        }
     }
 
     /// Cancels every task under `root`; tells how many.

@@ -1,6 +1,10 @@
 //! The whole system by capability; one binary, because each one costs a link.
 
 mod architecture;
+mod distributed;
 mod embedded;
 mod refused;
 mod support;
+
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq;

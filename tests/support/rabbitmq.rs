@@ -115,6 +115,17 @@ impl VirtualHost {
         self.call("POST", &path, &message)["routed"].as_bool().unwrap_or(false)
     }
 
+    /// The messages that wait in a queue, at most 100, without taking them; none where there is no queue.
+    pub(crate) fn peek(&self, queue: &str) -> Vec<Value> {
+        let path = format!("/api/queues/{}/{queue}/get", self.name);
+        let how = json!({"count": 100, "ackmode": "ack_requeue_true", "encoding": "auto"});
+        match request(&self.server.api, "POST", &path, &how) {
+            Ok((200, Value::Array(messages))) => messages,
+            Ok((404, _)) => Vec::new(),
+            other => panic!("POST {path}: {other:?}"),
+        }
+    }
+
     fn allow(&self, user: &str, configure: &str, write: &str, read: &str) {
         let rights = json!({"configure": configure, "write": write, "read": read});
         self.call("PUT", &format!("/api/permissions/{}/{user}", self.name), &rights);

@@ -1,0 +1,190 @@
+//! Real binaries over real RabbitMQ and Redis, each test in a virtual host and key prefix of its own.
+
+use serde_json::{Value, json};
+use std::process::{Command, Stdio};
+
+use crate::rabbitmq::{Server, VirtualHost};
+use crate::support::{Ran, Running, gleitzeit, task, until};
+
+/// The servers of one test.
+struct Place {
+    vhost: VirtualHost,
+    redis: String,
+    prefix: String,
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// `None` where there are no servers; with `CI=true` that is a failure.
+    #[allow(clippy::disallowed_methods, reason = "tests learn their servers from the environment")]
+    fn new() -> Option<Place> {
+        let (server, redis) = (Server::from_environment(), std::env::var("GLEITZEIT_REDIS_URL").ok());
+        let (Some(server), Some(redis)) = (server, redis) else {
+            assert!(
+                std::env::var("CI").is_err(),
+                "GLEITZEIT_AMQP_URL and GLEITZEIT_REDIS_URL must name servers in CI"
+            );
+            println!("skipped: no servers (scripts/stack start prints them)");
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let prefix = format!("gz-it-{}", uuid::Uuid::now_v7().simple());
+        Some(Place { vhost: server.vhost(), redis, prefix, folder })
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = gleitzeit(args);
+        command.env("GLEITZEIT_AMQP_URL", self.vhost.url());
+        command.env("GLEITZEIT_REDIS_URL", &self.redis);
+        command.env("GLEITZEIT_REDIS_PREFIX", &self.prefix);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).output().expect("the binary starts"))
+    }
+
+    fn worker(&self, args: &[&str]) -> Running {
+        let args: Vec<&str> = ["worker"].iter().chain(args).copied().collect();
+        let mut command = self.command(&args);
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts"))
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("a file in a temporary folder");
+        path.to_string_lossy().into_owned()
+    }
+}
+
+#[test]
+fn the_readme_example_gives_the_same_over_servers_as_without() {
+    let Some(place) = Place::new() else { return };
+    let _workers = [place.worker(&[]), place.worker(&[])];
+    let document = place.run(&["run", "examples/report.yaml", "--json"]).expect(0).json();
+    let here = crate::support::Embedded::new();
+    let embedded = here.run(&["run", "examples/report.yaml", "--json"]).expect(0).json();
+    assert_eq!(document["status"], "completed");
+    for id in ["collect", "mean", "extremes", "trend", "compare", "report"] {
+        assert_eq!(task(&document, id)["result"]["result"], task(&embedded, id)["result"]["result"], "{id}");
+    }
+}
+
+#[test]
+fn a_killed_worker_is_taken_over_from_and_every_task_ends_once() {
+    let Some(place) = Place::new() else { return };
+    let mut victim = place.worker(&["--concurrency", "4"]);
+    let ledger = place.folder.path().join("ledger");
+    let step = |id: &str| {
+        format!(
+            "- id: {id}\n  method: python/execute\n  params:\n    context: {{path: {ledger:?}, me: {id}}}\n    code: |\n      \
+             import time\n      open(path, 'a').write('start ' + me + chr(10))\n      time.sleep(2)\n      me\n"
+        )
+    };
+    let tasks: String = ["a", "b", "c"].iter().map(|id| step(id)).collect();
+    let text = format!(
+        "name: Killed\ntasks:\n{tasks}- id: end\n  method: python/execute\n  dependencies: [a, b, c]\n  params:\n    \
+         context: {{all: [\"${{a.result}}\", \"${{b.result}}\", \"${{c.result}}\"]}}\n    code: \"''.join(all)\"\n"
+    );
+    let file = place.write("w.yaml", &text);
+    let id = place.run(&["submit", &file]).expect(0).stdout.trim().to_owned();
+    until("three tasks to start", || {
+        std::fs::read_to_string(&ledger).is_ok_and(|text| text.lines().count() == 3)
+    });
+    victim.kill();
+    let _heir = place.worker(&[]);
+    let document = place.run(&["result", "--wait", "--timeout", "50", &id, "--json"]).expect(0).json();
+    assert_eq!(document["status"], "completed");
+    assert_eq!(task(&document, "end")["result"]["result"], "abc");
+    assert_eq!(task(&document, "end")["attempts"], json!(1), "a task that was not running lost no attempt");
+    for id in ["a", "b", "c"] {
+        assert_eq!(task(&document, id)["attempts"], json!(2), "the attempt that died counts once");
+    }
+}
+
+#[test]
+fn a_drained_worker_ends_its_task_and_exits_cleanly() {
+    let Some(place) = Place::new() else { return };
+    let mut worker = place.worker(&[]);
+    let id =
+        place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 1.5}"#, "--no-wait"]).expect(0);
+    let id = id.stdout.trim();
+    until("the task to run", || place.run(&["status", id, "--json"]).stdout.contains("\"running\""));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(worker.0.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("our child");
+    let status = worker.0.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0));
+    let document = place.run(&["result", id, "--json"]).expect(0).json();
+    assert_eq!((&document["status"], &document["attempts"]), (&json!("completed"), &json!(1)));
+}
+
+#[test]
+fn a_running_task_is_cancelled() {
+    let Some(place) = Place::new() else { return };
+    let _worker = place.worker(&[]);
+    let id =
+        place.run(&["exec", "import time; time.sleep(60)", "--no-wait"]).expect(0).stdout.trim().to_owned();
+    until("the task to run", || place.run(&["status", &id, "--json"]).stdout.contains("\"running\""));
+    place.run(&["cancel", &id]).expect(0);
+    let document = place.run(&["result", "--wait", "--timeout", "20", &id, "--json"]).expect(5).json();
+    assert_eq!(document["status"], "cancelled");
+}
+
+#[test]
+fn a_failed_task_leaves_a_dead_letter_that_tells_why() {
+    let Some(place) = Place::new() else { return };
+    let _worker = place.worker(&[]);
+    place.run(&["exec", "1/0", "--id", "bad"]).expect(5);
+    until("the dead letter", || !messages(&place, "gleitzeit.dead.python.v1").is_empty());
+    let dead = messages(&place, "gleitzeit.dead.python.v1");
+    assert_eq!(dead.len(), 1);
+    let envelope: Value = serde_json::from_str(dead[0]["payload"].as_str().expect("text")).expect("JSON");
+    assert_eq!(envelope["id"], "bad");
+    assert_eq!(envelope["failure"]["name"], "TASK_EXECUTION_FAILED");
+    assert!(messages(&place, "gleitzeit.tasks.python.v1").is_empty());
+}
+
+#[test]
+fn a_message_that_cannot_be_routed_is_recorded_and_kept() {
+    let Some(place) = Place::new() else { return };
+    let _worker = place.worker(&[]);
+    let body = json!({"id": "lost", "method": "execute", "params": {}}).to_string();
+    place.run(&["topology", "apply"]).expect(0);
+    assert!(place.vhost.publish("gleitzeit.tasks", "pyton.v1", &body, &json!({"delivery_mode": 2})));
+    let document = place.run(&["result", "--wait", "--timeout", "20", "lost", "--json"]).expect(5).json();
+    assert_eq!(document["error"]["name"], "PROTOCOL_NOT_FOUND");
+    until("the dead letter", || messages(&place, "gleitzeit.dead.unknown.v0").len() == 1);
+}
+
+#[test]
+fn wrong_passwords_and_missing_servers_each_have_their_code() {
+    let Some(place) = Place::new() else { return };
+    let name = |amqp: &str, redis: &str| -> Value {
+        let mut command = gleitzeit(&["list", "--json"]);
+        command.env("GLEITZEIT_AMQP_URL", amqp).env("GLEITZEIT_REDIS_URL", redis);
+        let ran = Ran::of(command.output().expect("the binary starts")).expect(4);
+        assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"), "{ran:?}");
+        ran.json()["error"]["name"].clone()
+    };
+    let good = place.vhost.url();
+    assert_eq!(name(&place.vhost.url_of("guest", "hunter2"), &place.redis), "AUTHENTICATION_FAILED");
+    assert_eq!(name("amqp://guest:hunter2@127.0.0.1:1/%2f", &place.redis), "CONNECTION_REFUSED");
+    assert_eq!(name(&good, "redis://:hunter2@127.0.0.1:1/0"), "PERSISTENCE_CONNECTION_FAILED");
+    let refused = place.redis.replacen("redis://", "redis://nobody:hunter2@", 1);
+    assert_eq!(name(&good, &refused), "AUTHENTICATION_FAILED");
+}
+
+#[test]
+fn the_topology_is_applied_once_and_found_as_declared() {
+    let Some(place) = Place::new() else { return };
+    let missing = place.run(&["topology", "check", "--json"]).expect(4).json();
+    assert!(!missing["findings"].as_array().expect("a list").is_empty());
+    place.run(&["topology", "apply"]).expect(0);
+    let found = place.run(&["topology", "check", "--json"]).expect(0).json();
+    assert_eq!(found["findings"], json!([]));
+}
+
+/// The messages of a queue, without taking them.
+fn messages(place: &Place, queue: &str) -> Vec<Value> {
+    place.vhost.peek(queue)
+}
