@@ -101,9 +101,10 @@ impl Client {
             return Err(too_large(Code::WorkflowTooLarge, "workflow", body.len(), WORKFLOW_BYTES_MAX));
         }
         // A task that is too large by itself would be refused only by the worker.
-        wire::workflow::plan(&workflow, id, None)?;
+        let message = wire::workflow::Message { workflow, reply: None, traceparent: None };
+        wire::workflow::plan(&message, id)?;
         self.broker.publish(vec![to_workflows(id, body)]).await?;
-        self.note(Accepted::Workflow { id: id.clone(), name: workflow.name.clone() }).await;
+        self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name }).await;
         Ok(())
     }
 

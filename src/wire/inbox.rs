@@ -167,7 +167,7 @@ mod tests {
     fn a_plan_has_the_message_of_every_task() {
         let message = workflow(&two_tasks(), &Properties::default());
         let id = Id::parse("w").expect("valid");
-        let planned = workflow::plan(&message.workflow, &id, None).expect("a plan");
+        let planned = workflow::plan(&message, &id).expect("a plan");
         let [a, b] = planned.as_slice() else { panic!("two tasks") };
         assert_eq!((a.priority, b.priority), (7, 4));
         assert_eq!((a.dependencies.as_slice(), b.dependencies.as_slice()), (&[][..], &[0][..]));
@@ -196,7 +196,7 @@ mod tests {
         body["tasks"][1]["params"]["pad"] = json!("x".repeat(TASK_BYTES_MAX));
         let message = workflow(&body, &Properties::default());
         let refused =
-            workflow::plan(&message.workflow, &Id::parse("w").expect("valid"), None).expect_err("too large");
+            workflow::plan(&message, &Id::parse("w").expect("valid")).expect_err("too large");
         assert_eq!(refused.code, Code::TaskTooLarge);
         assert!(refused.message.contains("b (2097"), "{}", refused.message);
     }

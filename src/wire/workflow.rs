@@ -89,15 +89,17 @@ pub(super) fn read(
     })
 }
 
-/// The messages of all tasks of the workflow that has this id.
+/// The messages of all tasks of the workflow that has this id. Each names who waits for the workflow: a task
+/// of a workflow has no reply of its own, and whichever ends the workflow answers.
 ///
 /// # Errors
 /// `TASK_TOO_LARGE` names every task whose message would be larger than allowed.
-pub fn plan(workflow: &Workflow, id: &Id, traceparent: Option<&str>) -> Result<Vec<Planned>, Failure> {
+pub fn plan(of: &Message, id: &Id) -> Result<Vec<Planned>, Failure> {
+    let workflow = &of.workflow;
     let mut planned = Vec::with_capacity(workflow.tasks.len());
     let mut too_large: Vec<String> = Vec::new();
     for (index, task) in workflow.tasks.iter().enumerate() {
-        let message = message(workflow, id, index, traceparent);
+        let message = message(of, id, index);
         let body = task::encode(&message);
         if body.len() > TASK_BYTES_MAX {
             too_large.push(format!("{} ({} bytes)", task.id, body.len()));
@@ -118,13 +120,15 @@ pub fn plan(workflow: &Workflow, id: &Id, traceparent: Option<&str>) -> Result<V
     Err(Failure::new(Code::TaskTooLarge, message).with("tasks", too_large))
 }
 
-fn message(workflow: &Workflow, id: &Id, index: usize, traceparent: Option<&str>) -> Task {
+fn message(of: &Message, id: &Id, index: usize) -> Task {
+    let workflow = &of.workflow;
     let task = &workflow.tasks[index];
     let id_of = |(name, meant): &(String, usize)| (name.clone(), workflow.tasks[*meant].id.clone());
     let mut message = Task::new(Some(task.id.clone()), task.spec.clone());
     message.workflow = Some(id.clone());
     message.inputs = task.inputs.iter().map(id_of).collect();
-    message.traceparent = traceparent.map(str::to_owned);
+    message.traceparent = of.traceparent.clone();
+    message.reply = of.reply.clone();
     message.extra = task.extra.clone();
     message
 }

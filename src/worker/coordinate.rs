@@ -70,7 +70,7 @@ impl Shared {
 
     /// What the store takes in.
     fn plan(&self, message: &workflow::Message, id: &Id) -> Result<Plan, Failure> {
-        let planned = workflow::plan(&message.workflow, id, message.traceparent.as_deref())?;
+        let planned = workflow::plan(message, id)?;
         let mut tasks = Vec::with_capacity(planned.len());
         for task in planned {
             let address = Address::parse(&task.protocol.routing())

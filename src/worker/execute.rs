@@ -19,7 +19,7 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
 use crate::core::protocol::{Leniency, LookupError, ProtocolId};
-use crate::core::state::TaskState;
+use crate::core::state::{TaskState, WorkflowState};
 use crate::core::violation::Violation;
 use crate::provider::{Answer, CallCx};
 use crate::store::{Claim, Claimed, End, Fence, Finished, Lease};
@@ -250,7 +250,10 @@ impl Shared {
                     let past = Past { history, provider: ending.provider_id.clone() };
                     self.bury(delivery, Some(task), failure, past).await?;
                 }
-                self.reply(task, document(ending, head)).await?;
+                // In a workflow only the step that ended it answers, so that there is one answer.
+                if task.workflow.is_none() || workflow.is_some_and(WorkflowState::is_ended) {
+                    self.reply(task, document(ending, head)).await?;
+                }
             }
         }
         self.tell_verdict(head, run, &verdict, workflow);

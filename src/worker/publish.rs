@@ -94,11 +94,18 @@ impl Shared {
         self.publish(vec![message]).await
     }
 
-    /// Sends the result document to whoever asked for a reply. A reply that cannot be delivered fails nothing.
+    /// Sends the result document to whoever asked for a reply: the task's own, or in a workflow that has ended
+    /// the workflow's. A reply that cannot be delivered fails nothing.
     pub(super) async fn reply(&self, task: &Task, document: Bytes) -> Result<(), Stop> {
-        let Some(reply) = &task.reply else { return Ok(()) };
-        let id = task.id.as_ref().map(Id::to_string);
-        self.reply_to(reply, id, document).await
+        let (Some(reply), Some(id)) = (&task.reply, &task.id) else { return Ok(()) };
+        let Some(workflow) = &task.workflow else {
+            return self.reply_to(reply, Some(id.to_string()), document).await;
+        };
+        let read = || self.parts.store.outcome(workflow);
+        match insist(&self.abort, "outcome", read).await? {
+            Some(document) => self.reply_to(reply, Some(workflow.to_string()), document).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends a document to a reply queue.

@@ -8,6 +8,7 @@ mod cases;
 #[path = "broker_rabbitmq.rs"]
 mod rabbitmq;
 #[path = "../support/rabbitmq.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq_server;
 
 use gleitzeit::broker::Broker;

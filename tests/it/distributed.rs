@@ -157,6 +157,39 @@ fn a_message_that_cannot_be_routed_is_recorded_and_kept() {
 }
 
 #[test]
+fn replies_and_events_reach_who_asked_for_them() {
+    let Some(place) = Place::new() else { return };
+    place.run(&["topology", "apply"]).expect(0);
+    let _worker = place.worker(&[]);
+    for (queue, exchange, key) in [("answers", "gleitzeit.replies", "answers"), ("told", "gleitzeit.events", "#")] {
+        place.vhost.declare_queue(queue, &json!({}));
+        place.vhost.bind(exchange, queue, key);
+    }
+    let asked = |correlation: &str| json!({"reply_to": "answers", "correlation_id": correlation});
+    let task = json!({"method": "ping", "params": {"message": "hi"}}).to_string();
+    assert!(place.vhost.publish("gleitzeit.tasks", "echo.v1", &task, &asked("one")));
+    let workflow = json!({"id": "asked", "name": "W", "tasks": [
+        {"id": "a", "method": "echo/ping"}, {"id": "b", "method": "echo/ping", "dependencies": ["a"]},
+    ]});
+    assert!(place.vhost.publish("gleitzeit.workflows", "gleitzeit.workflows", &workflow.to_string(), &asked("two")));
+
+    until("two replies", || messages(&place, "answers").len() == 2);
+    for reply in messages(&place, "answers") {
+        let document: Value = serde_json::from_str(reply["payload"].as_str().expect("text")).expect("JSON");
+        assert_eq!(document["status"], "completed");
+        match reply["properties"]["correlation_id"].as_str() {
+            Some("one") => assert_eq!(document["result"]["response"], "hi"),
+            Some("two") => assert_eq!(document["workflow_id"], "asked"),
+            other => panic!("a reply to {other:?}"),
+        }
+    }
+    until("the events", || messages(&place, "told").len() == 4);
+    let keys: Vec<Value> = messages(&place, "told").iter().map(|event| event["routing_key"].clone()).collect();
+    assert_eq!(keys.iter().filter(|key| *key == "task.completed").count(), 3, "{keys:?}");
+    assert!(keys.contains(&json!("workflow.completed")), "{keys:?}");
+}
+
+#[test]
 fn wrong_passwords_and_missing_servers_each_have_their_code() {
     let Some(place) = Place::new() else { return };
     let name = |amqp: &str, redis: &str| -> Value {

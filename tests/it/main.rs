@@ -7,4 +7,5 @@ mod refused;
 mod support;
 
 #[path = "../support/rabbitmq.rs"]
+#[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;

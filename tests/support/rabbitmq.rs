@@ -101,6 +101,12 @@ impl VirtualHost {
         self.call("GET", &format!("/api/queues/{}/{name}", self.name), &Value::Null)
     }
 
+    /// Binds a queue to an exchange.
+    pub(crate) fn bind(&self, exchange: &str, queue: &str, routing_key: &str) {
+        let path = format!("/api/bindings/{}/e/{exchange}/q/{queue}", self.name);
+        self.call("POST", &path, &json!({"routing_key": routing_key}));
+    }
+
     /// Deletes a queue.
     pub(crate) fn delete_queue(&self, name: &str) {
         self.call("DELETE", &format!("/api/queues/{}/{name}", self.name), &Value::Null);

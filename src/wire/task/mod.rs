@@ -51,7 +51,7 @@ pub struct Task {
     pub inputs: BTreeMap<String, Id>,
     /// The attempt that the message is for, from 1.
     pub attempt: u32,
-    /// Who waits for the result.
+    /// Who waits for the result: the task's own, or the workflow's if it belongs to one.
     pub reply: Option<Reply>,
     /// The W3C trace context.
     pub traceparent: Option<String>,
