@@ -120,8 +120,14 @@ fn switch_to_wal(connection: &Connection) -> rusqlite::Result<String> {
     }
 }
 
+/// [`version_of`] on one snapshot: another process may be making the file at this moment.
+fn check_whose(connection: &mut Connection) -> Result<usize, Problem> {
+    let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    version_of(&snapshot)
+}
+
 /// The file's version, 0 for an empty one; refuses a file that is not ours or too new.
-fn check_whose(connection: &Connection) -> Result<usize, Problem> {
+fn version_of(connection: &Connection) -> Result<usize, Problem> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -148,7 +154,7 @@ fn migrate(connection: &mut Connection) -> Result<(), Problem> {
     }
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Again, now that nobody else can change it.
-    let version = check_whose(&tx)?;
+    let version = version_of(&tx)?;
     for script in MIGRATIONS.iter().skip(version) {
         tx.execute_batch(script)?;
     }

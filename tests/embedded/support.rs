@@ -2,9 +2,14 @@
 
 use gleitzeit::broker::sqlite::SqliteBroker;
 use gleitzeit::broker::{Broker, Delivery, Outgoing, Properties, Target};
-use gleitzeit::core::id::Id;
+use gleitzeit::core::clock::Clock;
+use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::state::TaskState;
 use gleitzeit::sqlite::{Database, Durability, Location};
+use gleitzeit::store::sqlite::{Settings, SqliteStore};
+use gleitzeit::store::{End, Finished, Lease, Store};
 use gleitzeit::topology::{Address, Queue, Topology};
+use gleitzeit::wire::record::{Ending, Head};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +50,25 @@ pub(crate) async fn broker(database: Database) -> SqliteBroker {
     let broker = SqliteBroker::new(database, Arc::new(WallClock));
     broker.declare(&Topology::new([echo()])).await.expect("declares");
     broker
+}
+
+pub(crate) fn store(database: Database) -> SqliteStore {
+    SqliteStore::new(database, Arc::new(WallClock), Settings::default())
+}
+
+pub(crate) fn head(name: &str) -> Head {
+    let key = TaskKey::alone(id(name));
+    Head { key, name: name.to_owned(), protocol: "echo/v1".to_owned(), method: "echo".to_owned() }
+}
+
+/// Ends an attempt well.
+pub(crate) async fn complete(store: &SqliteStore, lease: &Lease) -> Finished {
+    let now = WallClock.now();
+    let document = Ending::unrun(TaskState::Completed, None, now).document(&head(lease.key.id().as_str()));
+    let ttl = Duration::from_secs(600);
+    let (state, entry) = (TaskState::Completed, "{}".to_owned());
+    let end = End::Ended { state, document: document.into(), keep: true, ttl, entry };
+    store.finish(lease, &end, now).await.expect("finishes")
 }
 
 pub(crate) fn echo() -> Address {

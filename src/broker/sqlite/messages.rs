@@ -115,16 +115,16 @@ fn insert(tx: &Connection, queue: i64, message: &Incoming) -> rusqlite::Result<(
     Ok(())
 }
 
+/// When the next delayed message of any queue is due.
+fn next_due(tx: &Connection) -> rusqlite::Result<Option<Timestamp>> {
+    let due: Option<i64> =
+        tx.prepare_cached("SELECT min(due) FROM delayed")?.query_row([], |row| row.get(0))?;
+    Ok(due.map(Timestamp::from_millis))
+}
+
 /// Moves what is due to its queue, in the order of becoming due, and names the queues.
-pub(super) fn promote(tx: &Connection, now: Timestamp) -> rusqlite::Result<Vec<String>> {
+fn promote(tx: &Connection, now: Timestamp) -> rusqlite::Result<Vec<String>> {
     let now = now.as_millis();
-    let due = tx
-        .prepare_cached("SELECT 1 FROM delayed WHERE due <= ?1 LIMIT 1")?
-        .query_row([now], |_| Ok(()))
-        .optional()?;
-    if due.is_none() {
-        return Ok(Vec::new());
-    }
     let news = tx
         .prepare_cached("SELECT name FROM queues WHERE id IN (SELECT queue FROM delayed WHERE due <= ?1)")?
         .query_map([now], |row| row.get(0))?
@@ -153,7 +153,11 @@ pub(super) fn deliver(tx: &Connection, wish: &Wish) -> rusqlite::Result<Batch> {
         process::beat(tx, wish.owner, wish.now)?;
         news.extend(reclaim(tx, me, wish.now)?);
     }
-    news.extend(promote(tx, wish.now)?);
+    let mut due = next_due(tx)?;
+    if due.is_some_and(|due| due <= wish.now) {
+        news.extend(promote(tx, wish.now)?);
+        due = next_due(tx)?;
+    }
     let sql = if wish.scope.is_some() {
         "UPDATE messages SET owner = ?1, deliveries = deliveries + 1 WHERE id IN (
              SELECT id FROM messages WHERE queue = (SELECT id FROM queues WHERE name = ?2)
@@ -172,9 +176,7 @@ pub(super) fn deliver(tx: &Connection, wish: &Wish) -> rusqlite::Result<Batch> {
         .collect::<rusqlite::Result<Vec<Delivered>>>()?;
     // RETURNING promises no order.
     messages.sort_by_key(|message| (message.rank, message.id));
-    let next_due: Option<i64> =
-        tx.prepare_cached("SELECT min(due) FROM delayed")?.query_row([], |row| row.get(0))?;
-    Ok(Batch { messages, next_due: next_due.map(Timestamp::from_millis), news })
+    Ok(Batch { messages, next_due: due, news })
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Delivered> {
