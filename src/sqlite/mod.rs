@@ -4,13 +4,13 @@
 //! steps ──▶ bounded queue ──▶ writer thread ──▶ BEGIN · step · step · … · COMMIT ──▶ replies
 //! ```
 //! A step is a function over the connection. The thread takes whatever waits (at most
-//! [`writer::BATCH_MAX`]) into one transaction, and answers after the commit: a commit costs the same for one
+//! `writer::BATCH_MAX`) into one transaction, and answers after the commit: a commit costs the same for one
 //! step as for hundreds. A step that fails is undone by itself: the transaction is rolled back and its other
 //! steps are made again one by one, so a step must be repeatable and must not touch anything but the file.
 //!
 //! Several processes may have the file open. Writing takes turns (`BEGIN IMMEDIATE`, up to
-//! [`open::BUSY_MAX`]); what others commit is noticed through `PRAGMA data_version`, asked for every
-//! [`writer::POLL_EVERY`] while somebody has a [`Foreign`]. What this process commits is told by [`Topic`]s.
+//! `open::BUSY_MAX`); what others commit is noticed through `PRAGMA data_version`, asked for every
+//! `writer::POLL_EVERY` while somebody has a `Foreign`. What this process commits is told by `Topic`s.
 //!
 //! Safe against the death of the process; with `synchronous = NORMAL` a power cut may take the last commits,
 //! with FULL it may not. `:memory:` promises nothing beyond the process.

@@ -20,6 +20,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// The server that `GLEITZEIT_AMQP_URL` and `GLEITZEIT_RABBITMQ_API` name, if they do.
+    #[allow(clippy::disallowed_methods, reason = "tests learn their servers from the environment")]
     pub(crate) fn from_environment() -> Option<Server> {
         let amqp = std::env::var("GLEITZEIT_AMQP_URL").ok()?;
         let api = std::env::var("GLEITZEIT_RABBITMQ_API").ok()?;

@@ -99,6 +99,7 @@ impl Writer {
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "events are transient and unconfirmed by contract")]
     async fn write(&mut self, batch: &[Event]) -> bool {
         let usable = self
             .open

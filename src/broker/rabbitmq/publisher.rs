@@ -437,6 +437,7 @@ async fn exchange(
     (outcomes, returned)
 }
 
+#[allow(clippy::disallowed_methods, reason = "this is the publish that all others go through")]
 async fn write_one(channel: &Channel, frame: &Frame) -> lapin::Result<Confirmation> {
     let options = BasicPublishOptions { mandatory: frame.mandatory, immediate: false };
     let (exchange, routing_key) = (frame.exchange.clone(), frame.routing_key.clone());
@@ -454,6 +455,7 @@ fn returned_message(message: lapin::message::BasicReturnMessage) -> Returned {
 
 /// Sends without a confirm on a channel of its own, and closes it in order: an error of the server comes
 /// before its answer to that.
+#[allow(clippy::disallowed_methods, reason = "for replies and broadcasts, whose receiver may be gone")]
 pub(super) async fn send_unconfirmed(
     link: &Link,
     frame: &Frame,
