@@ -309,7 +309,8 @@ mod tests {
             ("unroutable", "nobody.v1")
         );
         assert_eq!(deaths(&Queue::Inbox, DEAD, "inbox", &amqp), []);
-        let later = delay::entry(Duration::from_secs(1), &Queue::Inbox).expect("fits").expect("waits").routing_key;
+        let later =
+            delay::entry(Duration::from_secs(1), &Queue::Inbox).expect("fits").expect("waits").routing_key;
         assert_eq!(deaths(&Queue::Inbox, delay::DUE_EXCHANGE, &later, &amqp), []);
         assert_eq!(deaths(&python(), "gleitzeit.delay.due", &delayed, &BasicProperties::default()), []);
     }
