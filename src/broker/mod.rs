@@ -176,7 +176,7 @@ pub struct Death {
 pub struct Depth {
     /// Messages that wait to be delivered.
     pub ready: u64,
-    /// Consumers on the queue.
+    /// Consumers on the queue. One that was cancelled may count until what it holds is settled.
     pub consumers: u64,
 }
 

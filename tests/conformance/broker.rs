@@ -26,13 +26,15 @@ pub(crate) type Run = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A case: its name, which is the behaviour, and how it is shown.
 pub(crate) type Case = (&'static str, fn(Arc<dyn Broker>, Address) -> Run);
 
+/// A fresh broker; the second value is kept until the case is over, then dropped.
+pub(crate) type Started = (Arc<dyn Broker>, Box<dyn Any + Send>);
+
 /// An adapter under test.
 struct Backend {
     name: &'static str,
     /// Whether it can be had here; else why not.
     is_here: fn() -> Result<(), String>,
-    /// A fresh broker; the second value is kept until the case is over, then dropped.
-    start: fn() -> Pin<Box<dyn Future<Output = (Arc<dyn Broker>, Box<dyn Any + Send>)> + Send>>,
+    start: fn() -> Pin<Box<dyn Future<Output = Started> + Send>>,
 }
 
 /// Every adapter.

@@ -28,6 +28,7 @@ cases![
     a_delayed_message_is_never_early_and_reaches_its_queue,
     a_delay_that_is_too_long_is_refused,
     what_is_done_does_not_come_again,
+    what_is_done_at_the_very_end_does_not_come_again,
     what_is_released_or_dropped_comes_again,
     what_a_dropped_consumer_had_comes_again,
     a_consumer_holds_no_more_than_its_prefetch,
@@ -167,11 +168,8 @@ async fn a_delayed_message_is_never_early_and_reaches_its_queue(broker: Arc<dyn 
     let mut messages = Vec::new();
     for queue in &queues {
         for delay in delays {
-            let delay = Some(Duration::from_millis(delay));
-            messages.push(Outgoing {
-                delay,
-                ..outgoing(queue, format!("{queue} {}", delay.unwrap_or_default().as_millis()))
-            });
+            let body = format!("{queue} {delay}");
+            messages.push(Outgoing { delay: Some(Duration::from_millis(delay)), ..outgoing(queue, body) });
         }
     }
     broker.publish(messages).await.expect("confirmed");
@@ -235,6 +233,20 @@ async fn what_is_released_or_dropped_comes_again(broker: Arc<dyn Broker>, addres
     assert!(again.redelivered && again.body == "x");
     done(again).await;
     depth_becomes(&broker, &tasks, Depth { ready: 0, consumers: 1 }).await;
+}
+
+// Law 3: the last settlement is not overtaken by the end of its consumer.
+async fn what_is_done_at_the_very_end_does_not_come_again(broker: Arc<dyn Broker>, address: Address) {
+    let tasks = ready(&broker, &address).await;
+    for index in 0..50 {
+        let body = index.to_string();
+        broker.publish(vec![outgoing(&tasks, body.clone())]).await.expect("confirmed");
+        let mut consumer = consume(&broker, &tasks, 1).await;
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.body, body);
+        drop(consumer);
+        done(delivery).await;
+    }
 }
 
 // Law 3: held and not yet given out.
@@ -421,9 +433,9 @@ async fn depth_counts_messages_and_consumers(broker: Arc<dyn Broker>, address: A
     let mut consumer = consume(&broker, &tasks, 1).await;
     let held = next(&mut consumer).await;
     depth_becomes(&broker, &tasks, Depth { ready: 2, consumers: 1 }).await;
+    done(held).await;
     consumer.cancel().await.expect("cancelled");
     depth_becomes(&broker, &tasks, Depth { ready: 2, consumers: 0 }).await;
-    done(held).await;
 }
 
 async fn a_queue_that_is_not_there_is_an_error(broker: Arc<dyn Broker>, address: Address) {
@@ -464,8 +476,8 @@ async fn cancelling_returns_what_was_not_given_out(broker: Arc<dyn Broker>, addr
     consumer.cancel().await.expect("cancelled");
     assert!(tokio::time::timeout(SOON, consumer.next()).await.expect("in time").is_none());
     consumer.cancel().await.expect("once more");
-    depth_becomes(&broker, &tasks, Depth { ready: 4, consumers: 0 }).await;
     done(held).await;
+    depth_becomes(&broker, &tasks, Depth { ready: 4, consumers: 0 }).await;
     let mut other = consume(&broker, &tasks, 1).await;
     assert_eq!(bodies(&mut other, 4).await.len(), 4);
     depth_becomes(&broker, &tasks, Depth { ready: 0, consumers: 1 }).await;

@@ -4,14 +4,13 @@ use gleitzeit::broker::rabbitmq::{Declare, RabbitBroker, Settings};
 use gleitzeit::broker::{Broker, BrokerError, Delivery, Depth, Outgoing, Settlement};
 use gleitzeit::topology::{Address, Queue, Topology};
 use serde_json::json;
-use std::any::Any;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Run;
 use super::cases::{SOON, consume, depth_becomes, done, next, outgoing, ready};
 use super::rabbitmq_server::{Server, VirtualHost};
+use super::{Run, Started};
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
@@ -42,7 +41,7 @@ pub(crate) fn is_here() -> Result<(), String> {
 }
 
 /// A broker on a virtual host of its own.
-pub(crate) async fn start() -> (Arc<dyn Broker>, Box<dyn Any + Send>) {
+pub(crate) async fn start() -> Started {
     let vhost = server().vhost();
     (connect(&vhost.url()).await, Box::new(vhost))
 }

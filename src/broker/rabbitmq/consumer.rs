@@ -2,11 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::DeliveryTag;
 use std::sync::Arc;
 
-use super::feed::{Feed, Held, Subscriber, give_back};
+use super::feed::{Feed, Held, Subscriber};
 use super::message::{deaths, from_amqp};
 use crate::broker::{BrokerError, Consumer, Delivery, Listener, Receipt, Settlement};
 use crate::topology::Queue;
@@ -41,15 +40,14 @@ impl Consumer for QueueConsumer {
 
 impl QueueConsumer {
     fn receive(&self, delivery: lapin::message::Delivery, held: Arc<Held>) -> Delivery {
-        let lapin::message::Delivery { exchange, routing_key, redelivered, properties, data, acker, .. } =
-            delivery;
+        let lapin::message::Delivery { exchange, routing_key, redelivered, properties, data, .. } = delivery;
         Delivery {
             queue: self.queue.clone(),
             body: Bytes::from(data),
             properties: from_amqp(&properties),
             redelivered,
             deaths: deaths(&self.queue, exchange.as_str(), routing_key.as_str(), &properties),
-            receipt: Box::new(ChannelReceipt { acker, held, settled: false }),
+            receipt: Box::new(ChannelReceipt { tag: delivery.delivery_tag, held, settled: false }),
         }
     }
 }
@@ -57,36 +55,27 @@ impl QueueConsumer {
 /// The handle on one delivery of a channel.
 #[derive(Debug)]
 struct ChannelReceipt {
-    acker: lapin::Acker,
-    /// Keeps the channel open until this is settled.
-    #[expect(dead_code, reason = "held, not read")]
+    tag: DeliveryTag,
     held: Arc<Held>,
     settled: bool,
 }
 
 #[async_trait]
 impl Receipt for ChannelReceipt {
-    /// Queues the frame and does not wait until it is written: the server answers neither, and that it was
-    /// written would not mean that it arrived.
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), BrokerError> {
         self.settled = true;
         let queued = match settlement {
-            Settlement::Done => self.acker.ack(BasicAckOptions::default()).now_or_never(),
-            Settlement::Release => {
-                self.acker.nack(BasicNackOptions { multiple: false, requeue: true }).now_or_never()
-            }
+            Settlement::Done => self.held.acknowledge(self.tag),
+            Settlement::Release => self.held.release(self.tag),
         };
-        match queued {
-            None | Some(Ok(true)) => Ok(()),
-            Some(Ok(false) | Err(_)) => Err(BrokerError::DeliveryLost),
-        }
+        if queued { Ok(()) } else { Err(BrokerError::DeliveryLost) }
     }
 }
 
 impl Drop for ChannelReceipt {
     fn drop(&mut self) {
         if !self.settled {
-            give_back(&self.acker);
+            self.held.release(self.tag);
         }
     }
 }
@@ -108,9 +97,9 @@ impl Listener for BroadcastListener {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             match self.feed.next().await? {
-                Ok((delivery, _held)) => {
+                Ok((delivery, held)) => {
                     // Settled before it is given out: at most once, and the server may send the next.
-                    let _ = delivery.acker.ack(BasicAckOptions::default()).now_or_never();
+                    held.acknowledge(delivery.delivery_tag);
                     return Some(Bytes::from(delivery.data));
                 }
                 Err(error) => tracing::error!(%error, "cannot listen to broadcasts; trying again"),

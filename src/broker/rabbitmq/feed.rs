@@ -9,10 +9,10 @@ use backon::BackoffBuilder;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{AMQPValue, DeliveryTag, FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -57,10 +57,29 @@ pub(super) struct Subscriber {
 
 /// The channel of a subscription. It lives as long as the subscription or any delivery of it: closing it
 /// would take the deliveries back.
+///
+/// Settling goes by tag, on this channel and no other. lapin's `Acker` would do it in a task, which the
+/// closing of the channel may overtake; here the frame is queued for writing when the call returns, before
+/// anything that comes later. Nobody waits until it is written: the server answers neither, and that it was
+/// written would not mean that it arrived.
 #[derive(Debug)]
 pub(super) struct Held {
     channel: Channel,
     _connection: Arc<Connection>,
+}
+
+impl Held {
+    /// Forgets a delivery; `false` if the channel is gone, and the delivery with it.
+    pub(super) fn acknowledge(&self, delivery: DeliveryTag) -> bool {
+        let options = BasicAckOptions { multiple: false };
+        !matches!(self.channel.basic_ack(delivery, options).now_or_never(), Some(Err(_)))
+    }
+
+    /// Returns a delivery to its queue; `false` if the channel is gone, which returns it too.
+    pub(super) fn release(&self, delivery: DeliveryTag) -> bool {
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        !matches!(self.channel.basic_nack(delivery, options).now_or_never(), Some(Err(_)))
+    }
 }
 
 /// A live subscription.
@@ -141,7 +160,7 @@ impl Feed {
         }
         // Ends with `None`, after what was on its way.
         while let Ok(Some(Ok(delivery))) = tokio::time::timeout(timeout, subscription.stream.next()).await {
-            give_back(&delivery.acker);
+            subscription.held.release(delivery.delivery_tag);
         }
     }
 
@@ -160,19 +179,11 @@ impl Feed {
     }
 }
 
-/// Returns a delivery to its queue. Only queues the frame for writing: nothing to wait for, and so usable
-/// where nothing can wait.
-pub(super) fn give_back(acker: &lapin::Acker) {
-    let options = BasicNackOptions { multiple: false, requeue: true };
-    // On a lost channel this does nothing, and need not: the server has it back.
-    let _ = acker.nack(options).now_or_never();
-}
-
 impl Drop for Subscription {
     fn drop(&mut self) {
         // Deliveries that are held keep the channel open, and it would keep what nobody will ever take.
         while let Some(Some(Ok(delivery))) = self.stream.next().now_or_never() {
-            give_back(&delivery.acker);
+            self.held.release(delivery.delivery_tag);
         }
     }
 }

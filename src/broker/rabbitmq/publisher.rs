@@ -32,7 +32,7 @@ use super::settings::Settings;
 use crate::broker::BrokerError;
 
 /// Lanes for messages that must arrive.
-const LANES: usize = 3;
+const LANES: usize = 4;
 
 /// Publishes that may wait for one lane; more wait in their callers.
 const WAITING_MAX: usize = 256;
