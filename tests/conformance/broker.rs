@@ -10,6 +10,8 @@ mod rabbitmq;
 #[path = "../support/rabbitmq.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq_server;
+#[path = "broker_sqlite.rs"]
+mod sqlite;
 
 use gleitzeit::broker::Broker;
 use gleitzeit::topology::Address;
@@ -40,7 +42,7 @@ struct Backend {
 /// Every adapter.
 const BACKENDS: &[Backend] = &[
     Backend { name: "rabbitmq", is_here: rabbitmq::is_here, start: || Box::pin(rabbitmq::start()) },
-    // The embedded adapter goes here: Backend { name: "sqlite", is_here: || Ok(()), start: ... },
+    Backend { name: "sqlite", is_here: sqlite::is_here, start: || Box::pin(sqlite::start()) },
 ];
 
 /// A case that hangs is a case that failed.

@@ -122,14 +122,17 @@ impl SqliteBroker {
                 return Ok(None);
             }
         };
-        let too_much = |reason: String| BrokerError::Rejected { target: queue.clone(), reason };
+        let invalid = |reason: String| {
+            let what = format!("a message for {queue}");
+            BrokerError::Invalid { what, reason }
+        };
         if message.body.len() > BODY_BYTES_MAX {
             let bytes = message.body.len();
-            return Err(too_much(format!("{bytes} bytes are more than the {BODY_BYTES_MAX} allowed")));
+            return Err(invalid(format!("{bytes} bytes are more than the {BODY_BYTES_MAX} allowed")));
         }
         let delay = message.delay.filter(|delay| !delay.is_zero());
         if delay.is_some_and(|delay| delay > DELAY_MAX) {
-            return Err(too_much("the delay is longer than 310 days".to_owned()));
+            return Err(invalid("the delay is longer than 310 days".to_owned()));
         }
         let mut properties = message.properties;
         properties.priority = properties.priority.map(|priority| priority.min(9));
@@ -137,7 +140,7 @@ impl SqliteBroker {
             None
         } else {
             let text = serde_json::to_string(&properties.headers);
-            Some(text.map_err(|error| too_much(format!("its headers are no JSON: {error}")))?)
+            Some(text.map_err(|error| invalid(format!("its headers are no JSON: {error}")))?)
         };
         Ok(Some(Incoming {
             due: delay.map(|delay| self.hub.clock.now().after(delay)),
