@@ -195,8 +195,7 @@ mod tests {
         let mut body = two_tasks();
         body["tasks"][1]["params"]["pad"] = json!("x".repeat(TASK_BYTES_MAX));
         let message = workflow(&body, &Properties::default());
-        let refused =
-            workflow::plan(&message, &Id::parse("w").expect("valid")).expect_err("too large");
+        let refused = workflow::plan(&message, &Id::parse("w").expect("valid")).expect_err("too large");
         assert_eq!(refused.code, Code::TaskTooLarge);
         assert!(refused.message.contains("b (2097"), "{}", refused.message);
     }

@@ -161,7 +161,9 @@ fn replies_and_events_reach_who_asked_for_them() {
     let Some(place) = Place::new() else { return };
     place.run(&["topology", "apply"]).expect(0);
     let _worker = place.worker(&[]);
-    for (queue, exchange, key) in [("answers", "gleitzeit.replies", "answers"), ("told", "gleitzeit.events", "#")] {
+    for (queue, exchange, key) in
+        [("answers", "gleitzeit.replies", "answers"), ("told", "gleitzeit.events", "#")]
+    {
         place.vhost.declare_queue(queue, &json!({}));
         place.vhost.bind(exchange, queue, key);
     }
@@ -171,7 +173,12 @@ fn replies_and_events_reach_who_asked_for_them() {
     let workflow = json!({"id": "asked", "name": "W", "tasks": [
         {"id": "a", "method": "echo/ping"}, {"id": "b", "method": "echo/ping", "dependencies": ["a"]},
     ]});
-    assert!(place.vhost.publish("gleitzeit.workflows", "gleitzeit.workflows", &workflow.to_string(), &asked("two")));
+    assert!(place.vhost.publish(
+        "gleitzeit.workflows",
+        "gleitzeit.workflows",
+        &workflow.to_string(),
+        &asked("two")
+    ));
 
     until("two replies", || messages(&place, "answers").len() == 2);
     for reply in messages(&place, "answers") {
@@ -184,7 +191,8 @@ fn replies_and_events_reach_who_asked_for_them() {
         }
     }
     until("the events", || messages(&place, "told").len() == 4);
-    let keys: Vec<Value> = messages(&place, "told").iter().map(|event| event["routing_key"].clone()).collect();
+    let keys: Vec<Value> =
+        messages(&place, "told").iter().map(|event| event["routing_key"].clone()).collect();
     assert_eq!(keys.iter().filter(|key| *key == "task.completed").count(), 3, "{keys:?}");
     assert!(keys.contains(&json!("workflow.completed")), "{keys:?}");
 }
