@@ -72,6 +72,13 @@ impl Original {
         Original { body, bytes, properties }
     }
 
+    /// The same, cut to what always fits.
+    #[must_use]
+    pub fn cut(self) -> Original {
+        let end = self.body.len().min(CUT_BYTES);
+        Original { body: self.body.slice(..end), ..self }
+    }
+
     /// Whether the message can be sent again as it was.
     #[must_use]
     pub fn is_whole(&self) -> bool {

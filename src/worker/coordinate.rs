@@ -11,7 +11,7 @@ use crate::broker::Delivery;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
-use crate::core::state::TaskState;
+use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Cancelled, Created, Message, Plan, PlannedTask};
 use crate::topology::Address;
 use crate::wire::command::Command;
@@ -29,9 +29,16 @@ impl Shared {
     async fn coordinated(&self, delivery: &Delivery) -> Result<(), Stop> {
         match inbox::decode(&delivery.body, &delivery.properties, &self.parts.protocols) {
             Ok(Decoded::Workflow(message)) => self.create(delivery, *message).await,
-            Ok(Decoded::Command(Command::Cancel { id })) => self.cancel(&id).await,
-            Ok(Decoded::Newer { v, .. }) => self.park_newer(delivery, v).await,
+            Ok(Decoded::Command(command)) => self.command(&command).await,
+            Ok(Decoded::Newer { v, id }) => self.park_newer(delivery, v, id).await,
             Err(refused) => self.refuse_workflow(delivery, *refused).await,
+        }
+    }
+
+    /// Carries a command out. A repeat changes nothing.
+    pub(super) async fn command(&self, command: &Command) -> Result<(), Stop> {
+        match command {
+            Command::Cancel { id } => self.cancel(id).await,
         }
     }
 
@@ -93,7 +100,12 @@ impl Shared {
         match insist(&self.abort, "cancel", cancel).await? {
             Cancelled::Done { running } => {
                 tracing::info!(%id, running = running.len(), "cancelled");
-                self.tell(&Event::TaskEnded { key: TaskKey::alone(id.clone()), state: TaskState::Cancelled });
+                let alone = TaskKey::alone(id.clone());
+                let task = insist(&self.abort, "task", || self.parts.store.task(&alone)).await?;
+                self.tell(&match task {
+                    Some(_) => Event::TaskEnded { key: alone, state: TaskState::Cancelled },
+                    None => Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Cancelled },
+                });
                 if running.is_empty() {
                     return Ok(());
                 }
@@ -128,7 +140,7 @@ impl Shared {
     }
 
     /// A workflow that cannot be taken in ends with the reason where its id is known, and as a dead letter.
-    async fn refuse_workflow(&self, delivery: &Delivery, refused: Refused) -> Result<(), Stop> {
+    pub(super) async fn refuse_workflow(&self, delivery: &Delivery, refused: Refused) -> Result<(), Stop> {
         let Refused { id, name, reply, failure } = refused;
         if let Some(id) = id {
             let result_ttl = self.settings.result_ttl;

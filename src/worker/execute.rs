@@ -11,72 +11,72 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::lease::{Run, Taken};
 use super::outcome::{Attempt, Verdict};
 use super::patience::{Stop, insist};
 use super::publish::{Past, again, document, message_of};
-use crate::broker::{BrokerError, Delivery, Settlement};
+use super::session::BEAT_TTL;
+use crate::broker::{BrokerError, DELAY_MAX, Delivery, Settlement};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::id::Id;
+use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::{Leniency, LookupError, ProtocolId};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::core::violation::Violation;
 use crate::provider::{Answer, CallCx};
-use crate::store::{Claim, Claimed, End, Fence, Finished, Lease};
+use crate::store::{Claimed, Fence, Finished};
 use crate::topology::{Queue, unrouted};
+use crate::wire::event::Event;
+use crate::wire::inbox;
 use crate::wire::record::Head;
-use crate::wire::task::{self, Decoded, Task};
+use crate::wire::task::{self, Decoded, Refused, Task};
 
 /// The longest wait before a delivery whose task is held by a live session is looked at again.
 const HELD_DELAY_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked at each second before the waits grow: past the TTL of a session that went silent.
-const HELD_LOOKS: u32 = 7;
+pub(super) const HELD_LOOKS: u32 = 7;
 /// How long a message of a newer version waits for a newer worker.
 const NEWER_DELAY: Duration = Duration::from_secs(60);
 /// How long a message of a newer version may wait in all.
 const NEWER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Counts how often a message met a live lease.
-const HEADER_HELD: &str = "gleitzeit-held";
+/// The pause before a delivery that nothing could be done about is given back.
+const RELEASE_PAUSE: Duration = Duration::from_secs(5);
+/// Which live lease a message met, and how often: `FENCE:TIMES`.
+pub(super) const HEADER_HELD: &str = "gleitzeit-held";
 /// When a message of a newer version was first seen.
 const HEADER_NEWER: &str = "gleitzeit-newer-since";
 
-/// A task that this worker holds the lease of.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// The right to end the attempt.
-    pub(super) lease: Lease,
-    /// Result documents of the tasks that the parameters refer to.
-    pub(super) inputs: Vec<(Id, Option<Value>)>,
-    /// Attempts that ended with the death of their worker.
-    pub(super) crashes: u32,
-    /// The history so far, one JSON object an attempt.
-    pub(super) history: Vec<String>,
-}
-
 impl Shared {
-    /// Brings one task delivery to its end and settles it.
+    /// Brings one task delivery to its end, settles it, and only then tells of it.
     pub(super) async fn execute(&self, delivery: Delivery) {
-        let settlement = self.settlement_of(&delivery, self.live(&delivery).await).await;
+        let mut events = Vec::new();
+        let story = self.live(&delivery, &mut events).await;
+        let settlement = self.settlement_of(&delivery, story).await;
         settle(delivery, settlement).await;
+        events.iter().for_each(|event| self.tell(event));
     }
 
     /// The story. `Ok` means: everything that this delivery had to cause is recorded and confirmed.
-    async fn live(&self, delivery: &Delivery) -> Result<(), Stop> {
+    async fn live(&self, delivery: &Delivery, events: &mut Vec<Event>) -> Result<(), Stop> {
         let protocol = protocol_of(&delivery.queue);
         let task = match task::decode(&delivery.body, &delivery.properties, &protocol) {
             Ok(Decoded::Task(task)) => *task,
-            Ok(Decoded::Newer { v, .. }) => return self.park_newer(delivery, v).await,
+            Ok(Decoded::Newer { v, id }) => return self.park_newer(delivery, v, id).await,
             Err(refused) => return self.refuse(delivery, *refused).await,
         };
         let Some((task, head)) = self.admit(delivery, task).await? else { return Ok(()) };
         let cancel = self.abort.child_token();
         let Some(_entered) = self.running.enter(&head.key, cancel.clone()) else {
-            return self.publish_held(delivery, &task).await;
+            return self.publish_held(delivery, &task, None).await;
         };
-        let Some(run) = self.claim(delivery, &task, &head).await? else { return Ok(()) };
+        let run = match self.lease(&head, task.attempt, task.needs()).await? {
+            Taken::Run(run) => run,
+            Taken::Held(fence) => return self.publish_held(delivery, &task, Some(fence)).await,
+            Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
+        };
         let attempt = self.attempt(&task, &head, &run, cancel).await;
         let verdict = self.judge(&task, &run, attempt);
-        self.conclude(delivery, &task, &head, &run, verdict).await
+        self.conclude(delivery, &task, &head, &run, verdict, events).await
     }
 
     /// Deals with what may happen to a task before anybody claims it. `None`: it is dealt with.
@@ -91,75 +91,41 @@ impl Shared {
         };
         let now = self.parts.clock.now();
         if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
-            self.publish(vec![message_of(delivery, &task, Some(due.since(now)))]).await?;
+            // Longer than the broker can wait: it waits as long as it can, and comes back here.
+            let wait = due.since(now).min(DELAY_MAX);
+            self.publish(vec![message_of(delivery, &task, Some(wait))]).await?;
             return Ok(None);
         }
         Ok(Some((task, head)))
     }
 
-    /// Takes the lease. `None`: there is nothing to run, and what had to be published is published.
-    async fn claim(&self, delivery: &Delivery, task: &Task, head: &Head) -> Result<Option<Run>, Stop> {
-        let mut over: Option<Fence> = None;
-        loop {
-            let claim = Claim {
-                head: head.clone(),
-                attempt: task.attempt,
-                session: self.session.clone(),
-                over,
-                inputs: task.needs(),
-            };
-            let step = || self.parts.store.claim(&claim, self.parts.clock.now());
-            match insist(&self.abort, "claim", step).await? {
-                Claimed::Run { lease, inputs, crashes, history } => {
-                    let parse = |bytes: bytes::Bytes| serde_json::from_slice(&bytes).ok();
-                    let documents = inputs.into_iter().map(|bytes| bytes.and_then(parse));
-                    let inputs = claim.inputs.into_iter().zip(documents).collect();
-                    return Ok(Some(Run { lease, inputs, crashes, history }));
-                }
-                Claimed::Held { fence, session } if session == self.session => {
-                    // Our own claim, whose answer was lost: nobody runs it, so it is given back and asked again.
-                    let lease = Lease { key: head.key.clone(), fence, attempt: task.attempt };
-                    let now = self.parts.clock.now();
-                    let step = || self.parts.store.finish(&lease, &End::Abandoned, now);
-                    insist(&self.abort, "finish", step).await?;
-                    over = None;
-                    continue;
-                }
-                Claimed::Held { session, fence } => {
-                    let now = self.parts.clock.now();
-                    let alive =
-                        insist(&self.abort, "alive", || self.parts.store.alive(&session, now)).await?;
-                    if !alive {
-                        tracing::warn!(task = %head.key, %session, "taking over from a dead worker");
-                        over = Some(fence);
-                        continue;
-                    }
-                    self.publish_held(delivery, task).await?;
-                }
-                Claimed::NotReady => {
-                    tracing::debug!(task = %head.key, "the message is early; it will be published when ready");
-                }
-                Claimed::Next { attempt, due } => {
-                    let next = Task { attempt, ..task.clone() };
-                    let wait = due.since(self.parts.clock.now());
-                    self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
-                }
-                Claimed::Over { state, released } => {
-                    self.publish_released(released).await?;
-                    self.repeat_end(delivery, task, head, state).await?;
-                }
-                Claimed::NoWorkflow => {
-                    let text = format!("workflow {} is not known; submit it before its tasks", head.key.root);
-                    self.bury(
-                        delivery,
-                        Some(task),
-                        &Failure::new(Code::WorkflowNotFound, text),
-                        Past::default(),
-                    )
-                    .await?;
-                }
+    /// There is nothing to run: does again what an earlier delivery may not have come to.
+    async fn follow(
+        &self,
+        delivery: &Delivery,
+        task: &Task,
+        head: &Head,
+        claimed: Claimed,
+    ) -> Result<(), Stop> {
+        match claimed {
+            Claimed::Next { attempt, due } => {
+                let next = Task { attempt, ..task.clone() };
+                let wait = due.since(self.parts.clock.now());
+                self.publish(vec![message_of(delivery, &next, Some(wait))]).await
             }
-            return Ok(None);
+            Claimed::Over { released, .. } => {
+                self.publish_released(released).await?;
+                self.repeat_end(delivery, task, head).await
+            }
+            Claimed::NoWorkflow => {
+                let text = format!("workflow {} is not known; submit it before its tasks", head.key.root);
+                let failure = Failure::new(Code::WorkflowNotFound, text);
+                self.bury(delivery, Some(task), &failure, Past::default()).await
+            }
+            Claimed::NotReady | Claimed::Run { .. } | Claimed::Held { .. } => {
+                tracing::debug!(task = %head.key, "the message is early; it will be published when ready");
+                Ok(())
+            }
         }
     }
 
@@ -191,8 +157,9 @@ impl Shared {
         if let Some(at) = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now()) {
             return Err(Failure::new(Code::TaskExpired, format!("not started by {at}")));
         }
-        let input = |id: &Id| run.inputs.iter().find(|(input, _)| input == id)?.1.as_ref();
-        let params = task.fill(input)?;
+        let inputs = documents(run)?;
+        let params =
+            task.fill(|id: &Id| inputs.iter().find(|(input, _)| *input == id).map(|(_, value)| value))?;
         let spec = &task.spec;
         let method = self.parts.protocols.method(&spec.protocol, &spec.method).map_err(unknown)?;
         let params =
@@ -223,17 +190,24 @@ impl Shared {
         head: &Head,
         run: &Run,
         verdict: Verdict,
+        events: &mut Vec<Event>,
     ) -> Result<(), Stop> {
         let end = self.end_of(head, task, &verdict);
-        // Giving an attempt back is the answer to the abort, so the abort must not cut it short.
-        let patience =
-            if matches!(verdict, Verdict::Abandoned) { CancellationToken::new() } else { self.abort.clone() };
         let step = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
-        let (released, workflow) = match insist(&patience, "finish", step).await? {
-            Finished::Done { released, workflow, .. } => (released, workflow),
+        let finished = if matches!(verdict, Verdict::Abandoned) {
+            // Giving an attempt back is the answer to the abort, so the abort must not cut it short; but after
+            // the session's TTL the lease is void anyway.
+            let unaborted = CancellationToken::new();
+            let giving_back = insist(&unaborted, "finish", step);
+            tokio::time::timeout(BEAT_TTL, giving_back).await.unwrap_or(Err(Stop::Aborted))?
+        } else {
+            insist(&self.abort, "finish", step).await?
+        };
+        let (released, failed, workflow) = match finished {
+            Finished::Done { released, failed, workflow } => (released, failed, workflow),
             Finished::Lost => {
                 tracing::info!(task = %head.key, "the lease was lost; this worker's result is dropped");
-                return Ok(());
+                return self.repeat_end(delivery, task, head).await;
             }
         };
         match &verdict {
@@ -256,66 +230,86 @@ impl Shared {
                 }
             }
         }
-        self.tell_verdict(head, run, &verdict, workflow);
+        events.extend(self.events_of(head, run, &verdict, &failed, workflow));
         Ok(())
     }
 
-    /// The end was recorded by a delivery that was not settled: what follows the record is done again.
-    async fn repeat_end(
-        &self,
-        delivery: &Delivery,
-        task: &Task,
-        head: &Head,
-        state: TaskState,
-    ) -> Result<(), Stop> {
-        let read = || self.parts.store.result(&head.key);
-        let Some(document) = insist(&self.abort, "result", read).await? else { return Ok(()) };
-        // A second message for a task that has ended is no crash; it gets its reply, but no dead letter.
-        if state != TaskState::Completed && delivery.redelivered {
-            let value: Value = serde_json::from_slice(&document).unwrap_or_default();
-            if let Some(failure) = value.get("error").and_then(Failure::from_json) {
-                self.bury(delivery, Some(task), &failure, Past::default()).await?;
+    /// The end was recorded by a delivery that was not settled, or by somebody else: what follows the record is
+    /// done again.
+    async fn repeat_end(&self, delivery: &Delivery, task: &Task, head: &Head) -> Result<(), Stop> {
+        let read = || self.parts.store.task(&head.key);
+        let Some(record) = insist(&self.abort, "task", read).await? else { return Ok(()) };
+        if !record.state.is_ended() {
+            return Ok(());
+        }
+        // A second message for a task that has ended is no crash: it gets its reply, but no dead letter.
+        let may_lack_letter =
+            matches!(record.state, TaskState::Failed | TaskState::Expired) && delivery.redelivered;
+        if may_lack_letter {
+            let last: Option<Value> =
+                record.history.last().and_then(|entry| serde_json::from_str(entry).ok());
+            let failure = last.as_ref().and_then(|entry| entry.get("error")).and_then(Failure::from_json);
+            if let Some(failure) = failure {
+                let past = Past { history: record.history, provider: None };
+                self.bury(delivery, Some(task), &failure, past).await?;
             }
         }
-        self.reply(task, document).await
+        let read = || self.parts.store.result(&head.key);
+        match insist(&self.abort, "result", read).await? {
+            Some(document) => self.reply(task, document).await,
+            None => Ok(()),
+        }
     }
 
-    /// Waits with a held task: published again, uncounted, later each time.
-    async fn publish_held(&self, delivery: &Delivery, task: &Task) -> Result<(), Stop> {
-        let times: u32 = header(delivery, HEADER_HELD).and_then(|text| text.parse().ok()).unwrap_or(0);
+    /// Waits with a held task: published again, uncounted, later each time that it meets the same lease.
+    async fn publish_held(&self, delivery: &Delivery, task: &Task, fence: Option<Fence>) -> Result<(), Stop> {
+        let fence = fence.map_or(0, |Fence(number)| number);
+        let seen = header(delivery, HEADER_HELD).and_then(|text| text.split_once(':'));
+        let times: u32 = match seen {
+            Some((lease, times)) if lease == fence.to_string() => times.parse().unwrap_or(0),
+            Some(_) | None => 0,
+        };
         // Every second until a silent session must have run out, then less and less often.
         let wait = Duration::from_secs(1 << times.saturating_sub(HELD_LOOKS).min(6)).min(HELD_DELAY_MAX);
         let mut message = message_of(delivery, task, Some(wait));
-        message.properties.headers.insert(HEADER_HELD.to_owned(), times.saturating_add(1).to_string());
+        let count = format!("{fence}:{}", times.saturating_add(1));
+        message.properties.headers.insert(HEADER_HELD.to_owned(), count);
         self.publish(vec![message]).await
     }
 
     /// A message that only a newer worker understands waits for one.
-    pub(super) async fn park_newer(&self, delivery: &Delivery, v: u64) -> Result<(), Stop> {
+    pub(super) async fn park_newer(&self, delivery: &Delivery, v: u64, id: Option<Id>) -> Result<(), Stop> {
         let now = self.parts.clock.now();
         let since = header(delivery, HEADER_NEWER).and_then(|text| text.parse().ok()).unwrap_or(now);
         if now.since(since) >= NEWER_AGE_MAX {
             let text = format!("the message is of version {v}, which no worker understood for 24 hours");
-            return self
-                .bury(delivery, None, &Failure::new(Code::ProtocolVersionMismatch, text), Past::default())
-                .await;
+            let failure = Failure::new(Code::ProtocolVersionMismatch, text);
+            return match (&delivery.queue, id) {
+                (Queue::Workflows, id) => self.refuse_workflow(delivery, refused_workflow(id, failure)).await,
+                (_, id) => self.refuse(delivery, refused_task(delivery, id, failure)).await,
+            };
         }
         let mut message = again(delivery, Some(NEWER_DELAY));
         message.properties.headers.insert(HEADER_NEWER.to_owned(), since.to_string());
         self.publish(vec![message]).await
     }
 
-    /// What a delivery's story means for its settlement.
+    /// What a delivery's story means for its settlement. What can never be done as it is ends with its reason
+    /// recorded and as a dead letter; where even that fails, it is given back after a pause.
     pub(super) async fn settlement_of(&self, delivery: &Delivery, story: Result<(), Stop>) -> Settlement {
         let (code, message) = match story {
             Ok(()) => return Settlement::Done,
             Err(Stop::Aborted) => return Settlement::Release,
             Err(Stop::Broken { code, message }) => (code, message),
         };
-        match self.bury_broken(delivery, code, &message).await {
-            Ok(()) => Settlement::Done,
-            Err(_) => Settlement::Release,
+        if self.bury_broken(delivery, code, &message).await.is_ok() {
+            return Settlement::Done;
         }
+        tokio::select! {
+            () = tokio::time::sleep(RELEASE_PAUSE) => {}
+            () = self.abort.cancelled() => {}
+        }
+        Settlement::Release
     }
 }
 
@@ -345,6 +339,37 @@ fn unknown(error: LookupError) -> Failure {
 fn invalid(code: Code, violations: &[Violation]) -> Failure {
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
     Failure::new(code, lines.join("; ")).with("violations", serde_json::json!(violations))
+}
+
+/// The result documents that the parameters refer to, read once.
+fn documents(run: &Run) -> Result<Vec<(&Id, Value)>, Failure> {
+    let mut read = Vec::with_capacity(run.inputs.len());
+    for (id, document) in &run.inputs {
+        let Some(document) = document else { continue };
+        let value = serde_json::from_slice(document).map_err(|error| {
+            Failure::new(
+                Code::PersistenceIntegrityError,
+                format!("the result of task {id} is not JSON: {error}"),
+            )
+        })?;
+        read.push((id, value));
+    }
+    Ok(read)
+}
+
+fn refused_task(delivery: &Delivery, id: Option<Id>, failure: Failure) -> Refused {
+    let head = id.map(|id| Head {
+        name: id.to_string(),
+        key: TaskKey::alone(id),
+        protocol: protocol_of(&delivery.queue).to_string(),
+        method: String::new(),
+    });
+    Refused { head, reply: None, failure }
+}
+
+fn refused_workflow(id: Option<Id>, failure: Failure) -> inbox::Refused {
+    let name = id.as_ref().map(Id::to_string).unwrap_or_default();
+    inbox::Refused { id, name, reply: None, failure }
 }
 
 fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {

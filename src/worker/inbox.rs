@@ -3,20 +3,24 @@
 //! Where the task's id can be read, the end is recorded as any other, so that whoever waits for the result
 //! learns of it and dependents are resolved. In every case a dead letter tells the reason.
 
+use bytes::Bytes;
+
 use super::Shared;
-use super::execute::{protocol_of, settle};
+use super::execute::{HELD_LOOKS, protocol_of, settle};
+use super::lease::Taken;
 use super::patience::{Stop, insist};
-use super::publish::{Past, document};
+use super::publish::{Past, document, message_of};
+use super::session::BEAT_EVERY;
 use crate::broker::{Death, Delivery};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::id::Id;
 use crate::core::protocol::ProtocolId;
 use crate::core::state::TaskState;
-use crate::store::{Claim, Claimed, End, Fence, Finished};
+use crate::store::{Claimed, End, Finished};
 use crate::topology::{Address, Queue, unrouted};
+use crate::wire::inbox;
 use crate::wire::record::{Ending, Head};
-use crate::wire::task::{self, Decoded, Refused, Reply};
+use crate::wire::task::{self, Decoded, Refused, Reply, Task};
 
 impl Shared {
     /// Brings one delivery of the dead inbox to its end and settles it.
@@ -28,6 +32,9 @@ impl Shared {
     async fn ended_by_broker(&self, delivery: &Delivery) -> Result<(), Stop> {
         let death = delivery.deaths.first();
         let (state, failure) = verdict_of(death);
+        if death.is_some_and(|death| death.queue == Queue::Workflows.name()) {
+            return self.workflow_ended_by_broker(delivery, failure).await;
+        }
         let is_known = |address: &Address| {
             let protocol = ProtocolId::from_routing(address.as_str()).ok();
             protocol.is_some_and(|id| self.parts.protocols.get(&id).is_some())
@@ -39,7 +46,8 @@ impl Shared {
             Ok(Decoded::Newer { .. }) => None,
             Err(refused) => {
                 if let Some(head) = &refused.head {
-                    self.end_unrun(head, 1, state, &failure, refused.reply.as_ref()).await?;
+                    let ended = self.end_unrun(delivery, head, None, state, &failure).await?;
+                    self.answer(ended, refused.reply.as_ref(), head).await?;
                 }
                 None
             }
@@ -47,74 +55,109 @@ impl Shared {
         if let Some(task) = &task
             && let Some(head) = task.head()
         {
-            self.end_unrun(&head, task.attempt, state, &failure, task.reply.as_ref()).await?;
+            let ended = self.end_unrun(delivery, &head, Some(task), state, &failure).await?;
+            self.answer(ended, task.reply.as_ref(), &head).await?;
         }
         self.bury_at(address, delivery, task.as_ref(), &failure, Past::default()).await
+    }
+
+    /// A workflow ends with the broker's reason; a command is carried out all the same, late.
+    async fn workflow_ended_by_broker(&self, delivery: &Delivery, failure: Failure) -> Result<(), Stop> {
+        match inbox::decode(&delivery.body, &delivery.properties, &self.parts.protocols) {
+            Ok(inbox::Decoded::Command(command)) => self.command(&command).await,
+            Ok(inbox::Decoded::Workflow(message)) => {
+                let (id, name) = (message.workflow.id, message.workflow.name);
+                let refused = inbox::Refused { id, name, reply: message.reply, failure };
+                self.refuse_workflow(delivery, refused).await
+            }
+            Ok(inbox::Decoded::Newer { id, .. }) => {
+                let refused = inbox::Refused { id, name: String::new(), reply: None, failure };
+                self.refuse_workflow(delivery, refused).await
+            }
+            Err(refused) => self.refuse_workflow(delivery, *refused).await,
+        }
     }
 
     /// A task message that cannot be understood: ends its task where the id can be read, and dies.
     pub(super) async fn refuse(&self, delivery: &Delivery, refused: Refused) -> Result<(), Stop> {
         let Refused { head, reply, failure } = refused;
-        match &head {
-            Some(head) => self.end_unrun(head, 1, TaskState::Failed, &failure, reply.as_ref()).await?,
-            None => {
-                if let Some(reply) = &reply {
-                    let body = serde_json::json!({"status": "failed", "error": failure}).to_string();
-                    self.reply_to(reply, None, body.into()).await?;
-                }
+        match (&head, &reply) {
+            (Some(head), reply) => {
+                let ended = self.end_unrun(delivery, head, None, TaskState::Failed, &failure).await?;
+                self.answer(ended, reply.as_ref(), head).await?;
             }
+            (None, Some(reply)) => {
+                let body = serde_json::json!({"status": "failed", "error": failure}).to_string();
+                self.reply_to(reply, None, body.into()).await?;
+            }
+            (None, None) => {}
         }
         self.bury(delivery, None, &failure, Past::default()).await
     }
 
-    /// Records the end of a task that never ran, publishes what it released, answers who waits.
-    /// A task that is running, or that has another attempt to come, is left to it.
-    async fn end_unrun(
+    /// Records the end of a task that never ran, and publishes what it released. A task that really runs is
+    /// left to who runs it; one that has another attempt to come gets that one. The document, if it ended here.
+    pub(super) async fn end_unrun(
         &self,
+        delivery: &Delivery,
         head: &Head,
-        attempt: u32,
+        task: Option<&Task>,
         state: TaskState,
         failure: &Failure,
-        reply: Option<&Reply>,
-    ) -> Result<(), Stop> {
-        let mut over: Option<Fence> = None;
-        loop {
-            let (head, session, inputs) = (head.clone(), self.session.clone(), Vec::<Id>::new());
-            let claim = Claim { head, attempt, session, over, inputs };
-            let claimed = || self.parts.store.claim(&claim, self.parts.clock.now());
-            let lease = match insist(&self.abort, "claim", claimed).await? {
-                Claimed::Run { lease, .. } => lease,
-                Claimed::Held { session, fence } => {
-                    let now = self.parts.clock.now();
-                    let alive =
-                        insist(&self.abort, "alive", || self.parts.store.alive(&session, now)).await?;
-                    if alive {
-                        return Ok(());
+    ) -> Result<Option<Bytes>, Stop> {
+        let attempt = task.map_or(1, |task| task.attempt);
+        let Some(_entered) = self.running.enter(&head.key, self.abort.child_token()) else { return Ok(None) };
+        let mut looks = 0;
+        let run = loop {
+            match self.lease(head, attempt, Vec::new()).await? {
+                Taken::Run(run) => break run,
+                Taken::Held(_) if looks < HELD_LOOKS => {
+                    looks += 1;
+                    tokio::select! {
+                        () = tokio::time::sleep(BEAT_EVERY) => {}
+                        () = self.abort.cancelled() => return Err(Stop::Aborted),
                     }
-                    over = Some(fence);
-                    continue;
                 }
-                Claimed::Over { released, .. } => return self.publish_released(released).await,
-                Claimed::NotReady | Claimed::Next { .. } | Claimed::NoWorkflow => return Ok(()),
-            };
-            let ending = Ending::unrun(state, Some(failure.clone()), self.parts.clock.now());
-            let document = document(&ending, &claim.head);
-            let end = End::Ended {
-                state,
-                document: document.clone(),
-                keep: true,
-                ttl: self.settings.result_ttl,
-                entry: super::outcome::entry(&ending),
-            };
-            let finish = || self.parts.store.finish(&lease, &end, self.parts.clock.now());
-            let Finished::Done { released, .. } = insist(&self.abort, "finish", finish).await? else {
-                return Ok(());
-            };
-            self.publish_released(released).await?;
-            return match reply {
-                Some(reply) => self.reply_to(reply, Some(claim.head.key.id().to_string()), document).await,
-                None => Ok(()),
-            };
+                Taken::Held(_) => return Ok(None),
+                Taken::Other(Claimed::Over { released, .. }) => {
+                    self.publish_released(released).await?;
+                    return Ok(None);
+                }
+                Taken::Other(Claimed::Next { attempt, due }) => {
+                    if let Some(task) = task {
+                        let next = Task { attempt, ..task.clone() };
+                        let wait = due.since(self.parts.clock.now());
+                        self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
+                    }
+                    return Ok(None);
+                }
+                Taken::Other(_) => return Ok(None),
+            }
+        };
+        let ending = Ending::unrun(state, Some(failure.clone()), self.parts.clock.now());
+        let document = document(&ending, head);
+        let end = End::Ended {
+            state,
+            document: document.clone(),
+            keep: true,
+            ttl: self.settings.result_ttl,
+            entry: super::outcome::entry(&ending),
+        };
+        let finish = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
+        let Finished::Done { released, .. } = insist(&self.abort, "finish", finish).await? else {
+            return Ok(None);
+        };
+        self.publish_released(released).await?;
+        Ok(Some(document))
+    }
+
+    async fn answer(&self, ended: Option<Bytes>, reply: Option<&Reply>, head: &Head) -> Result<(), Stop> {
+        match (ended, reply) {
+            // In a workflow the reply is for the workflow's end, which is not this.
+            (Some(document), Some(reply)) if head.key.task.is_none() => {
+                self.reply_to(reply, Some(head.key.id().to_string()), document).await
+            }
+            _ => Ok(()),
         }
     }
 }

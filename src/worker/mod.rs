@@ -13,6 +13,7 @@
 mod coordinate;
 mod execute;
 mod inbox;
+mod lease;
 mod outcome;
 mod patience;
 mod publish;
@@ -143,7 +144,7 @@ impl Worker {
             consumers.push(broker.consume(&queue, prefetch).await?);
         }
 
-        let (loops, deliveries) = (TaskTracker::new(), TaskTracker::new());
+        let (loops, takers, deliveries) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let beat_stop = CancellationToken::new();
         let beats = session::run(
             Arc::clone(store),
@@ -151,9 +152,9 @@ impl Worker {
             shared.session.clone(),
             beat_stop.clone(),
         );
-        let beats = loops.spawn(beats);
+        loops.spawn(beats);
         for consumer in consumers {
-            loops.spawn(Arc::clone(shared).take(consumer, drain.clone(), deliveries.clone()));
+            takers.spawn(Arc::clone(shared).take(consumer, drain.clone(), deliveries.clone()));
         }
         let control = {
             let (shared, stop) = (Arc::clone(shared), beat_stop.clone());
@@ -173,11 +174,14 @@ impl Worker {
         loops.close();
 
         drain.cancelled().await;
+        // Only when nobody takes deliveries any more does an empty tracker mean that all are done.
+        takers.close();
+        takers.wait().await;
         self.wind_down(&deliveries).await;
+        shared.parts.providers.stop().await;
+        // The heart stops last, when no lease is held any more.
         beat_stop.cancel();
         loops.wait().await;
-        // The handle only proves that the heart stopped last; a panic in it was already logged by tokio.
-        drop(beats);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::Shared;
-use super::execute::Run;
+use super::lease::Run;
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -77,7 +77,11 @@ impl Shared {
         // Who writes a `retry` block wants the task's own failures tried again too.
         let retryable =
             failure.retryable || (task.spec.retry.is_some() && failure.code == Code::TaskExecutionFailed);
-        let verdict = policy.judge(failure.code, made, retryable);
+        let given_up = failure.code == Code::WorkerLost && !failure.retryable;
+        let verdict = match given_up {
+            true => retry::Verdict::Exhausted,
+            false => policy.judge(failure.code, made, retryable),
+        };
         // What the failing side asked for is a lower bound; the policy's own delay never undercuts it.
         let asked = failure.retry_after.unwrap_or_default();
         let max_attempts = policy.max_attempts;
@@ -154,16 +158,16 @@ fn infrastructure() -> RetryPolicy {
 
 /// A line of the task's history.
 pub(super) fn entry(ending: &Ending) -> String {
-    let error = ending.error.as_ref();
+    // A history stays small: output and the like are in the document.
+    let small = |failure: &Failure| Failure { details: serde_json::Map::new(), ..failure.clone() };
     json!({
         "attempt": ending.attempts,
         "status": ending.state.name(),
-        "code": error.map(|failure| failure.code.name()),
-        "message": error.map(|failure| failure.message.as_str()),
         "worker_id": ending.worker_id,
         "provider_id": ending.provider_id,
         "started_at": ending.started_at,
         "ended_at": ending.ended_at,
+        "error": ending.error.as_ref().map(small),
     })
     .to_string()
 }

@@ -27,18 +27,25 @@ pub(super) enum Stop {
     },
 }
 
-/// An error that knows whether waiting may heal it.
+/// An error of a step. Most are waited out, also those that need a person (a changed password, a deleted queue):
+/// the work is safe in its queue until then. Only what is wrong with the step itself can never be done.
 pub(super) trait Step: fmt::Display {
     fn code(&self) -> Code;
-    fn is_transient(&self) -> bool;
+    /// Waiting cannot help: the step itself is wrong.
+    fn is_hopeless(&self) -> bool;
+    /// Waiting helps only if somebody does something.
+    fn needs_a_person(&self) -> bool;
 }
 
 impl Step for StoreError {
     fn code(&self) -> Code {
         StoreError::code(self)
     }
-    fn is_transient(&self) -> bool {
-        StoreError::is_transient(self)
+    fn is_hopeless(&self) -> bool {
+        matches!(self, StoreError::Corrupt { .. })
+    }
+    fn needs_a_person(&self) -> bool {
+        !self.is_transient()
     }
 }
 
@@ -46,8 +53,11 @@ impl Step for BrokerError {
     fn code(&self) -> Code {
         BrokerError::code(self)
     }
-    fn is_transient(&self) -> bool {
-        BrokerError::is_transient(self)
+    fn is_hopeless(&self) -> bool {
+        matches!(self, BrokerError::Invalid { .. } | BrokerError::Closed)
+    }
+    fn needs_a_person(&self) -> bool {
+        !self.is_transient()
     }
 }
 
@@ -74,13 +84,15 @@ where
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        if !error.is_transient() {
+        if error.is_hopeless() {
             return Err(Stop::Broken { code: error.code(), message: format!("{what}: {error}") });
         }
-        if !told {
-            tracing::warn!(step = what, %error, "waiting until this step succeeds");
-            told = true;
+        match (told, error.needs_a_person()) {
+            (true, _) => {}
+            (false, true) => tracing::error!(step = what, %error, "waiting until somebody mends this"),
+            (false, false) => tracing::warn!(step = what, %error, "waiting until this step succeeds"),
         }
+        told = true;
         let wait = waits.next().unwrap_or(Duration::from_secs(2));
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -6,19 +6,24 @@ use bytes::Bytes;
 use std::time::Duration;
 
 use super::Shared;
+use super::execute::{HEADER_HELD, protocol_of};
 use super::patience::{Stop, insist};
 use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
+use crate::core::state::TaskState;
 use crate::store::{Message, Released};
 use crate::topology::{Address, Queue, unrouted};
 use crate::wire::envelope::{Envelope, Original};
 use crate::wire::record::{Ending, Head};
-use crate::wire::task::{self, Reply, Task};
+use crate::wire::task::{self, Decoded, Reply, Task};
 
 /// Names the workflow that a task belongs to, for an embedded run that executes only its own.
 pub(crate) const HEADER_ROOT: &str = "gleitzeit-root";
+
+/// The largest dead letter, in bytes: below what RabbitMQ 4 takes by default.
+const LETTER_BYTES_MAX: usize = 15 * 1024 * 1024;
 
 /// What a dead letter tells of the attempts.
 #[derive(Debug, Default)]
@@ -81,9 +86,14 @@ impl Shared {
             queue: delivery.queue.name(),
             original: Original::new(delivery.body.clone(), delivery.properties.clone()),
         };
+        let mut body = envelope.encode();
+        if body.len() > LETTER_BYTES_MAX {
+            // Text that JSON must escape may grow sixfold; the letter then tells of it, cut.
+            body = Envelope { original: envelope.original.cut(), ..envelope }.encode();
+        }
         let message = Outgoing {
             target: Target::Queue(Queue::Dead(address)),
-            body: envelope.encode(),
+            body,
             properties: Properties {
                 message_id: delivery.properties.message_id.clone(),
                 priority: delivery.properties.priority,
@@ -134,7 +144,8 @@ impl Shared {
         }
     }
 
-    /// What to do with a delivery that no step can bring to its end: a dead letter, so that it cannot loop.
+    /// What to do with a delivery that no step can bring to its end: its task ends where it can be read, and a
+    /// dead letter tells why, so that nothing loops and nobody waits for ever.
     pub(super) async fn bury_broken(
         &self,
         delivery: &Delivery,
@@ -142,7 +153,21 @@ impl Shared {
         message: &str,
     ) -> Result<(), Stop> {
         tracing::error!(queue = %delivery.queue, %code, message, "a delivery cannot be brought to its end");
-        self.bury(delivery, None, &Failure::new(code, message).final_now(), Past::default()).await
+        let failure = Failure::new(code, message).final_now();
+        let protocol = protocol_of(&delivery.queue);
+        let decoded = match &delivery.queue {
+            Queue::Tasks(_) => task::decode(&delivery.body, &delivery.properties, &protocol).ok(),
+            Queue::Workflows | Queue::Dead(_) | Queue::Inbox => None,
+        };
+        if let Some(Decoded::Task(task)) = decoded
+            && let Some(head) = task.head()
+        {
+            let recorded = self.end_unrun(delivery, &head, Some(&task), TaskState::Failed, &failure).await;
+            if let Err(stop) = recorded {
+                tracing::error!(task = %head.key, ?stop, "its end cannot be recorded either");
+            }
+        }
+        self.bury(delivery, None, &failure, Past::default()).await
     }
 }
 
@@ -154,6 +179,7 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
+    message.properties.headers.remove(HEADER_HELD);
     message.body = task::encode(task);
     message.properties.message_id = task.id.as_ref().map(Id::to_string);
     if let Some(priority) = task.priority() {

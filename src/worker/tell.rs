@@ -1,9 +1,10 @@
-//! Events: told to whoever listens, before or after the fact that matters is recorded; nothing depends on them.
+//! Events: told to whoever listens, after the settlement of what they tell of; nothing depends on them.
 
 use super::Shared;
-use super::execute::Run;
+use super::lease::Run;
 use super::outcome::{Verdict, json_bytes};
 use crate::config::EventLevel;
+use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::wire::event::Event;
 use crate::wire::record::Head;
@@ -30,28 +31,27 @@ impl Shared {
         });
     }
 
-    /// What became of an attempt, and of the workflow if this ended it.
-    pub(super) fn tell_verdict(
+    /// What became of an attempt, of the dependents that it failed, and of the workflow if it ended that.
+    pub(super) fn events_of(
         &self,
         head: &Head,
         run: &Run,
         verdict: &Verdict,
+        failed: &[Id],
         then: Option<WorkflowState>,
-    ) {
-        if self.settings.events == EventLevel::Off {
-            return;
-        }
+    ) -> Vec<Event> {
         let key = head.key.clone();
+        let mut events = Vec::new();
         match verdict {
             Verdict::Abandoned => {}
-            Verdict::Again { wait, failure, max_attempts, .. } => self.tell(&Event::TaskRetried {
+            Verdict::Again { wait, failure, max_attempts, .. } => events.push(Event::TaskRetried {
                 key,
                 failure: failure.clone(),
                 attempt_count: run.lease.attempt,
                 max_attempts: *max_attempts,
                 due: self.parts.clock.now().after(*wait),
             }),
-            Verdict::Ended { ending, max_attempts, .. } => self.tell(&match (&ending.error, ending.state) {
+            Verdict::Ended { ending, max_attempts, .. } => events.push(match (&ending.error, ending.state) {
                 (Some(failure), TaskState::Failed) => Event::TaskFailed {
                     key,
                     failure: failure.clone(),
@@ -67,10 +67,13 @@ impl Shared {
                 (_, state) => Event::TaskEnded { key, state },
             }),
         }
-        if let (Some(state), Some(id)) = (then, head.key.workflow())
-            && state.is_ended()
-        {
-            self.tell(&Event::WorkflowEnded { id: id.clone(), state });
+        for id in failed {
+            let key = TaskKey::within(head.key.root.clone(), id.clone());
+            events.push(Event::TaskEnded { key, state: TaskState::Failed });
         }
+        if let (Some(state), Some(id)) = (then.filter(|state| state.is_ended()), head.key.workflow()) {
+            events.push(Event::WorkflowEnded { id: id.clone(), state });
+        }
+        events
     }
 }

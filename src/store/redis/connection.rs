@@ -162,7 +162,8 @@ impl Connection {
         if error.is_io_error() || error.is_unrecoverable_error() || error.is_timeout() {
             return StoreError::Unanswered { step, reason };
         }
-        StoreError::Corrupt { step, reason }
+        // Whatever else the server says may be mended there; nothing is given up for it.
+        StoreError::Refused { step, reason }
     }
 }
 
