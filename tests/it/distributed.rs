@@ -1,61 +1,9 @@
 //! Real binaries over real RabbitMQ and Redis, each test in a virtual host and key prefix of its own.
 
 use serde_json::{Value, json};
-use std::process::{Command, Stdio};
 
-use crate::rabbitmq::{Server, VirtualHost};
-use crate::support::{Ran, Running, gleitzeit, task, until};
-
-/// The servers of one test.
-struct Place {
-    vhost: VirtualHost,
-    redis: String,
-    prefix: String,
-    folder: tempfile::TempDir,
-}
-
-impl Place {
-    /// `None` where there are no servers; with `CI=true` that is a failure.
-    #[allow(clippy::disallowed_methods, reason = "tests learn their servers from the environment")]
-    fn new() -> Option<Place> {
-        let (server, redis) = (Server::from_environment(), std::env::var("GLEITZEIT_REDIS_URL").ok());
-        let (Some(server), Some(redis)) = (server, redis) else {
-            assert!(
-                std::env::var("CI").is_err(),
-                "GLEITZEIT_AMQP_URL and GLEITZEIT_REDIS_URL must name servers in CI"
-            );
-            println!("skipped: no servers (scripts/stack start prints them)");
-            return None;
-        };
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let prefix = format!("gz-it-{}", uuid::Uuid::now_v7().simple());
-        Some(Place { vhost: server.vhost(), redis, prefix, folder })
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = gleitzeit(args);
-        command.env("GLEITZEIT_AMQP_URL", self.vhost.url());
-        command.env("GLEITZEIT_REDIS_URL", &self.redis);
-        command.env("GLEITZEIT_REDIS_PREFIX", &self.prefix);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(self.command(args).output().expect("the binary starts"))
-    }
-
-    fn worker(&self, args: &[&str]) -> Running {
-        let args: Vec<&str> = ["worker"].iter().chain(args).copied().collect();
-        let mut command = self.command(&args);
-        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts"))
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.folder.path().join(name);
-        std::fs::write(&path, text).expect("a file in a temporary folder");
-        path.to_string_lossy().into_owned()
-    }
-}
+use crate::place::Place;
+use crate::support::{Ran, gleitzeit, task, until};
 
 #[test]
 fn the_readme_example_gives_the_same_over_servers_as_without() {
@@ -74,7 +22,7 @@ fn the_readme_example_gives_the_same_over_servers_as_without() {
 fn a_killed_worker_is_taken_over_from_and_every_task_ends_once() {
     let Some(place) = Place::new() else { return };
     let mut victim = place.worker(&["--concurrency", "4"]);
-    let ledger = place.folder.path().join("ledger");
+    let ledger = place.path("ledger");
     let step = |id: &str| {
         format!(
             "- id: {id}\n  method: python/execute\n  params:\n    context: {{path: {ledger:?}, me: {id}}}\n    code: |\n      \

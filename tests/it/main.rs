@@ -2,10 +2,16 @@
 
 mod architecture;
 mod distributed;
+mod docs;
 mod embedded;
-mod refused;
-mod support;
-
+mod examples;
+mod golden;
+mod place;
+mod producers;
 #[path = "../support/rabbitmq.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;
+mod refused;
+mod support;
+mod topology;
+mod wire;

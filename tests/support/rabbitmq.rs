@@ -50,7 +50,8 @@ impl Server {
 #[derive(Debug)]
 pub(crate) struct VirtualHost {
     server: Server,
-    name: String,
+    /// Its name.
+    pub(crate) name: String,
     users: Vec<String>,
 }
 
@@ -138,7 +139,8 @@ impl VirtualHost {
         self.call("PUT", &format!("/api/permissions/{}/{user}", self.name), &rights);
     }
 
-    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+    /// One request to the management API; the answer's body.
+    pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         match request(&self.server.api, method, path, body) {
             Ok((status, answer)) if status < 300 => answer,
             Ok((status, answer)) => panic!("{method} {path}: {status} {answer}"),

@@ -1,0 +1,186 @@
+//! The documents say what the code does: each list that exists in both is compared both ways.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use gleitzeit::config;
+use gleitzeit::core::code::Code;
+use gleitzeit::core::task::Spec;
+use gleitzeit::error::Error;
+
+#[test]
+fn errors_md_has_a_section_for_every_code_and_for_nothing_else() {
+    let text = read("docs/errors.md");
+    let mut sections = Vec::new();
+    for (heading, body) in sections_of(&text, "## ") {
+        let facts = body.lines().find(|line| !line.is_empty()).unwrap_or_default().to_owned();
+        assert!(body.trim().lines().count() > 2, "{heading} says nothing");
+        sections.push((heading, facts));
+    }
+    let declared: Vec<(String, String)> =
+        Code::ALL.iter().map(|code| (code.name().to_owned(), facts_of(*code))).collect();
+    assert_eq!(sections, declared);
+}
+
+#[test]
+fn no_document_names_a_code_that_does_not_exist() {
+    let prefixes: BTreeSet<&str> =
+        Code::ALL.iter().filter_map(|code| code.name().split('_').next()).collect();
+    for (path, text) in documents() {
+        for word in text.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
+            let Some((first, _)) = word.split_once('_') else { continue };
+            let known = Code::find(word).is_some() || NO_CODES.contains(&word);
+            assert!(known || !prefixes.contains(first), "{}: {word} is no code", path.display());
+        }
+    }
+}
+
+/// Words that look like codes and are none.
+const NO_CODES: [&str; 0] = [];
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for (path, text) in documents() {
+        let folder = path.parent().expect("a file has a folder");
+        for piece in text.split("](").skip(1) {
+            let target = piece.split(')').next().unwrap_or_default();
+            let target = target.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            assert!(folder.join(target).exists(), "{}: {target} is not there", path.display());
+        }
+    }
+}
+
+#[test]
+fn operations_md_lists_every_setting_with_its_default() {
+    let defaults: toml::Table = config::DEFAULTS.parse().expect("the defaults are TOML");
+    let mut declared = BTreeSet::new();
+    for (section, settings) in &defaults {
+        for (key, value) in settings.as_table().expect("every setting is in a section") {
+            declared.insert((format!("{section}.{key}"), value.to_string()));
+        }
+    }
+    let text = read("docs/operations.md");
+    let rows = table_rows(&text, "| setting |");
+    let documented: BTreeSet<(String, String)> =
+        rows.iter().map(|row| (plain(&row[0]), plain(&row[1]))).collect();
+    assert_eq!(documented, declared);
+}
+
+#[test]
+fn wire_format_md_lists_every_member_of_a_task() {
+    let own = ["v", "id", "workflow", "inputs", "attempt", "reply", "traceparent"];
+    let declared: BTreeSet<String> = Spec::KEYS.into_iter().chain(own).map(str::to_owned).collect();
+    let text = read("docs/wire-format.md");
+    let documented: BTreeSet<String> =
+        table_rows(&text, "| member of a task |").iter().map(|row| plain(&row[0])).collect();
+    assert_eq!(documented, declared);
+}
+
+#[test]
+fn guarantees_md_names_only_tests_that_exist() {
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        for path in files_below(&root().join(folder)) {
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &std::fs::read_to_string(&path).expect("sources are text");
+            }
+        }
+    }
+    for row in table_rows(&read("docs/guarantees.md"), "| what happens |") {
+        for name in row[2].split(", ").map(plain) {
+            assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
+        }
+    }
+}
+
+/// The line below a code's heading.
+fn facts_of(code: Code) -> String {
+    let retryable = if code.is_retryable() { "retryable" } else { "not retryable" };
+    let exit_code = Error::new(code, "").exit_code();
+    format!("{} · {retryable} · exit code {exit_code}", code.number())
+}
+
+fn read(name: &str) -> String {
+    let path = root().join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Markdown file that is ours.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for path in files_below(&root()) {
+        if path.extension().is_some_and(|extension| extension == "md") {
+            let text = std::fs::read_to_string(&path).expect("documents are text");
+            found.push((path, text));
+        }
+    }
+    assert!(found.len() > 5, "documents are found");
+    found
+}
+
+/// Every file of ours below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("our folders are readable") {
+            let path = entry.expect("our folders are readable").path();
+            if path.is_file() {
+                found.push(path);
+            } else if path.is_dir() && !is_foreign(&path) {
+                folders.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn is_foreign(folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with('.') || ["target", "node_modules"].contains(&name)
+}
+
+/// The sections of a document: heading and body.
+fn sections_of(text: &str, mark: &str) -> Vec<(String, String)> {
+    let mut sections: Vec<(String, String)> = Vec::new();
+    for line in text.lines() {
+        if let Some(heading) = line.strip_prefix(mark) {
+            sections.push((heading.to_owned(), String::new()));
+        } else if line.starts_with("# ") {
+            continue;
+        } else if let Some((_, body)) = sections.last_mut() {
+            body.push_str(line);
+            body.push('\n');
+        }
+    }
+    sections
+}
+
+/// The cells of every table whose head starts so.
+fn table_rows(text: &str, head: &str) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if line.starts_with(head) {
+            inside = true;
+        } else if inside && line.starts_with("| ") && !line.starts_with("| ---") {
+            let cells = line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned());
+            rows.push(cells.collect());
+        } else if !line.starts_with('|') {
+            inside = false;
+        }
+    }
+    assert!(!rows.is_empty(), "no table starts with {head}");
+    rows
+}
+
+fn plain(cell: &str) -> String {
+    cell.trim_matches('`').to_owned()
+}
