@@ -248,7 +248,7 @@ impl Database {
     }
 
     /// Asks for a step without waiting. Without a permit only for what `Drop` has to give back, which is
-    /// bounded by what was taken. `after` runs on the writer thread; not at all if the state is closed.
+    /// bounded by what was taken. `after` runs once, on the writer thread unless the state is closed.
     pub(crate) fn submit<T, W, A>(
         &self,
         permit: Option<Permit>,
@@ -261,14 +261,11 @@ impl Database {
         W: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
         A: FnOnce(Result<T, Error>) + Send + 'static,
     {
-        if self.shared.closed.load(Ordering::Acquire) {
-            return after(Err(Error::Closed));
-        }
-        let work = Work { step, writes, work, value: None, after, _permit: permit.map(|permit| permit.0) };
-        if let Err(mpsc::SendError(Request::Step(lost))) =
-            self.shared.requests.send(Request::Step(Box::new(work)))
-        {
-            lost.end(Err(Error::Closed));
+        let permit = permit.map(|permit| permit.0);
+        let work = Work::new(step, writes, work, after, permit);
+        if !self.shared.closed.load(Ordering::Acquire) {
+            // A step that cannot be sent any more is dropped, and so ends with `Error::Closed`.
+            let _ = self.shared.requests.send(Request::Step(Box::new(work)));
         }
     }
 

@@ -176,4 +176,22 @@ mod tests {
         let fates = [reused, earlier, elsewhere].map(|other| me.fate_of(&other));
         assert_eq!(fates, [Fate::Dead, Fate::Dead, Fate::Unknown]);
     }
+
+    #[test]
+    fn across_namespaces_only_silence_tells_of_death() {
+        let tx = Connection::open_in_memory().expect("opens");
+        tx.execute_batch(include_str!("schema.sql")).expect("makes the tables");
+        let me = Process::current();
+        let elsewhere = Process { space: "pid:[1]".to_owned(), ..me.clone() };
+        let began = Timestamp::from_millis(1_000_000);
+        let row = register(&tx, &elsewhere, began).expect("writes");
+        register(&tx, &me, began).expect("writes");
+        let at = |after: Duration| dead(&tx, &me, began.after(after)).expect("reads");
+        assert!(at(SILENCE_MAX).is_empty());
+        assert_eq!(at(SILENCE_MAX + Duration::from_secs(1)), [row]);
+        beat(&tx, row, began.after(BEAT_EVERY)).expect("writes");
+        assert!(at(SILENCE_MAX + Duration::from_secs(1)).is_empty());
+        forget(&tx, row).expect("writes");
+        assert!(is_known_dead(&tx, &me, row, began).expect("reads"));
+    }
 }

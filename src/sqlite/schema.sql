@@ -35,6 +35,7 @@ CREATE TABLE messages (
     body           BLOB NOT NULL
 );
 CREATE INDEX messages_ready ON messages (queue, rank, id) WHERE owner IS NULL;
+CREATE INDEX messages_of_root ON messages (root, queue, rank, id) WHERE owner IS NULL;
 
 -- Messages that are not due yet. They arrive in `messages` when they are.
 CREATE TABLE delayed (

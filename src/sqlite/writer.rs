@@ -40,7 +40,7 @@ impl Signals {
 }
 
 /// One step. `run` may be called several times, each time on a state without the earlier call's effects;
-/// `end` is called once.
+/// `end` is called once. One that is dropped before has ended with [`Error::Closed`].
 pub(super) trait Step: Send {
     fn name(&self) -> &'static str;
     fn writes(&self) -> bool;
@@ -49,13 +49,32 @@ pub(super) trait Step: Send {
 }
 
 /// A step made of two functions.
-pub(super) struct Work<T, W, A> {
-    pub(super) step: &'static str,
-    pub(super) writes: bool,
-    pub(super) work: W,
-    pub(super) value: Option<T>,
-    pub(super) after: A,
-    pub(super) _permit: Option<OwnedSemaphorePermit>,
+pub(super) struct Work<T, W, A>
+where
+    A: FnOnce(Result<T, Error>),
+{
+    step: &'static str,
+    writes: bool,
+    work: W,
+    value: Option<T>,
+    /// Taken when it is called, which happens exactly once.
+    after: Option<A>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<T, W, A> Work<T, W, A>
+where
+    A: FnOnce(Result<T, Error>),
+{
+    pub(super) fn new(
+        step: &'static str,
+        writes: bool,
+        work: W,
+        after: A,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Work<T, W, A> {
+        Work { step, writes, work, value: None, after: Some(after), _permit: permit }
+    }
 }
 
 impl<T, W, A> Step for Work<T, W, A>
@@ -77,13 +96,21 @@ where
         Ok(())
     }
 
-    fn end(self: Box<Self>, outcome: Result<(), Error>) {
-        let Work { value, after, .. } = *self;
-        match (outcome, value) {
-            (Ok(()), Some(value)) => after(Ok(value)),
-            // A step ends well only after it has run.
-            (Ok(()), None) => after(Err(Error::Closed)),
-            (Err(error), _) => after(Err(error)),
+    fn end(mut self: Box<Self>, outcome: Result<(), Error>) {
+        let value = self.value.take().ok_or(Error::Closed);
+        if let Some(after) = self.after.take() {
+            after(outcome.and(value));
+        }
+    }
+}
+
+impl<T, W, A> Drop for Work<T, W, A>
+where
+    A: FnOnce(Result<T, Error>),
+{
+    fn drop(&mut self) {
+        if let Some(after) = self.after.take() {
+            after(Err(Error::Closed));
         }
     }
 }

@@ -53,9 +53,8 @@ impl SqliteConsumer {
         Ok(SqliteConsumer { hub: Arc::clone(hub), desk: Arc::new(desk), news, foreign, stale: true })
     }
 
-    /// Waits until something may have changed.
-    async fn wait(&mut self) {
-        let patience = self.desk.patience(LOOK_EVERY);
+    /// Waits until something may have changed, at most `patience`.
+    async fn wait(&mut self, patience: Duration) {
         tokio::select! {
             () = self.desk.changed.notified() => {}
             () = self.hub.closed.cancelled() => {}
@@ -85,7 +84,9 @@ impl Consumer for SqliteConsumer {
                         Err(error) => return Some(Err(failed("consume", error))),
                     }
                 }
-                Turn::Ask { .. } | Turn::Wait => self.wait().await,
+                Turn::Ask { .. } => self.wait(self.desk.patience(LOOK_EVERY)).await,
+                // What becomes due meanwhile could not be held anyway.
+                Turn::Wait => self.wait(LOOK_EVERY).await,
             }
         }
     }
