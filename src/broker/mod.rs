@@ -80,8 +80,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 #[async_trait]
 pub trait Consumer: fmt::Debug + Send {
     /// The next delivery; waits for it. Cancel-safe. `None` after [`Consumer::cancel`] and once everything
-    /// that was already received is given out. Lost connections are healed inside; an error is one that
-    /// needs a person (the queue is gone, access refused).
+    /// that was already received is given out, and when the broker was closed. Lost connections are healed
+    /// inside; an error is one that needs a person (the queue is gone, access refused). It is given once, and
+    /// the consumer goes on trying.
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>>;
 
     /// Asks for no more. What was received but not yet given out goes back to the queue; what is held stays
@@ -170,7 +171,7 @@ pub struct Death {
     pub queue: String,
     /// The exchange it was published to.
     pub exchange: String,
-    /// The routing key it was published with.
+    /// The routing key it was published with, without the bits of a delay.
     pub routing_key: String,
 }
 

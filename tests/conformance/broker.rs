@@ -1,4 +1,4 @@
-//! The suite of the broker port: [`CASES`] x [`BACKENDS`], and what only one adapter can show.
+//! The suite of the broker port: cases x [`BACKENDS`], and what only one adapter can show.
 //!
 //! Each case gets a broker that nobody else uses, with nothing declared. The comment above a case names the
 //! lines of the law (`src/broker/mod.rs`) that it proves.
@@ -12,6 +12,8 @@ mod rabbitmq;
 mod rabbitmq_server;
 #[path = "broker_sqlite.rs"]
 mod sqlite;
+#[path = "broker_upkeep.rs"]
+mod upkeep;
 
 use gleitzeit::broker::Broker;
 use gleitzeit::topology::Address;
@@ -52,7 +54,7 @@ const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for backend in BACKENDS {
-        for (name, case) in cases::CASES {
+        for (name, case) in cases::CASES.iter().chain(upkeep::CASES) {
             let (start, case) = (backend.start, *case);
             let run = move || {
                 in_runtime(async move {

@@ -1,7 +1,9 @@
 //! What only RabbitMQ can show: lost connections, permissions, other people's queues, its own headers.
 
+use bytes::Bytes;
+use futures_util::StreamExt;
 use gleitzeit::broker::rabbitmq::{Declare, RabbitBroker, Settings};
-use gleitzeit::broker::{Broker, BrokerError, Delivery, Depth, Outgoing, Settlement};
+use gleitzeit::broker::{Broker, BrokerError, Delivery, Depth, Outgoing, Properties, Settlement, Target};
 use gleitzeit::topology::{Address, Queue, Topology};
 use serde_json::json;
 use std::num::NonZeroU16;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cases::{SOON, consume, depth_becomes, done, next, outgoing, ready};
-use super::rabbitmq_server::{Server, VirtualHost};
+use super::rabbitmq_server::{Server, VirtualHost, eventually};
 use super::{Run, Started};
 
 macro_rules! cases {
@@ -32,6 +34,9 @@ cases![
     what_the_broker_ends_is_in_the_inbox,
     a_dead_message_can_be_replayed_again_and_again,
     a_foreign_producers_message_is_understood,
+    a_reply_reaches_a_queue_that_its_owner_has_bound,
+    a_direct_reply_reaches_its_requester,
+    an_event_reaches_who_listens_for_its_kind,
 ];
 
 /// Whether a server is named.
@@ -255,6 +260,12 @@ async fn a_wrong_login_is_told_from_nobody_there() {
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("known").port();
     let nobody = error(format!("amqp://guest:s3cret@127.0.0.1:{port}/%2f")).await;
     assert!(matches!(nobody, BrokerError::Unreachable { .. }), "{nobody}");
+    let patient = Settings {
+        wait: true,
+        ..Settings::new(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f"), "gleitzeit test")
+    };
+    let waiting = tokio::time::timeout(Duration::from_secs(1), RabbitBroker::connect(patient)).await;
+    assert!(waiting.is_err(), "it waits for the server when asked to");
     let unknown = error("amqp://guest:s3cret@no-such-host.invalid/%2f".to_owned()).await;
     assert!(matches!(unknown, BrokerError::Unreachable { .. }), "{unknown}");
 }
@@ -341,4 +352,70 @@ async fn a_foreign_producers_message_is_understood() {
     let mut consumer = consume(&broker, &Queue::Workflows, 1).await;
     done(next(&mut consumer).await).await;
     broker.close().await;
+}
+
+async fn a_reply_reaches_a_queue_that_its_owner_has_bound() {
+    let (vhost, broker, tasks) = fresh().await;
+    vhost.declare_queue("answers", &json!({}));
+    vhost.bind("gleitzeit.replies", "answers", "answers");
+    let properties = Properties { correlation_id: Some("call 1".to_owned()), ..Properties::default() };
+    let target = Target::Reply("answers".to_owned());
+    broker.publish(vec![Outgoing { target, properties, ..outgoing(&tasks, "42") }]).await.expect("confirmed");
+    let answers = vhost.take("answers");
+    assert_eq!(answers.len(), 1);
+    assert_eq!(
+        (&answers[0]["payload"], &answers[0]["properties"]["correlation_id"]),
+        (&json!("42"), &json!("call 1"))
+    );
+    // A name is not a key to every queue of the server.
+    let target = Target::Reply(tasks.name());
+    broker.publish(vec![Outgoing { target, ..outgoing(&tasks, "no task") }]).await.expect("dropped");
+    assert_eq!(broker.depth(&tasks).await.expect("counted").ready, 0);
+    broker.close().await;
+}
+
+// The requester is a plain AMQP client, as it would be in another language.
+async fn a_direct_reply_reaches_its_requester() {
+    let (vhost, broker, tasks) = fresh().await;
+    let requester = lapin::Connection::connect(&vhost.url(), Default::default()).await.expect("connects");
+    let channel = requester.create_channel().await.expect("a channel");
+    let pseudo_queue = "amq.rabbitmq.reply-to";
+    let no_ack = lapin::options::BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let listening = channel.basic_consume(pseudo_queue.into(), "".into(), no_ack, Default::default());
+    let mut answers = listening.await.expect("consumes");
+    let wish = lapin::BasicProperties::default().with_reply_to(pseudo_queue.into());
+    let (exchange, key) = ("gleitzeit.tasks".into(), "python.v1".into());
+    channel.basic_publish(exchange, key, Default::default(), b"21", wish).await.expect("written");
+
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    let request = next(&mut consumer).await;
+    let name = request.properties.reply_to.clone().expect("the server has put the true name");
+    assert!(name.starts_with("amq.rabbitmq.reply-to.") && name.len() > 22, "{name}");
+    let target = Target::Reply(name);
+    broker.publish(vec![Outgoing { target, ..outgoing(&tasks, "42") }]).await.expect("confirmed");
+    done(request).await;
+    let answer = tokio::time::timeout(SOON, answers.next()).await.expect("in time");
+    assert_eq!(answer.expect("goes on").expect("an answer").data, b"42");
+    requester.close(200, "done".into()).await.expect("closed");
+    broker.close().await;
+}
+
+// Law 8.
+async fn an_event_reaches_who_listens_for_its_kind() {
+    let (vhost, broker, _) = fresh().await;
+    vhost.declare_queue("events", &json!({}));
+    vhost.bind("gleitzeit.events", "events", "task.*");
+    for event in ["task.completed", "workflow.completed", "task.failed"] {
+        broker.emit(event, Bytes::from(format!("{{\"type\":\"{event}\"}}")));
+    }
+    // Closing writes what waits.
+    broker.close().await;
+    let mut kinds = Vec::new();
+    eventually("both events", || {
+        for event in vhost.take("events") {
+            kinds.push((event["routing_key"].clone(), event["properties"]["delivery_mode"].clone()));
+        }
+        (kinds.len() >= 2).then_some(())
+    });
+    assert_eq!(kinds, [(json!("task.completed"), json!(1)), (json!("task.failed"), json!(1))]);
 }

@@ -114,6 +114,19 @@ impl VirtualHost {
         self.call("DELETE", &format!("/api/queues/{}/{name}", self.name), &Value::Null);
     }
 
+    /// Binds a queue to an exchange.
+    pub(crate) fn bind(&self, exchange: &str, queue: &str, routing_key: &str) {
+        let path = format!("/api/bindings/{}/e/{exchange}/q/{queue}", self.name);
+        self.call("POST", &path, &json!({"routing_key": routing_key}));
+    }
+
+    /// Takes up to 100 messages out of a queue.
+    pub(crate) fn take(&self, queue: &str) -> Vec<Value> {
+        let wish = json!({"count": 100, "ackmode": "ack_requeue_false", "encoding": "auto"});
+        let taken = self.call("POST", &format!("/api/queues/{}/{queue}/get", self.name), &wish);
+        taken.as_array().cloned().unwrap_or_default()
+    }
+
     /// Publishes as a foreign producer does; tells whether a queue took it.
     pub(crate) fn publish(&self, exchange: &str, routing_key: &str, body: &str, properties: &Value) -> bool {
         let path = format!("/api/exchanges/{}/{exchange}/publish", self.name);

@@ -113,9 +113,9 @@ impl Link {
         }
     }
 
-    /// Whether the server has stopped reading what we publish.
-    pub(super) async fn blocked(&self) -> bool {
-        let state = self.state.lock().await;
+    /// Whether the server has stopped reading what we publish. Never waits: while it connects, it has not.
+    pub(super) fn blocked(&self) -> bool {
+        let Ok(state) = self.state.try_lock() else { return false };
         state.connection.as_ref().is_some_and(|connection| connection.status().blocked())
     }
 

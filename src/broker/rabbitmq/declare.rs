@@ -39,7 +39,7 @@ impl Part<'_> {
 }
 
 /// Every exchange, then every queue.
-fn parts(plan: &Plan) -> impl Iterator<Item = Part<'_>> {
+pub(super) fn parts(plan: &Plan) -> impl Iterator<Item = Part<'_>> {
     plan.exchanges.iter().map(Part::Exchange).chain(plan.queues.iter().map(Part::Queue))
 }
 

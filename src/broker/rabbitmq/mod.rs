@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::{Link, backoff};
 use self::consumer::{BroadcastListener, QueueConsumer};
-use self::declare::Declarer;
+use self::declare::{Declarer, Part, parts};
 use self::events::Events;
 use self::feed::{Source, Subscriber};
 use self::message::Frame;
@@ -122,8 +122,8 @@ impl RabbitBroker {
 
     /// Questions go over the publishing connection, which is there; while the server reads nothing from it,
     /// over the other one.
-    async fn declarer(&self) -> Declarer<'_> {
-        let link = if self.publishing.blocked().await { &self.consuming } else { &self.publishing };
+    fn declarer(&self) -> Declarer<'_> {
+        let link = if self.publishing.blocked() { &self.consuming } else { &self.publishing };
         Declarer::new(link, self.settings.reply_timeout)
     }
 
@@ -141,7 +141,7 @@ impl Broker for RabbitBroker {
         }
         // Names do not depend on the release, so a complete topology is recognised without asking for it.
         let names = Plan::new(topology, Release { major: 3, minor: 10 }, &self.settings.queue_types);
-        let mut declarer = self.declarer().await;
+        let mut declarer = self.declarer();
         let missing = declarer.missing(&names).await?;
         if self.settings.declare == Declare::Check {
             declarer.finish().await;
@@ -157,8 +157,9 @@ impl Broker for RabbitBroker {
         if missing.is_empty() {
             declarer.create(&[], &names).await?;
         } else {
+            let missing: Vec<String> = missing.iter().map(|part| part.name()).collect();
             let plan = self.plan(topology).await?;
-            let missing = declarer.missing(&plan).await?;
+            let missing: Vec<Part<'_>> = parts(&plan).filter(|part| missing.contains(&part.name())).collect();
             declarer.create(&missing, &plan).await?;
         }
         declarer.finish().await;
@@ -168,7 +169,7 @@ impl Broker for RabbitBroker {
     async fn check(&self, topology: &Topology) -> Result<Vec<Finding>, BrokerError> {
         self.ensure_open()?;
         let plan = self.plan(topology).await?;
-        let mut declarer = self.declarer().await;
+        let mut declarer = self.declarer();
         let missing = declarer.missing(&plan).await?;
         let findings = declarer.compare(&plan, &missing).await?;
         declarer.finish().await;
@@ -212,13 +213,13 @@ impl Broker for RabbitBroker {
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         self.ensure_open()?;
-        let (ready, consumers) = self.declarer().await.depth(&queue.name()).await?;
+        let (ready, consumers) = self.declarer().depth(&queue.name()).await?;
         Ok(Depth { ready, consumers })
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
         self.ensure_open()?;
-        self.declarer().await.purge(&queue.name()).await
+        self.declarer().purge(&queue.name()).await
     }
 
     async fn version(&self) -> Result<String, BrokerError> {

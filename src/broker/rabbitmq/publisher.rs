@@ -227,7 +227,7 @@ impl Writer {
         let (group, late): (Vec<Request>, Vec<Request>) =
             group.into_iter().partition(|request| request.deadline > now);
         for request in late {
-            answer(request, Err(self.unsent("the server took nothing in time; nothing of it was sent")));
+            answer(request, Err(self.unconfirmed("the server took nothing in time; nothing of it was sent")));
         }
         let Some(deadline) = group.iter().map(|request| request.deadline).max() else { return };
         if let Err(error) = self.ensure_open(deadline).await {
@@ -257,7 +257,8 @@ impl Writer {
                     return Ok(());
                 }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(self.unsent("no connection in time; nothing of it was sent")),
+                Err(_) if self.link.blocked() => return Err(self.unconfirmed(BLOCKED)),
+                Err(_) => return Err(self.unconfirmed("no connection in time; nothing of it was sent")),
             };
             let wait = waits.next().unwrap_or(Duration::from_secs(2));
             if !error.is_transient() || Instant::now() + wait >= deadline {
@@ -296,7 +297,7 @@ impl Writer {
                 // The channel broke in an earlier window.
                 for (request, _) in frames {
                     errors[request]
-                        .get_or_insert_with(|| self.unsent("the connection broke in the middle of it"));
+                        .get_or_insert_with(|| self.unconfirmed("the connection broke in the middle of it"));
                 }
                 continue;
             };
@@ -337,16 +338,18 @@ impl Writer {
                     Err(BrokerError::Unroutable { target: target(), reason: found.reason.clone() })
                 }
                 // Its return may be among what the broken channel did not deliver.
-                None if broken => Err(self.unsent("the connection broke before all of it was confirmed")),
+                None if broken => {
+                    Err(self.unconfirmed("the connection broke before all of it was confirmed"))
+                }
                 None => Ok(()),
             },
             Outcome::Refused => Err(BrokerError::Rejected {
                 target: target(),
                 reason: "the queue is full or cannot store it now".to_owned(),
             }),
-            Outcome::Pending if blocked => Err(self.unsent(BLOCKED)),
+            Outcome::Pending if blocked => Err(self.unconfirmed(BLOCKED)),
             Outcome::Pending => {
-                Err(self.unsent(&format!("no confirm within {} s", self.timeout.as_secs_f32())))
+                Err(self.unconfirmed(&format!("no confirm within {} s", self.timeout.as_secs_f32())))
             }
             Outcome::Failed(error) => Err(self.broken(frame, &error)),
         };
@@ -376,11 +379,11 @@ impl Writer {
                 target: frame.routing_key.to_string(),
                 reason: format!("{reason}; `gleitzeit topology apply` creates it"),
             },
-            Some(_) | None => self.unsent(&reason),
+            Some(_) | None => self.unconfirmed(&reason),
         }
     }
 
-    fn unsent(&self, reason: &str) -> BrokerError {
+    fn unconfirmed(&self, reason: &str) -> BrokerError {
         let what = match self.purpose {
             Purpose::Messages => "a message",
             Purpose::Replies => "a reply",
