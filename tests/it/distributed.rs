@@ -58,10 +58,7 @@ fn a_drained_worker_ends_its_task_and_exits_cleanly() {
         place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 1.5}"#, "--no-wait"]).expect(0);
     let id = id.stdout.trim();
     until("the task to run", || place.run(&["status", id, "--json"]).stdout.contains("\"running\""));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(worker.0.id()).expect("a pid"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("our child");
-    let status = worker.0.wait().expect("it ends");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(worker.drain(), Some(0));
     let document = place.run(&["result", id, "--json"]).expect(0).json();
     assert_eq!((&document["status"], &document["attempts"]), (&json!("completed"), &json!(1)));
 }

@@ -107,6 +107,13 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
 pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
+    /// SIGTERM, and the exit code after everything has been settled.
+    pub(crate) fn drain(&mut self) -> Option<i32> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a child of ours");
+        self.0.wait().expect("it ends").code()
+    }
+
     /// `kill -9`
     pub(crate) fn kill(&mut self) {
         self.0.kill().expect("a child of ours can be killed");
