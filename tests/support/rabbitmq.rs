@@ -114,12 +114,6 @@ impl VirtualHost {
         self.call("DELETE", &format!("/api/queues/{}/{name}", self.name), &Value::Null);
     }
 
-    /// Binds a queue to an exchange.
-    pub(crate) fn bind(&self, exchange: &str, queue: &str, routing_key: &str) {
-        let path = format!("/api/bindings/{}/e/{exchange}/q/{queue}", self.name);
-        self.call("POST", &path, &json!({"routing_key": routing_key}));
-    }
-
     /// Takes up to 100 messages out of a queue.
     pub(crate) fn take(&self, queue: &str) -> Vec<Value> {
         let wish = json!({"count": 100, "ackmode": "ack_requeue_false", "encoding": "auto"});
