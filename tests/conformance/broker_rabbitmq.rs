@@ -375,6 +375,7 @@ async fn a_reply_reaches_a_queue_that_its_owner_has_bound() {
 }
 
 // The requester is a plain AMQP client, as it would be in another language.
+#[expect(clippy::disallowed_methods, reason = "the requester is not ours, and publishes as it likes")]
 async fn a_direct_reply_reaches_its_requester() {
     let (vhost, broker, tasks) = fresh().await;
     let requester = lapin::Connection::connect(&vhost.url(), Default::default()).await.expect("connects");

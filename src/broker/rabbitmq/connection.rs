@@ -41,6 +41,7 @@ pub(super) struct Link {
     name: String,
     connect_timeout: Duration,
     reply_timeout: Duration,
+    /// Fires in [`Link::close`], when all that was to be written is written: from then on nothing connects.
     closed: CancellationToken,
     // Held while connecting, on purpose: one attempt for all who wait.
     state: Mutex<State>,
@@ -57,17 +58,13 @@ impl Link {
     ///
     /// # Errors
     /// [`BrokerError::Unreachable`] if an address cannot be read.
-    pub(super) fn new(
-        settings: &Settings,
-        role: &str,
-        closed: CancellationToken,
-    ) -> Result<Link, BrokerError> {
+    pub(super) fn new(settings: &Settings, role: &str) -> Result<Link, BrokerError> {
         Ok(Link {
             addresses: settings.addresses()?,
             name: format!("{} ({role})", settings.name),
             connect_timeout: settings.connect_timeout,
             reply_timeout: settings.reply_timeout,
-            closed,
+            closed: CancellationToken::new(),
             state: Mutex::default(),
         })
     }
@@ -129,10 +126,12 @@ impl Link {
         &self.addresses
     }
 
-    /// Closes the connection if there is one. Never fails, and takes no longer than 2 s.
+    /// Closes the connection if there is one, for good. Never fails, and takes no longer than 4 s.
     pub(super) async fn close(&self) {
-        let connection = self.state.lock().await.connection.take();
-        let Some(connection) = connection else { return };
+        self.closed.cancel();
+        // An attempt to connect may be under way; then there is nothing to close.
+        let Ok(mut state) = tokio::time::timeout(CLOSE_TIMEOUT, self.state.lock()).await else { return };
+        let Some(connection) = state.connection.take() else { return };
         if let Err(failure) = within(CLOSE_TIMEOUT, connection.close(200, "closed".into())).await {
             tracing::debug!(
                 connection = self.name,

@@ -210,6 +210,9 @@ impl Subscriber {
                 }
             }
             at_once = false;
+            if self.closed.is_cancelled() {
+                return Err(BrokerError::Closed);
+            }
             match self.subscribe().await {
                 Ok(subscription) => return Ok(subscription),
                 Err(error) if !error.is_transient() && reported.as_ref() != Some(&error) => {

@@ -74,8 +74,8 @@ impl RabbitBroker {
     pub async fn connect(settings: Settings) -> Result<RabbitBroker, BrokerError> {
         let closed = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let publishing = Arc::new(Link::new(&settings, "publish", closed.clone())?);
-        let consuming = Arc::new(Link::new(&settings, "consume", closed.clone())?);
+        let publishing = Arc::new(Link::new(&settings, "publish")?);
+        let consuming = Arc::new(Link::new(&settings, "consume")?);
         first_connection(&publishing, settings.wait).await?;
         let publisher = Publisher::start(&publishing, &settings, &tasks, &closed);
         let events = Events::start(&publishing, &tasks, &closed);
@@ -192,11 +192,13 @@ impl Broker for RabbitBroker {
     }
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.ensure_open()?;
         let subscriber = self.subscriber(Source::Queue(queue.clone(), prefetch));
         Ok(Box::new(QueueConsumer::start(queue.clone(), subscriber).await?))
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>, BrokerError> {
+        self.ensure_open()?;
         Ok(Box::new(BroadcastListener::start(self.subscriber(Source::Broadcasts)).await?))
     }
 
