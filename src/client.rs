@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{Broker, Outgoing, Properties, Target};
+use crate::broker::{Broker, DELAY_MAX, Outgoing, Properties, Target};
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
@@ -37,8 +37,102 @@ pub struct Client {
 pub struct Ended {
     /// The state by name.
     pub state: String,
+    /// Whether it is a workflow.
+    pub is_workflow: bool,
     /// The result document, unless it was not kept or is gone.
     pub document: Option<Bytes>,
+}
+
+/// Looks at work and waits for its end; needs the store and nothing else. A key without a task means a task
+/// on its own or a whole workflow. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    store: Arc<dyn Store>,
+}
+
+impl Reader {
+    /// A reader of this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Reader {
+        Reader { store }
+    }
+
+    /// Waits until it has ended, also for what nobody has seen yet. `None` if `timeout` passes first.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn wait(&self, key: &TaskKey, timeout: Option<Duration>) -> Result<Option<Ended>, Error> {
+        let waiting = async {
+            let mut changes = self.store.watch(&key.root).await?;
+            loop {
+                if let Some(ended) = self.ended(key).await? {
+                    return Ok(ended);
+                }
+                changes.next().await;
+            }
+        };
+        match timeout {
+            None => waiting.await.map(Some),
+            Some(timeout) => match tokio::time::timeout(timeout, waiting).await {
+                Ok(ended) => ended.map(Some),
+                Err(_) => Ok(None),
+            },
+        }
+    }
+
+    /// How it ended; `None` if it has not.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn ended(&self, key: &TaskKey) -> Result<Option<Ended>, Error> {
+        if let Some(ended) = self.document(key).await? {
+            return Ok(Some(ended));
+        }
+        let Some(state) = self.state(key).await?.filter(|state| state.is_ended) else { return Ok(None) };
+        // It may have ended between the two looks, and its document come with that.
+        if let Some(ended) = self.document(key).await? {
+            return Ok(Some(ended));
+        }
+        Ok(Some(Ended { state: state.name.to_owned(), is_workflow: state.is_workflow, document: None }))
+    }
+
+    /// Where it is; `None` for what nobody has seen.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn state(&self, key: &TaskKey) -> Result<Option<State>, Error> {
+        if key.task.is_none()
+            && let Some(workflow) = self.store.workflow(&key.root).await?
+        {
+            let (name, is_ended) = (workflow.state.name(), workflow.state.is_ended());
+            return Ok(Some(State { name, is_ended, is_workflow: true }));
+        }
+        let task = self.store.task(key).await?;
+        Ok(task.map(|task| State {
+            name: task.state.name(),
+            is_ended: task.state.is_ended(),
+            is_workflow: false,
+        }))
+    }
+
+    async fn document(&self, key: &TaskKey) -> Result<Option<Ended>, Error> {
+        let document = match key.task {
+            Some(_) => self.store.result(key).await?,
+            None => self.store.outcome(&key.root).await?,
+        };
+        Ok(document.map(Ended::of))
+    }
+}
+
+/// Where something is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The state by name.
+    pub name: &'static str,
+    /// Whether it will never change again.
+    pub is_ended: bool,
+    /// Whether it is a workflow.
+    pub is_workflow: bool,
 }
 
 impl Client {
@@ -53,12 +147,12 @@ impl Client {
         Client { broker, store, protocols, clock }
     }
 
-    /// Submits a task on its own. Without an id it gets one.
+    /// Submits a task on its own. Without an id it gets that of its idempotency key, or a new one.
     ///
     /// # Errors
     /// Refuses what does not fit the method's schema, every violation in `details`; otherwise what the broker says.
     pub async fn submit(&self, task: Task) -> Result<Id, Error> {
-        let id = task.id.clone().unwrap_or_else(|| self.clock.new_id());
+        let id = self.id_of(task.id.as_ref(), task.spec.idempotency_key.as_deref())?;
         let task = Task { id: Some(id.clone()), ..task };
         let spec = &task.spec;
         let method = self.protocols.method(&spec.protocol, &spec.method).map_err(lookup_error)?;
@@ -72,7 +166,8 @@ impl Client {
         }
         let head =
             task.head().ok_or_else(|| Error::new(Code::InternalError, "a task with an id has no head"))?;
-        let wait = spec.not_before.map(|due| due.since(self.clock.now())).filter(|wait| !wait.is_zero());
+        // What is due later than a broker can count is delayed again by the worker that gets it.
+        let wait = spec.not_before.map(|due| due.since(self.clock.now()).min(DELAY_MAX));
         let message = Outgoing {
             target: Target::Queue(Queue::Tasks(address)),
             body,
@@ -81,21 +176,23 @@ impl Client {
                 priority: Some(spec.priority.unwrap_or(Priority::NORMAL).number()),
                 ..Properties::default()
             },
-            delay: wait,
+            delay: wait.filter(|wait| !wait.is_zero()),
         };
         self.broker.publish(vec![message]).await?;
         self.note(Accepted::Task(head)).await;
         Ok(id)
     }
 
-    /// Submits a workflow under `id`: its document as a file or a program gave it.
+    /// Submits a workflow under `id`: its document as a file or a program gave it. Where the document has an
+    /// idempotency key, the id is that key's ([`Id::from_idempotency_key`]).
     ///
     /// # Errors
-    /// Refuses a document that is no workflow, everything wrong in `details`, and one whose message is too
-    /// large; otherwise what the broker says.
+    /// Refuses a document that is no workflow, everything wrong in `details`, one whose message is too
+    /// large, and another id than that of its key; otherwise what the broker says.
     pub async fn submit_workflow(&self, document: &Value, id: &Id) -> Result<(), Error> {
         let workflow =
             Workflow::read(document.clone(), &self.protocols).map_err(|refused| refused.failure())?;
+        self.id_of(Some(id), workflow.idempotency_key.as_deref())?;
         let body = wire::workflow::encode(document, id);
         if body.len() > WORKFLOW_BYTES_MAX {
             return Err(too_large(Code::WorkflowTooLarge, "workflow", body.len(), WORKFLOW_BYTES_MAX));
@@ -123,22 +220,7 @@ impl Client {
     /// # Errors
     /// What the store says.
     pub async fn wait(&self, root: &Id, timeout: Option<Duration>) -> Result<Option<Ended>, Error> {
-        let waiting = async {
-            let mut changes = self.store.watch(root).await?;
-            loop {
-                if let Some(ended) = self.ended(root).await? {
-                    return Ok(ended);
-                }
-                changes.next().await;
-            }
-        };
-        match timeout {
-            None => waiting.await.map(Some),
-            Some(timeout) => match tokio::time::timeout(timeout, waiting).await {
-                Ok(ended) => ended.map(Some),
-                Err(_) => Ok(None),
-            },
-        }
+        self.reader().wait(&TaskKey::alone(root.clone()), timeout).await
     }
 
     /// How the task or workflow ended; `None` if it has not.
@@ -146,17 +228,28 @@ impl Client {
     /// # Errors
     /// What the store says.
     pub async fn ended(&self, root: &Id) -> Result<Option<Ended>, Error> {
-        if let Some(document) = self.store.outcome(root).await? {
-            let state = state_of(&document);
-            return Ok(Some(Ended { state, document: Some(document) }));
+        self.reader().ended(&TaskKey::alone(root.clone())).await
+    }
+
+    /// Reads the same store.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.store))
+    }
+
+    /// The id that counts: two names for one thing would make the key useless.
+    fn id_of(&self, given: Option<&Id>, key: Option<&str>) -> Result<Id, Error> {
+        match (given, key.map(Id::from_idempotency_key)) {
+            (Some(id), Some(keyed)) if *id != keyed => {
+                let text = format!(
+                    "id {id} beside an idempotency key; leave it out, or give {keyed}, the key's own"
+                );
+                Err(Error::new(Code::InvalidRequest, text))
+            }
+            (_, Some(keyed)) => Ok(keyed),
+            (Some(id), None) => Ok(id.clone()),
+            (None, None) => Ok(self.clock.new_id()),
         }
-        if let Some(workflow) = self.store.workflow(root).await? {
-            let ended = Ended { state: workflow.state.to_string(), document: None };
-            return Ok(workflow.state.is_ended().then_some(ended));
-        }
-        let task = self.store.task(&TaskKey::alone(root.clone())).await?;
-        let ended = task.filter(|task| task.state.is_ended());
-        Ok(ended.map(|task| Ended { state: task.state.to_string(), document: None }))
     }
 
     /// Best effort: a task that is not noted is known from its first claim on.
@@ -167,15 +260,22 @@ impl Client {
     }
 }
 
-/// The `status` of a document, without parsing what may be megabytes of results twice.
-fn state_of(document: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Status<'a> {
-        #[serde(borrow)]
-        status: std::borrow::Cow<'a, str>,
+/// What a document says of itself, without parsing what may be megabytes of results twice.
+#[derive(serde::Deserialize)]
+struct Said<'a> {
+    #[serde(borrow)]
+    status: std::borrow::Cow<'a, str>,
+    /// Only a workflow's document has tasks.
+    tasks: Option<serde::de::IgnoredAny>,
+}
+
+impl Ended {
+    fn of(document: Bytes) -> Ended {
+        let said = serde_json::from_slice::<Said<'_>>(&document).ok();
+        let is_workflow = said.as_ref().is_some_and(|said| said.tasks.is_some());
+        let state = said.map_or_else(|| "unknown".to_owned(), |said| said.status.into_owned());
+        Ended { state, is_workflow, document: Some(document) }
     }
-    serde_json::from_slice::<Status<'_>>(document)
-        .map_or_else(|_| "unknown".to_owned(), |it| it.status.into_owned())
 }
 
 fn to_workflows(id: &Id, body: Bytes) -> Outgoing {

@@ -129,7 +129,7 @@ impl From<StoreError> for Error {
 
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Error {
-        Error::new(Code::ConfigurationError, error.to_string())
+        Error::new(error.code(), error.to_string())
     }
 }
 

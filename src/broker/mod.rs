@@ -34,6 +34,8 @@ use std::time::Duration;
 use crate::core::code::Code;
 use crate::topology::{Queue, Topology};
 
+/// The longest delay of a message, 310 days: what the delay queues can count.
+pub use crate::topology::delay::DELAY_MAX;
 pub use crate::wire::Properties;
 
 /// The longest delay: what the cascade of delay queues can count, 100 ms times 2^28 - 1 (310 days).
@@ -106,7 +108,7 @@ pub struct Outgoing {
     pub body: Bytes,
     /// What goes beside the body.
     pub properties: Properties,
-    /// How long the broker keeps it before it is delivered; `None` for at once. At most 310 days.
+    /// How long the broker keeps it before it is delivered; `None` for at once. At most [`DELAY_MAX`].
     pub delay: Option<Duration>,
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct Run {
     /// Run under this id instead of a new one; a repeat finds what the first run did
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
-    /// Cancel the workflow when interrupted (distributed mode; else only the following stops)
+    /// Cancel the workflow when interrupted; without it only the following stops
     #[arg(long)]
     pub(crate) cancel_on_exit: bool,
 }
@@ -151,7 +151,7 @@ pub(crate) struct How {
     /// Print the id at once instead of waiting for the result
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Cancel the task when interrupted (distributed mode; else only the waiting stops)
+    /// Cancel the task when interrupted; without it only the waiting stops
     #[arg(long)]
     pub(crate) cancel_on_exit: bool,
 }

@@ -8,15 +8,16 @@ use super::args::{self, How};
 use super::follow::{self, Outcome};
 use super::print;
 use super::run::seconds;
+use super::signals::Signals;
 use crate::config::Config;
 use crate::core::clock::{Clock, Timestamp};
 use crate::core::code::Code;
-use crate::core::id::Id;
+use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
 use crate::core::protocol::ProtocolId;
 use crate::core::task::Spec;
 use crate::error::Error;
-use crate::runtime::{Runtime, clock::SystemClock};
+use crate::runtime::{Role, Runtime, clock::SystemClock};
 use crate::wire::task::Task;
 
 /// `gleitzeit call PROTOCOL METHOD`
@@ -52,7 +53,7 @@ async fn one(
 
     // A task that nobody waits for must be open to whoever executes it later.
     let scope = (!how.no_wait).then_some(&id);
-    let runtime = Runtime::open(config, scope).await?;
+    let runtime = Runtime::open(config.clone(), Role::Client, scope).await?;
     let client = runtime.client();
     if how.no_wait {
         client.submit(task).await?;
@@ -64,30 +65,39 @@ async fn one(
         }
         return Ok(0);
     }
+    let (signals, key) = (Signals::listen(), TaskKey::alone(id.clone()));
     let outcome = follow::with_worker(&runtime, async {
         client.submit(task).await?;
-        follow::task(&client, &id, timeout).await
+        follow::end(&client.reader(), &signals, &key, timeout).await
     })
     .await?;
     let code = match outcome {
         Outcome::Ended(ended) => {
-            show(&follow::document(&ended, &id), json);
+            show(&follow::document(&ended, &key), json);
             follow::exit_code(&ended)
         }
         Outcome::TimeOver => {
-            follow::unfinished(&runtime, &id, json);
+            show_unfinished(&runtime, &id, json).await?;
             6
         }
         Outcome::Interrupted(signal) => {
             if how.cancel_on_exit {
-                client.cancel(&id).await?;
+                follow::cancel(&runtime, config, &id).await?;
             }
-            follow::unfinished(&runtime, &id, json);
+            show_unfinished(&runtime, &id, json).await?;
             128 + signal
         }
     };
     runtime.close().await;
     Ok(code)
+}
+
+async fn show_unfinished(runtime: &Runtime, id: &Id, json: bool) -> Result<(), Error> {
+    let state = follow::unfinished(runtime, id, false).await?;
+    if json {
+        print::json(&state);
+    }
+    Ok(())
 }
 
 /// The result for a person (output of Python code as it was printed), or the document for a program.

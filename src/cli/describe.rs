@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::protocol::{ProtocolId, Protocols, Source};
 use crate::error::Error;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime};
 use crate::topology::plan::{Plan, QueueTypes, Release};
 
 /// `gleitzeit protocol ...`
@@ -132,7 +132,7 @@ pub(crate) async fn topology(config: Config, command: args::Topology, json: bool
         args::Topology::Apply | args::Topology::Check => {}
     }
     let applying = matches!(command, args::Topology::Apply);
-    let runtime = Runtime::open_undeclared(config).await?;
+    let runtime = Runtime::open(config, Role::Operator, None).await?;
     if applying {
         runtime.broker.declare(&wanted).await?;
     }

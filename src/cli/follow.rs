@@ -1,18 +1,22 @@
 //! Following work to its end: progress, time limits, signals.
 
 use futures_util::StreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::print;
 use super::progress::Progress;
-use crate::client::{Client, Ended};
+use super::signals::Signals;
+use crate::client::{Ended, Reader};
+use crate::config::Config;
 use crate::core::code::Code;
-use crate::core::id::Id;
+use crate::core::id::{Id, TaskKey};
 use crate::error::Error;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime};
+use crate::topology::Queue;
 
 /// Why following ended.
 #[derive(Debug)]
@@ -28,16 +32,17 @@ pub(crate) enum Outcome {
 /// Follows a workflow with live progress until it ends, time is over, or a signal comes.
 pub(crate) async fn workflow(
     runtime: &Runtime,
-    client: &Client,
+    signals: &Signals,
     id: &Id,
     shown: Progress,
     timeout: Option<Duration>,
 ) -> Result<Outcome, Error> {
+    let (reader, key) = (Reader::new(Arc::clone(&runtime.store)), TaskKey::alone(id.clone()));
     let following = async {
         let mut progress = shown;
         let mut changes = runtime.store.watch(id).await?;
         loop {
-            let ended = client.ended(id).await?;
+            let ended = reader.ended(&key).await?;
             if let Some(workflow) = runtime.store.workflow(id).await? {
                 progress.update(&workflow);
             }
@@ -51,19 +56,25 @@ pub(crate) async fn workflow(
             while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
         }
     };
-    until(following, timeout).await
+    until(signals, following, timeout).await
 }
 
-/// Waits for a task's end, time, or a signal.
-pub(crate) async fn task(client: &Client, id: &Id, timeout: Option<Duration>) -> Result<Outcome, Error> {
+/// Waits for the end of anything, time, or a signal.
+pub(crate) async fn end(
+    reader: &Reader,
+    signals: &Signals,
+    key: &TaskKey,
+    timeout: Option<Duration>,
+) -> Result<Outcome, Error> {
     let waiting = async {
-        let ended = client.wait(id, None).await?;
+        let ended = reader.wait(key, None).await?;
         ended.ok_or_else(|| Error::new(Code::InternalError, "waiting without a limit ended without an end"))
     };
-    until(waiting, timeout).await
+    until(signals, waiting, timeout).await
 }
 
 async fn until(
+    signals: &Signals,
     work: impl Future<Output = Result<Ended, Error>>,
     timeout: Option<Duration>,
 ) -> Result<Outcome, Error> {
@@ -74,23 +85,11 @@ async fn until(
         }
     };
     tokio::select! {
+        // What has ended counts, also when time is over or a signal came at the same instant.
+        biased;
         ended = work => ended.map(Outcome::Ended),
+        signal = signals.first() => Ok(Outcome::Interrupted(signal)),
         () = limit => Ok(Outcome::TimeOver),
-        signal = signal() => Ok(Outcome::Interrupted(signal)),
-    }
-}
-
-/// The first SIGINT or SIGTERM: 2 or 15. The exit code is 128 more.
-pub(crate) async fn signal() -> u8 {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => 2,
-        _ = terminate.recv() => 15,
     }
 }
 
@@ -103,7 +102,7 @@ pub(crate) async fn with_worker<T>(
     if !runtime.is_embedded() {
         return work.await;
     }
-    let worker = runtime.worker().await?;
+    let worker = runtime.worker_for_self().await?;
     let drain = CancellationToken::new();
     let running = worker.run(drain.clone());
     tokio::pin!(running);
@@ -121,26 +120,52 @@ pub(crate) async fn with_worker<T>(
     result
 }
 
+/// Ends what a signal interrupted, for `--cancel-on-exit`. In embedded mode its own worker has stopped, so
+/// the command is carried out here.
+pub(crate) async fn cancel(runtime: &Runtime, config: Config, id: &Id) -> Result<(), Error> {
+    runtime.client().cancel(id).await?;
+    print::note(&format!("cancel of {id} is accepted"));
+    if runtime.is_embedded() {
+        // That runtime takes only what is for its own work; emptying the queue needs one that takes all.
+        let runtime = Runtime::open(config, Role::Client, None).await?;
+        runtime.coordinator().work_off(&Queue::Workflows).await?;
+        runtime.close().await;
+    }
+    Ok(())
+}
+
 /// The exit code of an end: 0 for completed, 5 for every other.
 pub(crate) fn exit_code(ended: &Ended) -> u8 {
     if ended.state == "completed" { 0 } else { 5 }
 }
 
 /// The document as a value; what was not kept is told.
-pub(crate) fn document(ended: &Ended, id: &Id) -> Value {
+pub(crate) fn document(ended: &Ended, key: &TaskKey) -> Value {
     let parsed = ended.document.as_ref().and_then(|bytes| serde_json::from_slice(bytes).ok());
-    parsed.unwrap_or_else(|| serde_json::json!({"id": id, "status": ended.state, "result": null}))
+    parsed.unwrap_or_else(|| without_result(key, &ended.state, ended.is_workflow))
 }
 
-/// What is said when following ends before the work does.
-pub(crate) fn unfinished(runtime: &Runtime, id: &Id, json: bool) {
-    let hint = if runtime.is_embedded() {
-        format!("{id} has not ended; its state is kept: gleitzeit resume {id}")
-    } else {
-        format!("{id} has not ended and goes on: gleitzeit result --wait {id}")
-    };
-    print::note(&hint);
-    if json {
-        print::json(&serde_json::json!({"id": id, "status": "running"}));
+/// What stands for the document of something that has none (yet): with the same names.
+pub(crate) fn without_result(key: &TaskKey, state: &str, is_workflow: bool) -> Value {
+    match (&key.task, is_workflow) {
+        (None, true) => json!({"workflow_id": key.root, "status": state, "tasks": []}),
+        (None, false) => json!({"id": key.root, "status": state, "result": null}),
+        (Some(task), _) => json!({"id": task, "workflow_id": key.root, "status": state, "result": null}),
     }
+}
+
+/// What is there when following ends before the work does; says how to go on.
+pub(crate) async fn unfinished(runtime: &Runtime, id: &Id, is_workflow: bool) -> Result<Value, Error> {
+    let key = TaskKey::alone(id.clone());
+    let state = Reader::new(Arc::clone(&runtime.store)).state(&key).await?;
+    // The broker has confirmed it; that may be all that is known.
+    let name = state.map_or("accepted", |state| state.name);
+    if !state.is_some_and(|state| state.is_ended) {
+        print::note(&if runtime.is_embedded() {
+            format!("{id} has not ended; its state is kept: gleitzeit resume {id}")
+        } else {
+            format!("{id} has not ended and goes on: gleitzeit result --wait {id}")
+        });
+    }
+    Ok(without_result(&key, name, is_workflow))
 }

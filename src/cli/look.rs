@@ -2,28 +2,33 @@
 
 use serde_json::{Value, json};
 use std::io::BufRead;
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::args;
-use super::follow;
+use super::follow::{self, Outcome};
 use super::print;
 use super::progress::task_line;
 use super::run::seconds;
-use crate::client::Client;
+use super::signals::Signals;
+use crate::client::{self, Ended, Reader};
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
+use crate::core::near::did_you_mean;
+use crate::core::state::{TaskState, WorkflowState};
 use crate::error::Error;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime, State};
 use crate::store::{Filter, TaskRecord, WorkflowRecord};
 use crate::topology::Queue;
 
 /// `gleitzeit status ID`
 pub(crate) async fn status(config: Config, args: args::Status, json: bool) -> Result<u8, Error> {
     let key: TaskKey = args.id.parse()?;
-    let runtime = Runtime::open(config, None).await?;
-    let workflow = if key.task.is_none() { runtime.store.workflow(&key.root).await? } else { None };
-    let task = if workflow.is_none() { runtime.store.task(&key).await? } else { None };
-    runtime.close().await;
+    let state = State::open(&config).await?;
+    let workflow = if key.task.is_none() { state.store.workflow(&key.root).await? } else { None };
+    let task = if workflow.is_none() { state.store.task(&key).await? } else { None };
+    state.close().await;
     match (workflow, task) {
         (Some(workflow), _) if json => print::json(&workflow_json(&workflow)),
         (Some(workflow), _) => print_workflow(&workflow),
@@ -36,9 +41,12 @@ pub(crate) async fn status(config: Config, args: args::Status, json: bool) -> Re
 
 /// `gleitzeit list`
 pub(crate) async fn list(config: Config, args: args::List, json: bool) -> Result<u8, Error> {
-    let runtime = Runtime::open(config, None).await?;
-    let found = runtime.store.list(&Filter { state: args.status, limit: args.limit }).await?;
-    runtime.close().await;
+    if let Some(name) = &args.status {
+        known_state(name)?;
+    }
+    let state = State::open(&config).await?;
+    let found = state.store.list(&Filter { state: args.status, limit: args.limit }).await?;
+    state.close().await;
     if json {
         let rows: Vec<Value> = found
             .iter()
@@ -70,10 +78,22 @@ pub(crate) async fn list(config: Config, args: args::List, json: bool) -> Result
     Ok(0)
 }
 
+/// Refuses what is the name of no state.
+fn known_state(name: &str) -> Result<(), Error> {
+    if TaskState::parse(name).is_some() || WorkflowState::parse(name).is_some() {
+        return Ok(());
+    }
+    // Every state of a workflow is also one of a task.
+    let known = TaskState::ALL.map(TaskState::name);
+    let hint = did_you_mean(name, known);
+    let text = format!("--status {name:?} is no state{hint}; known: {}", known.join(", "));
+    Err(Error::new(Code::InvalidRequest, text))
+}
+
 /// `gleitzeit cancel ID...`
 pub(crate) async fn cancel(config: Config, args: args::Cancel, json: bool) -> Result<u8, Error> {
     let ids = args.ids.iter().map(|text| Id::parse(text)).collect::<Result<Vec<Id>, _>>()?;
-    let runtime = Runtime::open(config, None).await?;
+    let runtime = Runtime::open(config, Role::Client, None).await?;
     let client = runtime.client();
     for id in &ids {
         client.cancel(id).await?;
@@ -83,7 +103,7 @@ pub(crate) async fn cancel(config: Config, args: args::Cancel, json: bool) -> Re
     }
     if runtime.is_embedded() {
         // Nobody else may be there to take the command, so this process does.
-        runtime.worker().await?.work_off(&Queue::Workflows).await?;
+        runtime.coordinator().work_off(&Queue::Workflows).await?;
     }
     runtime.close().await;
     if json {
@@ -96,83 +116,78 @@ pub(crate) async fn cancel(config: Config, args: args::Cancel, json: bool) -> Re
 pub(crate) async fn result(config: Config, args: args::ResultArgs, json: bool) -> Result<u8, Error> {
     let keys = read_keys(&args.ids)?;
     let timeout = seconds(args.timeout)?;
-    let runtime = Runtime::open(config, None).await?;
-    let client = runtime.client();
-    let deadline = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
+    let state = State::open(&config).await?;
+    let reader = state.reader();
+    let mut patience = Patience::new(args.wait, timeout);
     let (mut worst, mut documents) = (0, Vec::new());
     for key in &keys {
-        let found = match fetch(&runtime, &client, key, args.wait, deadline).await? {
+        let (code, document) = match patience.look(&reader, key).await? {
             Found::Ended(ended) => {
-                worst = worst.max(follow::exit_code(&ended));
-                follow::document(&ended, key.id())
+                let document = follow::document(&ended, key);
+                match (json, ended.is_workflow) {
+                    (true, _) => {}
+                    (false, true) => super::run::show(&document, false),
+                    (false, false) => super::call::show(&document, false),
+                }
+                (follow::exit_code(&ended), document)
             }
             Found::Open(state) => {
-                worst = worst.max(if args.wait { 6 } else { 1 });
-                json!({"id": key.to_string(), "status": state, "result": null})
+                print::note(&format!("{key} has not ended: {}", state.name));
+                let code = if args.wait { 6 } else { 1 };
+                (code, follow::without_result(key, state.name, state.is_workflow))
             }
             Found::Unknown => {
-                worst = worst.max(7);
                 print::note(&format!("error: {}", unknown(&key.to_string())));
-                json!({"id": key.to_string(), "status": "unknown", "result": null})
+                (7, follow::without_result(key, "unknown", false))
             }
         };
-        match (json, found.get("tasks").is_some()) {
-            (true, _) => documents.push(found),
-            (false, true) => super::run::show(&found, false),
-            (false, false) => super::call::show(&found, false),
-        }
+        worst = worst.max(code);
+        documents.push(document);
     }
-    runtime.close().await;
+    state.close().await;
     if json {
         let one = documents.len() == 1 && args.ids != ["-"];
         print::json(&if one { documents.remove(0) } else { Value::Array(documents) });
     }
-    Ok(worst)
+    Ok(patience.interrupted.map_or(worst, |signal| 128 + signal))
 }
 
 enum Found {
-    Ended(crate::client::Ended),
-    Open(String),
+    Ended(Ended),
+    Open(client::State),
     Unknown,
 }
 
-async fn fetch(
-    runtime: &Runtime,
-    client: &Client,
-    key: &TaskKey,
-    wait: bool,
-    deadline: Option<tokio::time::Instant>,
-) -> Result<Found, Error> {
-    if key.task.is_some() {
-        let document = runtime.store.result(key).await?;
-        let state = runtime.store.task(key).await?.map(|task| task.state);
-        return Ok(match (document, state) {
-            (Some(document), Some(state)) => {
-                Found::Ended(crate::client::Ended { state: state.to_string(), document: Some(document) })
+/// How long to wait for results: for one after the other, until a common deadline or a signal.
+struct Patience {
+    /// `None`: not at all.
+    signals: Option<Signals>,
+    deadline: Option<Instant>,
+    interrupted: Option<u8>,
+}
+
+impl Patience {
+    fn new(wait: bool, timeout: Option<Duration>) -> Patience {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        Patience { signals: wait.then(Signals::listen), deadline, interrupted: None }
+    }
+
+    /// What became of it, after waiting as long as is left. An id that nobody has seen may belong to a message
+    /// that no worker has taken yet: it is waited for too.
+    async fn look(&mut self, reader: &Reader, key: &TaskKey) -> Result<Found, Error> {
+        if let (Some(signals), None) = (&self.signals, self.interrupted) {
+            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            match follow::end(reader, signals, key, left).await? {
+                Outcome::Ended(ended) => return Ok(Found::Ended(ended)),
+                Outcome::TimeOver => {}
+                Outcome::Interrupted(signal) => self.interrupted = Some(signal),
             }
-            (None, Some(state)) if state.is_ended() => {
-                Found::Ended(crate::client::Ended { state: state.to_string(), document: None })
-            }
-            (_, Some(state)) => Found::Open(state.to_string()),
-            (_, None) => Found::Unknown,
-        });
+        }
+        if let Some(ended) = reader.ended(key).await? {
+            return Ok(Found::Ended(ended));
+        }
+        Ok(reader.state(key).await?.map_or(Found::Unknown, Found::Open))
     }
-    if let Some(ended) = client.ended(&key.root).await? {
-        return Ok(Found::Ended(ended));
-    }
-    if wait {
-        let left = deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
-        // An id that nobody has seen may belong to a message that no worker has taken yet: wait for it too.
-        return Ok(match client.wait(&key.root, left).await? {
-            Some(ended) => Found::Ended(ended),
-            None => Found::Open("running".to_owned()),
-        });
-    }
-    if let Some(workflow) = runtime.store.workflow(&key.root).await? {
-        return Ok(Found::Open(workflow.state.to_string()));
-    }
-    let task = runtime.store.task(key).await?;
-    Ok(task.map_or(Found::Unknown, |task| Found::Open(task.state.to_string())))
 }
 
 fn read_keys(ids: &[String]) -> Result<Vec<TaskKey>, Error> {

@@ -8,6 +8,7 @@ mod look;
 mod print;
 mod progress;
 mod run;
+mod signals;
 mod work;
 
 use clap::{CommandFactory, Parser};
@@ -22,7 +23,10 @@ use args::{Cli, Command, Global};
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refuse(&refused),
+    };
     let json = cli.global.json;
     match start(cli) {
         Ok(code) => ExitCode::from(code),
@@ -33,9 +37,29 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What cannot be read as arguments: told as clap tells it, and with `--json` as a document too. Help and the
+/// version are asked for in the same way; they are no error.
+fn refuse(refused: &clap::Error) -> ExitCode {
+    if !refused.use_stderr() {
+        print::bytes(refused.render().to_string().as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    // A stderr that went away changes nothing about the refusal.
+    let _ = refused.print();
+    if std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json") {
+        let text = refused.render().to_string();
+        let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default().trim_end();
+        let error = Error::new(Code::InvalidRequest, message);
+        print::json(&serde_json::json!({"error": error.to_json()}));
+    }
+    ExitCode::from(2)
+}
+
 fn start(cli: Cli) -> Result<u8, Error> {
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "gleitzeit", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "gleitzeit", &mut script);
+        print::bytes(&script);
         return Ok(0);
     }
     let config = configure(&cli.global, &cli.command)?;

@@ -5,11 +5,22 @@ use std::io::{IsTerminal, Write};
 
 use crate::error::Error;
 
-/// Prints one line of data. A reader that has gone away (a closed pipe) ends the program quietly.
+/// Prints one line of data. A reader that has gone away (a closed pipe) has read what it wanted: that changes
+/// neither the work nor the exit code. Any other reason ends the program: the data would be missing.
 pub(crate) fn line(text: &str) {
+    bytes(format!("{text}\n").as_bytes());
+}
+
+/// As [`line`], for what ends in a line feed already.
+pub(crate) fn bytes(data: &[u8]) {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").is_err() {
-        std::process::exit(0);
+    match out.write_all(data).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            note(&format!("error: cannot write to stdout: {error}"));
+            std::process::exit(1);
+        }
     }
 }
 

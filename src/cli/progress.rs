@@ -15,13 +15,12 @@ pub(crate) struct Progress {
     bars: Option<(MultiProgress, ProgressBar)>,
     seen: std::collections::HashSet<Id>,
     total: usize,
-    quiet: bool,
 }
 
 impl Progress {
-    /// Progress for `total` tasks. `quiet`: nothing at all (for `--json` without a terminal).
-    pub(crate) fn new(name: &str, total: usize, quiet: bool) -> Progress {
-        let terminal = std::io::stderr().is_terminal() && !quiet;
+    /// Progress for `total` tasks.
+    pub(crate) fn new(name: &str, total: usize) -> Progress {
+        let terminal = std::io::stderr().is_terminal();
         let bars = terminal.then(|| {
             let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
             let bar = bars.add(ProgressBar::new(total as u64));
@@ -32,7 +31,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             (bars, bar)
         });
-        Progress { bars, seen: std::collections::HashSet::new(), total, quiet }
+        Progress { bars, seen: std::collections::HashSet::new(), total }
     }
 
     /// Shows the present state.
@@ -57,9 +56,6 @@ impl Progress {
     }
 
     fn ended(&self, task: &TaskRecord) {
-        if self.quiet {
-            return;
-        }
         let text = format!("  {}", task_line(task));
         match &self.bars {
             Some((bars, bar)) => {

@@ -8,33 +8,34 @@ use super::args;
 use super::follow::{self, Outcome};
 use super::print;
 use super::progress::Progress;
+use super::signals::Signals;
 use crate::config::Config;
 use crate::core::code::Code;
-use crate::core::id::Id;
+use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::Protocols;
 use crate::core::workflow::{self, Format, Refused, Workflow};
 use crate::error::Error;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime};
 
 /// `gleitzeit run FILE`
 pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u8, Error> {
     let protocols = Runtime::protocols(&config)?;
     let (document, workflow) = load(&args.file, &protocols)?;
-    let id = workflow_id(args.id.as_deref())?;
-    let runtime = Runtime::open(config, Some(&id)).await?;
-    let client = runtime.client();
-    mention_unfinished(&runtime, &id).await;
-    let shown = Progress::new(&workflow.name, workflow.tasks.len(), false);
+    let id = workflow_id(args.id.as_deref(), &workflow)?;
     let timeout = seconds(args.timeout)?;
+    let runtime = Runtime::open(config.clone(), Role::Client, Some(&id)).await?;
+    let signals = Signals::listen();
+    mention_unfinished(&runtime, &id).await;
+    let shown = Progress::new(&workflow.name, workflow.tasks.len());
     let outcome = follow::with_worker(&runtime, async {
-        client.submit_workflow(&document, &id).await?;
+        runtime.client().submit_workflow(&document, &id).await?;
         print::note(&format!("workflow {:?} is {id}", workflow.name));
-        follow::workflow(&runtime, &client, &id, shown, timeout).await
+        follow::workflow(&runtime, &signals, &id, shown, timeout).await
     })
     .await;
     let code = match outcome? {
         Outcome::Ended(ended) => {
-            let document = follow::document(&ended, &id);
+            let document = follow::document(&ended, &TaskKey::alone(id));
             if let Some(path) = &args.output {
                 write_output(path, &document)?;
             }
@@ -42,14 +43,14 @@ pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u
             follow::exit_code(&ended)
         }
         Outcome::TimeOver => {
-            follow::unfinished(&runtime, &id, json);
+            show_unfinished(&runtime, &id, json).await?;
             6
         }
         Outcome::Interrupted(signal) => {
             if args.cancel_on_exit {
-                client.cancel(&id).await?;
+                follow::cancel(&runtime, config, &id).await?;
             }
-            follow::unfinished(&runtime, &id, json);
+            show_unfinished(&runtime, &id, json).await?;
             128 + signal
         }
     };
@@ -57,12 +58,20 @@ pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u
     Ok(code)
 }
 
+async fn show_unfinished(runtime: &Runtime, id: &Id, json: bool) -> Result<(), Error> {
+    let state = follow::unfinished(runtime, id, true).await?;
+    if json {
+        print::json(&state);
+    }
+    Ok(())
+}
+
 /// `gleitzeit submit FILE`
 pub(crate) async fn submit(config: Config, args: args::Submit, json: bool) -> Result<u8, Error> {
     let protocols = Runtime::protocols(&config)?;
     let (document, workflow) = load(&args.file, &protocols)?;
-    let id = workflow_id(args.id.as_deref())?;
-    let runtime = Runtime::open(config, None).await?;
+    let id = workflow_id(args.id.as_deref(), &workflow)?;
+    let runtime = Runtime::open(config, Role::Client, None).await?;
     runtime.client().submit_workflow(&document, &id).await?;
     if json {
         print::json(&serde_json::json!({"workflow_id": id, "name": workflow.name, "status": "accepted"}));
@@ -83,7 +92,7 @@ fn load(path: &Path, protocols: &Protocols) -> Result<(Value, Workflow), Error> 
     })?;
     let Some(format) = Format::of_file(&path.to_string_lossy()) else {
         let text = format!("{}: a workflow file ends in .yaml, .yml or .json", path.display());
-        return Err(Error::new(Code::ConfigurationError, text));
+        return Err(Error::new(Code::InvalidRequest, text));
     };
     let refused = |refused: Refused| {
         let failure = refused.failure();
@@ -98,11 +107,13 @@ fn load(path: &Path, protocols: &Protocols) -> Result<(Value, Workflow), Error> 
     Ok((document, workflow))
 }
 
-/// The id of this run: the flag's, else a new one. An `id` in the file names the workflow, not the run.
-fn workflow_id(flag: Option<&str>) -> Result<Id, Error> {
-    match flag {
-        Some(text) => Ok(Id::parse(text)?),
-        None => Ok(Runtime::new_id()),
+/// The id of this run: the flag's, else that of the file's idempotency key, else a new one. An `id` in the
+/// file names the workflow, not the run.
+fn workflow_id(flag: Option<&str>, workflow: &Workflow) -> Result<Id, Error> {
+    match (flag, &workflow.idempotency_key) {
+        (Some(text), _) => Ok(Id::parse(text)?),
+        (None, Some(key)) => Ok(Id::from_idempotency_key(key)),
+        (None, None) => Ok(Runtime::new_id()),
     }
 }
 

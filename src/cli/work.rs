@@ -8,16 +8,18 @@ use super::follow::{self, Outcome};
 use super::print;
 use super::progress::Progress;
 use super::run::seconds;
+use super::signals::Signals;
+use crate::client::Ended;
 use crate::config::Config;
 use crate::core::code::Code;
-use crate::core::id::Id;
+use crate::core::id::{Id, TaskKey};
 use crate::error::Error;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime};
 use crate::store::Filter;
 
 /// `gleitzeit worker`
 pub(crate) async fn worker(config: Config, json: bool) -> Result<u8, Error> {
-    let runtime = Runtime::open_worker(config).await?;
+    let runtime = Runtime::open(config, Role::Worker, None).await?;
     let worker = runtime.worker().await?;
     let protocols: Vec<String> = worker.protocols().iter().map(ToString::to_string).collect();
     print::note(&format!(
@@ -27,26 +29,19 @@ pub(crate) async fn worker(config: Config, json: bool) -> Result<u8, Error> {
         runtime.describe()
     ));
 
-    let drain = CancellationToken::new();
+    let (signals, drain) = (Signals::listen(), CancellationToken::new());
     let running = worker.run(drain.clone());
     tokio::pin!(running);
-    let signal = tokio::select! {
+    tokio::select! {
         ended = &mut running => {
             ended?;
             return Err(Error::new(Code::SystemShutdown, "the worker stopped by itself"));
         }
-        signal = follow::signal() => signal,
-    };
+        _ = signals.first() => {}
+    }
     print::note("draining: no new tasks; a second signal stops at once");
     drain.cancel();
-    tokio::select! {
-        ended = &mut running => ended?,
-        _ = follow::signal() => {
-            // At-least-once makes this safe: what is not settled is delivered again.
-            worker.abort();
-            std::process::exit(128 + i32::from(signal));
-        }
-    }
+    running.await?;
     runtime.close().await;
     if json {
         print::json(&serde_json::json!({"worker": worker.session(), "status": "drained"}));
@@ -58,7 +53,7 @@ pub(crate) async fn worker(config: Config, json: bool) -> Result<u8, Error> {
 pub(crate) async fn resume(config: Config, args: args::Resume, json: bool) -> Result<u8, Error> {
     let scope = args.id.as_deref().map(Id::parse).transpose()?;
     let timeout = seconds(args.timeout)?;
-    let runtime = Runtime::open(config, scope.as_ref()).await?;
+    let runtime = Runtime::open(config, Role::Client, scope.as_ref()).await?;
     if !runtime.is_embedded() {
         let text = "resume is for embedded runs; in distributed mode any worker continues by itself";
         return Err(Error::new(Code::InvalidRequest, text));
@@ -70,59 +65,75 @@ pub(crate) async fn resume(config: Config, args: args::Resume, json: bool) -> Re
     if open.is_empty() {
         print::note("nothing to resume");
     }
-    let outcome = follow::with_worker(&runtime, all(&runtime, &open, timeout)).await?;
+    let signals = Signals::listen();
+    let (code, ended) = follow::with_worker(&runtime, all(&runtime, &signals, &open, timeout)).await?;
+    let mut documents = Vec::new();
+    for (id, ended) in open.iter().zip(ended) {
+        let Some(ended) = ended else {
+            let is_workflow = runtime.store.workflow(id).await?.is_some();
+            documents.push(follow::unfinished(&runtime, id, is_workflow).await?);
+            continue;
+        };
+        let document = follow::document(&ended, &TaskKey::alone(id.clone()));
+        match (json, ended.is_workflow) {
+            (true, _) => documents.push(document),
+            (false, true) => super::run::show(&document, false),
+            (false, false) => super::call::show(&document, false),
+        }
+    }
     runtime.close().await;
-    let (code, documents) = outcome;
     if json {
         print::json(&serde_json::Value::Array(documents));
-    } else {
-        for document in &documents {
-            let alone = document.get("tasks").is_none();
-            if alone { super::call::show(document, false) } else { super::run::show(document, false) }
-        }
     }
     Ok(code)
 }
 
-/// Follows every root to its end, one after the other; the worker runs them all at once.
+/// Follows every root to its end, one after the other; the worker runs them all at once. Gives the exit code,
+/// and for each root its end, `None` if time was over or a signal came first.
 async fn all(
     runtime: &Runtime,
+    signals: &Signals,
     open: &[Id],
     timeout: Option<Duration>,
-) -> Result<(u8, Vec<serde_json::Value>), Error> {
-    let client = runtime.client();
+) -> Result<(u8, Vec<Option<Ended>>), Error> {
+    let reader = runtime.client().reader();
     let deadline = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
-    let (mut code, mut documents) = (0, Vec::new());
+    let (mut worst, mut stopped, mut ends) = (0, None, Vec::new());
     for id in open {
+        let key = TaskKey::alone(id.clone());
+        if stopped.is_some() {
+            ends.push(reader.ended(&key).await?);
+            continue;
+        }
         let left = deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
         let workflow = runtime.store.workflow(id).await?;
         let outcome = match &workflow {
             Some(workflow) => {
-                let shown = Progress::new(&workflow.name, workflow.tasks.len(), false);
-                follow::workflow(runtime, &client, id, shown, left).await?
+                let shown = Progress::new(&workflow.name, workflow.tasks.len());
+                follow::workflow(runtime, signals, id, shown, left).await?
             }
-            None => follow::task(&client, id, left).await?,
+            None => follow::end(&reader, signals, &key, left).await?,
         };
-        match outcome {
+        ends.push(match outcome {
             Outcome::Ended(ended) => {
-                code = code.max(follow::exit_code(&ended));
-                documents.push(follow::document(&ended, id));
+                worst = worst.max(follow::exit_code(&ended));
+                Some(ended)
             }
             Outcome::TimeOver => {
-                follow::unfinished(runtime, id, false);
-                return Ok((6, documents));
+                stopped = Some(6);
+                None
             }
             Outcome::Interrupted(signal) => {
-                follow::unfinished(runtime, id, false);
-                return Ok((128 + signal, documents));
+                stopped = Some(128 + signal);
+                None
             }
-        }
+        });
     }
-    Ok((code, documents))
+    Ok((stopped.unwrap_or(worst), ends))
 }
 
 async fn known(runtime: &Runtime, id: &Id) -> Result<Id, Error> {
-    let task = runtime.store.task(&crate::core::id::TaskKey::alone(id.clone())).await?;
+    let task = runtime.store.task(&TaskKey::alone(id.clone())).await?;
     if task.is_some() || runtime.store.workflow(id).await?.is_some() {
         return Ok(id.clone());
     }

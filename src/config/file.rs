@@ -49,25 +49,21 @@ impl Sources {
 /// Merges the sources.
 ///
 /// # Errors
-/// [`ConfigError`] with every unknown key, wrong type and unreadable file.
+/// [`ConfigError`] with every unknown key, wrong type and unreadable file. No value is in it: it may be secret.
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let defaults: Table = DEFAULTS.parse().expect("default.toml is compiled in and tested");
     let mut flat = BTreeMap::new();
     flatten("", &defaults, &mut flat);
     let mut values: BTreeMap<String, (Value, Origin)> =
         flat.into_iter().map(|(key, value)| (key, (value, Origin::Default))).collect();
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
 
-    match read_file(sources) {
-        Ok(Some((path, table))) => {
-            let mut found = BTreeMap::new();
-            flatten("", &table, &mut found);
-            for (key, value) in found {
-                set(&mut values, &key, value, Origin::File(path.clone()), &mut problems);
-            }
+    if let Some((path, table)) = read_file(sources, &mut problems) {
+        let mut found = BTreeMap::new();
+        flatten("", &table, &mut found);
+        for (key, value) in found {
+            set(&mut values, &key, value, Origin::File(path.clone()), &mut problems);
         }
-        Ok(None) => {}
-        Err(problem) => problems.push(problem),
     }
     from_environment(sources, &mut values, &mut problems);
     for (key, text, flag) in &sources.flags {
@@ -76,26 +72,58 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     }
     default_state_path(sources, &mut values);
     check(&values, &mut problems);
-    if problems.is_empty() { Ok(Config { values }) } else { Err(ConfigError(problems)) }
+    if problems.found.is_empty() {
+        return Ok(Config { values });
+    }
+    Err(ConfigError { problems: problems.found, is_unreadable: problems.is_unreadable })
 }
 
-fn read_file(sources: &Sources) -> Result<Option<(PathBuf, Table)>, String> {
-    let Some((path, demanded)) = sources.config_file() else { return Ok(None) };
+/// What is wrong, and whether a file is.
+#[derive(Debug, Default)]
+struct Problems {
+    found: Vec<String>,
+    is_unreadable: bool,
+}
+
+impl Problems {
+    fn push(&mut self, problem: String) {
+        self.found.push(problem);
+    }
+
+    fn unreadable(&mut self, problem: String) {
+        self.found.push(problem);
+        self.is_unreadable = true;
+    }
+}
+
+/// The configuration file, if there is one that can be read.
+fn read_file(sources: &Sources, problems: &mut Problems) -> Option<(PathBuf, Table)> {
+    let (path, demanded) = sources.config_file()?;
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !demanded => return Ok(None),
-        Err(error) => return Err(format!("cannot read configuration file {}: {error}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !demanded => return None,
+        Err(error) => {
+            problems.unreadable(format!("cannot read configuration file {}: {error}", path.display()));
+            return None;
+        }
     };
     match text.parse::<Table>() {
-        Ok(table) => Ok(Some((path, table))),
-        Err(error) => Err(format!("configuration file {}: {error}", path.display())),
+        Ok(table) => Some((path, table)),
+        Err(error) => {
+            // The error's own text quotes the line, which may hold a password.
+            let start = error.span().map_or(0, |span| span.start);
+            let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
+            let problem = format!("configuration file {}, line {line}: {}", path.display(), error.message());
+            problems.push(problem);
+            None
+        }
     }
 }
 
 fn from_environment(
     sources: &Sources,
     values: &mut BTreeMap<String, (Value, Origin)>,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
 ) {
     let keys: Vec<String> = values.keys().cloned().collect();
     for key in keys {
@@ -104,7 +132,7 @@ fn from_environment(
             Some(path) => match std::fs::read_to_string(path) {
                 Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
                 Err(error) => {
-                    problems.push(format!("cannot read {path}, named by {name}_FILE: {error}"));
+                    problems.unreadable(format!("cannot read {path}, named by {name}_FILE: {error}"));
                     continue;
                 }
             },
@@ -138,7 +166,7 @@ fn set(
     key: &str,
     value: Value,
     origin: Origin,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
 ) {
     let Some(entry) = values.get_mut(key) else {
         problems.push(format!("{origin}: there is no key {key}; `gleitzeit config show` lists the keys"));
@@ -171,7 +199,7 @@ fn default_state_path(sources: &Sources, values: &mut BTreeMap<String, (Value, O
     entry.0 = Value::String(path.to_string_lossy().into_owned());
 }
 
-fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Vec<String>) {
+fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
     let mut refuse = |key: &str, why: &str| {
         let origin = &values[key].1;
         problems.push(format!("{origin}: {key} {why}"));
@@ -222,6 +250,7 @@ fn flatten(prefix: &str, table: &Table, out: &mut BTreeMap<String, Value>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::code::Code;
 
     fn sources(environment: &[(&str, &str)]) -> Sources {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -261,7 +290,8 @@ mod tests {
         std::fs::write(&path, "[worker]\nconcurency = 2\ngrace = 'x'\n").expect("write");
         let mut from = sources(&[("GLEITZEIT_AMQP_URL", "amqp://h"), ("GLEITZEIT_EVENTS_LEVEL", "some")]);
         from.file = Some(path);
-        let ConfigError(problems) = load(&from).expect_err("four problems");
+        let ConfigError { problems, is_unreadable } = load(&from).expect_err("four problems");
+        assert!(!is_unreadable);
         for part in
             ["worker.concurency", "worker.grace must be of type float", "redis.url is not", "all, ended, off"]
         {
@@ -281,5 +311,26 @@ mod tests {
         let config = load(&from).expect("valid");
         assert_eq!(config.redis_url(), Some("redis://:secret@h/0"));
         assert!(!format!("{:?}", config.shown()).contains("secret"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_from_one_that_is_wrong() {
+        let mut from = sources(&[]);
+        from.file = Some("/nonexistent/c.toml".into());
+        assert_eq!(load(&from).expect_err("no such file").code(), Code::FileUnreadable);
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line_and_not_what_is_on_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        for wrong in ["url = amqp://u:s3cret@h", "url = 'amqp://u:s3cret@h", "url = \"amqp://u:s3cret@h\\q\""]
+        {
+            std::fs::write(&path, format!("[amqp]\n{wrong}\n")).expect("write");
+            let mut from = sources(&[]);
+            from.file = Some(path.clone());
+            let said = load(&from).expect_err(wrong).to_string();
+            assert!(said.contains("line 2") && !said.contains("s3cret"), "{said}");
+        }
     }
 }

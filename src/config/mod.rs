@@ -12,6 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::Value;
 
+use crate::core::code::Code;
+use crate::core::url::masked;
+
 pub use file::{Sources, load};
 
 /// The commented defaults, which are the reference.
@@ -41,10 +44,23 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A configuration that cannot be used. Holds every problem found.
+/// A configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("; "))]
-pub struct ConfigError(pub Vec<String>);
+#[error("{}", .problems.join("; "))]
+pub struct ConfigError {
+    /// Every problem found.
+    pub problems: Vec<String>,
+    /// Whether a file that it is made of could not be read.
+    pub is_unreadable: bool,
+}
+
+impl ConfigError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        if self.is_unreadable { Code::FileUnreadable } else { Code::ConfigurationError }
+    }
+}
 
 /// The whole configuration, each value with its origin.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,7 +161,7 @@ impl Config {
     pub fn shown(&self) -> Vec<(String, Value, String)> {
         let line = |(key, (value, origin)): (&String, &(Value, Origin))| {
             let shown = match value {
-                Value::String(text) if key.ends_with(".url") => Value::String(mask_url(text)),
+                Value::String(text) if key.ends_with(".url") => Value::String(masked(text)),
                 other => other.clone(),
             };
             (key.clone(), shown, origin.to_string())
@@ -156,33 +172,5 @@ impl Config {
     fn value(&self, key: &str) -> &Value {
         let found = self.values.get(key).map(|(value, _)| value);
         found.expect("the key is one of default.toml")
-    }
-}
-
-/// The address without its password: `amqp://user:***@host`.
-#[must_use]
-pub fn mask_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let Some(at) = rest[..end].rfind('@') else { return url.to_owned() };
-    let (login, host) = (&rest[..at], &rest[at..]);
-    match login.split_once(':') {
-        Some((user, _)) => format!("{scheme}://{user}:***{host}"),
-        None => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_masked() {
-        let check = |url: &str, shown: &str| assert_eq!(mask_url(url), shown);
-        check("amqp://u:p@h:1/%2f", "amqp://u:***@h:1/%2f");
-        check("redis://:p@h:1/0", "redis://:***@h:1/0");
-        check("amqp://u:p@ss@h/v", "amqp://u:***@h/v");
-        check("amqp://h/v", "amqp://h/v");
-        check("nonsense", "nonsense");
     }
 }

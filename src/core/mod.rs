@@ -14,5 +14,6 @@ pub mod retry;
 pub mod state;
 pub mod task;
 pub mod template;
+pub mod url;
 pub mod violation;
 pub mod workflow;

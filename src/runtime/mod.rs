@@ -1,34 +1,26 @@
 //! Putting the parts together: the only place that names an adapter.
 
 pub mod clock;
+mod worker;
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::broker::Broker;
 use crate::broker::rabbitmq;
 use crate::broker::sqlite::SqliteBroker;
-use crate::client::Client;
+use crate::client::{Client, Reader};
 use crate::config::{Config, Declare};
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::id::Id;
-use crate::core::protocol::{ProtocolId, Protocols, Source};
+use crate::core::protocol::{Protocols, Source};
+use crate::core::url::masked;
 use crate::error::Error;
-use crate::provider::registry::Providers;
-use crate::provider::{
-    Provider,
-    echo::Echo,
-    guard::{self, Guard},
-    mcp_tools::McpTools,
-    python::{self, Python},
-};
 use crate::sqlite::{Database, Durability, Location};
 use crate::store::Store;
 use crate::store::redis as redis_adapter;
 use crate::store::sqlite as sqlite_adapter;
 use crate::topology::{Address, Topology};
-use crate::worker::{Parts, Settings, Worker};
 use clock::SystemClock;
 
 /// The parts of one process, connected.
@@ -45,91 +37,54 @@ pub struct Runtime {
     database: Option<Database>,
 }
 
+/// What a process connects for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// To submit, to follow, to end.
+    Client,
+    /// To consume until it is told to stop.
+    Worker,
+    /// To look at the topology or to change it: it is not declared at the start.
+    Operator,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Client => "client",
+            Role::Worker => "worker",
+            Role::Operator => "operator",
+        }
+    }
+}
+
 impl Runtime {
-    /// Connects what the configuration names and makes sure of the topology. `scope`: in embedded mode,
-    /// consumers take only what belongs to this task or workflow.
+    /// Connects what the configuration names and, but for an operator, makes sure of the topology. `scope`:
+    /// in embedded mode, consumers take only what belongs to this task or workflow.
     ///
     /// # Errors
     /// What the broker or the store says, or a configuration that cannot be used.
-    pub async fn open(config: Config, scope: Option<&Id>) -> Result<Runtime, Error> {
-        let runtime = Runtime::connect(config, scope, "client").await?;
-        runtime.declare().await?;
-        Ok(runtime)
-    }
-
-    /// As [`Runtime::open`], for a process that consumes until it is told to stop.
-    ///
-    /// # Errors
-    /// As [`Runtime::open`].
-    pub async fn open_worker(config: Config) -> Result<Runtime, Error> {
-        let runtime = Runtime::connect(config, None, "worker").await?;
-        runtime.declare().await?;
-        Ok(runtime)
-    }
-
-    /// As [`Runtime::open`], but leaves the topology alone.
-    ///
-    /// # Errors
-    /// As [`Runtime::open`].
-    pub async fn open_undeclared(config: Config) -> Result<Runtime, Error> {
-        Runtime::connect(config, None, "operator").await
-    }
-
-    async fn connect(config: Config, scope: Option<&Id>, role: &str) -> Result<Runtime, Error> {
+    pub async fn open(config: Config, role: Role, scope: Option<&Id>) -> Result<Runtime, Error> {
         let protocols = Arc::new(Runtime::protocols(&config)?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (Some(amqp), Some(redis)) = (config.amqp_url(), config.redis_url()) else {
-            return Runtime::embedded(config, scope, protocols, clock).await;
+        let (broker, state) = match servers(&config) {
+            Some((amqp, _)) => {
+                let settings = rabbit_settings(&config, amqp, role);
+                let (broker, state) =
+                    tokio::join!(rabbitmq::RabbitBroker::connect(settings), State::open(&config));
+                (Arc::new(broker?) as Arc<dyn Broker>, state?)
+            }
+            None => {
+                let state = State::open(&config).await?;
+                (embedded_broker(&state, &clock, scope)?, state)
+            }
         };
-        let name = format!("gleitzeit {role} {} {}", host(), std::process::id());
-        let declare = match config.declare() {
-            Declare::Auto => rabbitmq::Declare::Auto,
-            Declare::Check => rabbitmq::Declare::Check,
-            Declare::Never => rabbitmq::Declare::Never,
-        };
-        let settings = rabbitmq::Settings {
-            declare,
-            publish_timeout: config.seconds("amqp.confirm_timeout"),
-            ..rabbitmq::Settings::new(amqp, &name)
-        };
-        let prefix = redis_adapter::Prefix::parse(config.text("redis.prefix"))
-            .map_err(|error| Error::new(Code::ConfigurationError, format!("redis.prefix: {error}")))?;
-        let store_settings = redis_adapter::Settings {
-            prefix,
-            result_ttl: config.seconds("task.result_ttl"),
-            ..redis_adapter::Settings::new(redis)
-        };
-        let (broker, store) = tokio::join!(
-            rabbitmq::RabbitBroker::connect(settings),
-            redis_adapter::RedisStore::connect(store_settings),
-        );
-        let (broker, store): (Arc<dyn Broker>, Arc<dyn Store>) = (Arc::new(broker?), Arc::new(store?));
-        Ok(Runtime { broker, store, clock, protocols, config, database: None })
-    }
-
-    async fn embedded(
-        config: Config,
-        scope: Option<&Id>,
-        protocols: Arc<Protocols>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Runtime, Error> {
-        let durability = match config.text("state.synchronous") {
-            "full" => Durability::Power,
-            _ => Durability::Process,
-        };
-        let database = Database::open(Location::parse(config.text("state.path")), durability)
-            .await
-            .map_err(|error| Error::new(Code::FileUnreadable, error.to_string()))?;
-        let broker = match scope {
-            Some(root) => SqliteBroker::scoped(database.clone(), Arc::clone(&clock), root),
-            None => SqliteBroker::new(database.clone(), Arc::clone(&clock)),
-        };
-        let broker: Arc<dyn Broker> = Arc::new(broker);
-        let settings =
-            sqlite_adapter::Settings { result_ttl: config.seconds("task.result_ttl"), ..Default::default() };
-        let store = sqlite_adapter::SqliteStore::new(database.clone(), Arc::clone(&clock), settings);
-        let store: Arc<dyn Store> = Arc::new(store);
-        Ok(Runtime { broker, store, clock, protocols, config, database: Some(database) })
+        let State { store, database } = state;
+        let runtime = Runtime { broker, store, clock, protocols, config, database };
+        if role != Role::Operator {
+            runtime.declare().await?;
+        }
+        Ok(runtime)
     }
 
     async fn declare(&self) -> Result<(), Error> {
@@ -172,73 +127,6 @@ impl Runtime {
         )
     }
 
-    /// A worker over these parts, with every provider that the configuration gives it, started.
-    ///
-    /// # Errors
-    /// A provider that cannot start, or a protocol that nobody here serves.
-    pub async fn worker(&self) -> Result<Worker, Error> {
-        let config = &self.config;
-        let asked = asked_protocols(config)?;
-        let mut providers = Providers::default();
-        for provider in self.providers() {
-            if asked.is_empty() || asked.contains(provider.protocol()) {
-                providers
-                    .register(provider)
-                    .map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))?;
-            }
-        }
-        for protocol in &asked {
-            if !providers.protocols().contains(protocol) {
-                let text = format!("no provider of this worker serves {protocol}");
-                return Err(Error::new(Code::ProviderNotAvailable, text));
-            }
-        }
-        let broken = providers.start().await;
-        for (name, failure) in &broken {
-            tracing::warn!(provider = %name, %failure, "this provider cannot start; its tasks stay in their queue");
-        }
-        let mut protocols = providers.protocols();
-        if !self.is_embedded() {
-            // In embedded mode nobody else could take these tasks, so they fail with the provider's reason.
-            protocols.retain(|protocol| providers.has_started(protocol));
-        }
-        let concurrency = u16::try_from(config.number("worker.concurrency")).unwrap_or(u16::MAX);
-        let settings = Settings {
-            protocols,
-            concurrency: NonZeroU16::new(concurrency).unwrap_or(NonZeroU16::MIN),
-            coordination: config.switch("worker.coordination"),
-            grace: config.seconds("worker.grace"),
-            task_timeout: config.seconds("task.timeout"),
-            result_ttl: config.seconds("task.result_ttl"),
-            result_bytes_max: usize::try_from(config.number("task.result_bytes_max")).unwrap_or(usize::MAX),
-            crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
-            events: config.events(),
-        };
-        let parts = Parts {
-            broker: Arc::clone(&self.broker),
-            store: Arc::clone(&self.store),
-            providers: Arc::new(providers),
-            protocols: Arc::clone(&self.protocols),
-            clock: Arc::clone(&self.clock),
-        };
-        Ok(Worker::new(parts, settings))
-    }
-
-    /// Every provider that this build and configuration have.
-    fn providers(&self) -> Vec<Arc<dyn Provider>> {
-        let python = python::Settings {
-            interpreter: self.config.text("python.interpreter").into(),
-            ..python::Settings::default()
-        };
-        let guard = guard::Settings::default();
-        let all: [Arc<dyn Provider>; 3] = [
-            Arc::new(Echo::new(Arc::clone(&self.clock))),
-            Arc::new(McpTools::new()),
-            Arc::new(Python::new(python)),
-        ];
-        all.into_iter().map(|provider| Arc::new(Guard::new(provider, &guard)) as Arc<dyn Provider>).collect()
-    }
-
     /// Whether this process does its own work, in a state file.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
@@ -249,7 +137,7 @@ impl Runtime {
     #[must_use]
     pub fn describe(&self) -> String {
         match (self.config.amqp_url(), self.is_embedded()) {
-            (Some(url), false) => crate::config::mask_url(url),
+            (Some(url), false) => masked(url),
             _ => format!("embedded, {}", self.config.text("state.path")),
         }
     }
@@ -257,24 +145,102 @@ impl Runtime {
     /// Closes what was opened: broker, store, file.
     pub async fn close(&self) {
         self.broker.close().await;
-        self.store.close().await;
-        if let Some(database) = &self.database {
-            database.close().await;
-        }
+        close(&self.store, self.database.as_ref()).await;
     }
+}
+
+/// The state alone, for who only looks: nothing is asked of the broker.
+#[derive(Debug)]
+pub struct State {
+    /// State.
+    pub store: Arc<dyn Store>,
+    database: Option<Database>,
+}
+
+impl State {
+    /// Connects to the store that the configuration names.
+    ///
+    /// # Errors
+    /// What the store says, or a configuration that cannot be used.
+    pub async fn open(config: &Config) -> Result<State, Error> {
+        let result_ttl = config.seconds("task.result_ttl");
+        if let Some((_, redis)) = servers(config) {
+            let prefix = redis_adapter::Prefix::parse(config.text("redis.prefix"))
+                .map_err(|error| Error::new(Code::ConfigurationError, format!("redis.prefix: {error}")))?;
+            let settings =
+                redis_adapter::Settings { prefix, result_ttl, ..redis_adapter::Settings::new(redis) };
+            let store = redis_adapter::RedisStore::connect(settings).await?;
+            return Ok(State { store: Arc::new(store), database: None });
+        }
+        let durability = match config.text("state.synchronous") {
+            "full" => Durability::Power,
+            _ => Durability::Process,
+        };
+        let database = Database::open(Location::parse(config.text("state.path")), durability)
+            .await
+            .map_err(|error| Error::new(Code::FileUnreadable, error.to_string()))?;
+        let settings = sqlite_adapter::Settings { result_ttl, ..Default::default() };
+        let store = sqlite_adapter::SqliteStore::new(database.clone(), Arc::new(SystemClock), settings);
+        Ok(State { store: Arc::new(store), database: Some(database) })
+    }
+
+    /// Reads what is there and waits for ends.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.store))
+    }
+
+    /// Closes what was opened: store, file.
+    pub async fn close(&self) {
+        close(&self.store, self.database.as_ref()).await;
+    }
+}
+
+async fn close(store: &Arc<dyn Store>, database: Option<&Database>) {
+    store.close().await;
+    if let Some(database) = database {
+        database.close().await;
+    }
+}
+
+/// The addresses of broker and store; `None` for embedded mode.
+fn servers(config: &Config) -> Option<(&str, &str)> {
+    config.amqp_url().zip(config.redis_url())
+}
+
+fn rabbit_settings(config: &Config, url: &str, role: Role) -> rabbitmq::Settings {
+    let name = format!("gleitzeit {} {} {}", role.name(), host(), std::process::id());
+    let declare = match config.declare() {
+        Declare::Auto => rabbitmq::Declare::Auto,
+        Declare::Check => rabbitmq::Declare::Check,
+        Declare::Never => rabbitmq::Declare::Never,
+    };
+    rabbitmq::Settings {
+        declare,
+        publish_timeout: config.seconds("amqp.confirm_timeout"),
+        ..rabbitmq::Settings::new(url, &name)
+    }
+}
+
+/// The broker in the same file as the state.
+fn embedded_broker(
+    state: &State,
+    clock: &Arc<dyn Clock>,
+    scope: Option<&Id>,
+) -> Result<Arc<dyn Broker>, Error> {
+    let Some(database) = state.database.clone() else {
+        return Err(Error::new(Code::InternalError, "the embedded state has no file"));
+    };
+    let broker = match scope {
+        Some(root) => SqliteBroker::scoped(database, Arc::clone(clock), root),
+        None => SqliteBroker::new(database, Arc::clone(clock)),
+    };
+    Ok(Arc::new(broker))
 }
 
 fn topology_of(protocols: &Protocols) -> Topology {
     let addresses = protocols.iter().filter_map(|spec| Address::parse(&spec.id.routing()).ok());
     Topology::new(addresses)
-}
-
-/// The protocols that the configuration names; empty for all.
-fn asked_protocols(config: &Config) -> Result<Vec<ProtocolId>, Error> {
-    let parse = |text: String| {
-        text.parse::<ProtocolId>().map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))
-    };
-    config.texts("worker.protocols").into_iter().map(parse).collect()
 }
 
 fn read_protocols(folder: &str) -> Result<Vec<Source>, Error> {

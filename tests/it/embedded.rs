@@ -1,7 +1,7 @@
 //! A laptop with nothing else installed: the command line over a state file.
 
-use serde_json::json;
-use std::process::Stdio;
+use serde_json::{Value, json};
+use std::process::{Child, Command, Stdio};
 
 use crate::support::{Embedded, Ran, Running, task, until};
 
@@ -163,4 +163,129 @@ fn the_time_limit_of_waiting_leaves_the_work_to_be_resumed() {
     ]);
     assert_eq!(ran.code, 6, "{ran:?}");
     assert!(ran.stderr.contains("gleitzeit resume slow"), "{ran:?}");
+}
+
+#[test]
+fn a_method_that_nobody_provides_yet_is_answered() {
+    let here = Embedded::new();
+    let params = r#"{"messages": [{"role": "user", "content": "hi"}], "model": "m"}"#;
+    let args = ["call", "llm/v1", "chat", "--params", params, "--timeout", "60", "--json"];
+    let document = here.run(&args).expect(5).json();
+    assert_eq!(document["error"]["name"], "PROVIDER_NOT_AVAILABLE", "{document}");
+}
+
+#[test]
+fn a_time_far_away_is_waited_for() {
+    let here = Embedded::new();
+    let args = ["call", "echo/v1", "ping", "--at", "2099-01-01T00:00:00Z", "--no-wait", "--id", "far"];
+    here.run(&args).expect(0);
+    let status = here.run(&["status", "far", "--json"]).expect(0).json();
+    assert_eq!(status["ended_at"], Value::Null, "{status}");
+}
+
+#[test]
+fn a_workflow_with_an_idempotency_key_runs_once_under_the_id_of_the_key() {
+    let here = Embedded::new();
+    let file = here
+        .write("w.yaml", "name: Once\nidempotency_key: monday\ntasks:\n- {id: a, method: echo/timestamp}\n");
+    let first = here.run(&["run", &file, "--json"]).expect(0).json();
+    assert_eq!(first, here.run(&["run", &file, "--json"]).expect(0).json());
+    let ran = here.run(&["run", &file, "--id", "another", "--json"]).expect(2);
+    assert_eq!(ran.json()["error"]["name"], "INVALID_REQUEST");
+}
+
+#[test]
+fn waiting_for_what_nobody_has_seen_ends_as_unknown() {
+    let here = Embedded::new();
+    for id in ["nope", "nope/task"] {
+        let ran = here.run(&["result", "--wait", "--timeout", "0.2", id, "--json"]).expect(7);
+        assert_eq!(ran.json()["status"], "unknown");
+    }
+}
+
+#[test]
+fn a_task_of_a_workflow_is_waited_for() {
+    let here = Embedded::new();
+    let file = here.write("w.yaml", "name: W\ntasks:\n- {id: a, method: echo/delay, params: {seconds: 1}}\n");
+    here.run(&["submit", &file, "--id", "w"]).expect(0);
+    let waiting = here.command(&["result", "--wait", "--timeout", "60", "w/a", "--json"]);
+    let waiting = spawn_reading(waiting);
+    here.run(&["resume", "w"]).expect(0);
+    let document = Ran::of(waiting.wait_with_output().expect("it ends")).expect(0).json();
+    assert_eq!(document["status"], "completed", "{document}");
+}
+
+#[test]
+fn what_has_not_ended_is_shown_with_its_state_and_the_names_of_its_document() {
+    let here = Embedded::new();
+    let file =
+        here.write("w.yaml", "name: W\ntasks:\n- {id: a, method: echo/delay, params: {seconds: 30}}\n");
+    let document = here.run(&["run", &file, "--id", "w", "--timeout", "0.5", "--json"]).expect(6).json();
+    assert_eq!((&document["workflow_id"], &document["status"]), (&json!("w"), &json!("running")));
+    here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);
+    let documents = here.run(&["resume", "--timeout", "0.5", "--json"]).expect(6).json();
+    let documents = documents.as_array().expect("a list");
+    assert_eq!(documents.len(), 2, "{documents:?}");
+    assert!(documents.iter().any(|document| document["workflow_id"] == "w"), "{documents:?}");
+}
+
+#[test]
+fn an_interrupted_wait_says_what_it_knows() {
+    let here = Embedded::new();
+    here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);
+    let mut waiting =
+        spawn_reading(here.command(&["result", "--wait", "t", "--json", "--log-level", "info"]));
+    interrupt_when_listening(&mut waiting);
+    let ran = Ran::of(waiting.wait_with_output().expect("it ends")).expect(130);
+    assert_eq!(ran.json()["status"], "accepted", "{ran:?}");
+}
+
+#[test]
+fn an_interrupted_task_is_cancelled_where_that_was_asked_for() {
+    let here = Embedded::new();
+    let args =
+        ["call", "echo/v1", "delay", "--params", r#"{"seconds": 50}"#, "--id", "t", "--cancel-on-exit"];
+    let mut call = spawn_reading(here.command(&[&args[..], &["--json"]].concat()));
+    until("the task runs", || here.run(&["status", "t", "--json"]).stdout.contains("running"));
+    interrupt_when_listening(&mut call);
+    let ran = Ran::of(call.wait_with_output().expect("it ends")).expect(130);
+    assert_eq!(ran.json()["status"], "cancelled", "{ran:?}");
+    assert_eq!(here.run(&["status", "t", "--json"]).expect(0).json()["status"], "cancelled");
+}
+
+#[test]
+fn a_cancel_needs_no_provider() {
+    let here = Embedded::new();
+    here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);
+    let mut cancel = here.command(&["cancel", "t"]);
+    cancel.env("GLEITZEIT_WORKER_PROTOCOLS", "llm/v1").env("GLEITZEIT_PYTHON_INTERPRETER", "/nonexistent");
+    Ran::of(cancel.output().expect("the binary starts")).expect(0);
+    assert_eq!(here.run(&["status", "t", "--json"]).expect(0).json()["status"], "cancelled");
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_nothing() {
+    let here = Embedded::new();
+    for (args, code) in [(&["completions", "bash"][..], 0), (&["call", "echo/v1", "error", "--json"], 5)] {
+        let mut child = spawn_reading(here.command(args));
+        drop(child.stdout.take());
+        let ran = Ran::of(child.wait_with_output().expect("it ends")).expect(code);
+        assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+    }
+}
+
+fn spawn_reading(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+}
+
+/// Sends SIGINT as soon as the process catches it, which the kernel tells.
+fn interrupt_when_listening(child: &mut Child) {
+    let status = format!("/proc/{}/status", child.id());
+    until("the process listens to signals", || {
+        let text = std::fs::read_to_string(&status).expect("the process lives");
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line of Linux");
+        u64::from_str_radix(caught.trim(), 16).is_ok_and(|caught| caught & 0b10 != 0)
+    });
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("kill is there").success());
 }

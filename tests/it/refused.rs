@@ -99,3 +99,53 @@ fn a_configuration_with_an_unknown_key() {
     assert_eq!(ran.json()["error"]["name"], "CONFIGURATION_ERROR");
     assert!(ran.stderr.contains("worker.concurency"), "{ran:?}");
 }
+
+#[test]
+fn a_configuration_file_that_is_not_there() {
+    let here = Embedded::new();
+    let ran = here.run(&["list", "--config", "/nonexistent/c.toml", "--json"]).expect(3);
+    assert_eq!(ran.json()["error"]["name"], "FILE_UNREADABLE");
+}
+
+#[test]
+fn a_password_is_shown_neither_by_config_nor_by_an_error() {
+    let here = Embedded::new();
+    let mut command = here.command(&["config", "show"]);
+    command
+        .env("GLEITZEIT_AMQP_URL", "amqp://u:s3/cr@et@h/v")
+        .env("GLEITZEIT_REDIS_URL", "redis://h/0?pass=s3cret");
+    let ran = Ran::of(command.output().expect("the binary starts")).expect(0);
+    assert!(ran.stdout.contains("amqp://u:***@h/v") && !ran.stdout.contains("et@"), "{ran:?}");
+    assert!(!ran.stdout.contains("s3cret"), "{ran:?}");
+    let file = here.write("c.toml", "[amqp]\nurl = amqp://u:s3cret@h\n");
+    let ran = here.run(&["config", "show", "--config", &file, "--json"]).expect(2);
+    assert!(ran.stderr.contains("line 2"), "{ran:?}");
+    assert!(!ran.stderr.contains("s3cret") && !ran.stdout.contains("s3cret"), "{ran:?}");
+}
+
+#[test]
+fn arguments_that_make_no_command_line() {
+    let here = Embedded::new();
+    for args in [&["runn"][..], &["call", "echo/v1"], &["list", "--limit", "x"], &["run", "a", "--nope"]] {
+        refused(&here, args, 2, "INVALID_REQUEST");
+    }
+    assert!(here.run(&["--version"]).expect(0).stdout.starts_with("gleitzeit "));
+}
+
+#[test]
+fn a_status_that_there_is_not_and_a_workflow_file_of_no_known_kind() {
+    let here = Embedded::new();
+    let error = refused(&here, &["list", "--status", "complete"], 2, "INVALID_REQUEST");
+    assert!(error["message"].as_str().expect("text").contains("completed"), "{error}");
+    let file = here.write("w.txt", "name: W\n");
+    refused(&here, &["run", &file], 2, "INVALID_REQUEST");
+}
+
+#[test]
+fn a_worker_for_a_protocol_whose_provider_cannot_start() {
+    let here = Embedded::new();
+    let mut command = here.command(&["worker", "--protocol", "python/v1", "--json"]);
+    command.env("GLEITZEIT_PYTHON_INTERPRETER", "/nonexistent/python3");
+    let ran = Ran::of(command.output().expect("the binary starts")).expect(4);
+    assert_eq!(ran.json()["error"]["name"], "PROVIDER_INITIALIZATION_FAILED", "{ran:?}");
+}

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::broadcast::SqliteListener;
 use self::consumer::SqliteConsumer;
 use self::messages::Incoming;
-use super::{Broker, BrokerError, Consumer, Depth, Finding, Listener, Outgoing, Target};
+use super::{Broker, BrokerError, Consumer, DELAY_MAX, Depth, Finding, Listener, Outgoing, Target};
 use crate::core::clock::Clock;
 use crate::core::id::Id;
 use crate::sqlite::{Database, Error, process};
@@ -42,9 +42,6 @@ pub const ROOT_HEADER: &str = "gleitzeit-root";
 
 /// The largest body, in bytes: what RabbitMQ 4 takes by default.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// The longest delay: what the delay queues of RabbitMQ can count.
-pub const DELAY_MAX: Duration = Duration::from_millis(100 * ((1 << 28) - 1));
 
 /// How often consumers look for dead processes.
 const RECLAIM_EVERY: Duration = Duration::from_secs(1);

@@ -1,0 +1,169 @@
+//! The workers of a process: which providers they have, and what they consume.
+//!
+//! | worker                   | providers              | consumes                                                |
+//! |--------------------------|------------------------|---------------------------------------------------------|
+//! | `worker`, distributed    | all, or those asked for | what they serve; and what no provider exists for at all |
+//! | `worker`, embedded       | the same               | every protocol, or those asked for                      |
+//! | `worker_for_self`        | the same               | every protocol                                          |
+//! | `coordinator`            | none                   | no tasks                                                |
+//!
+//! Among servers, a queue that another worker may serve is left to it: that of a protocol of the user's, and
+//! that of a provider which could not start here. Embedded, nobody else would answer: such tasks fail with
+//! the reason.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use super::Runtime;
+use crate::config::Config;
+use crate::core::code::Code;
+use crate::core::protocol::{ProtocolId, Protocols};
+use crate::error::Error;
+use crate::provider::registry::Providers;
+use crate::provider::{
+    Provider,
+    echo::Echo,
+    guard::{self, Guard},
+    mcp_tools::McpTools,
+    python::{self, Python},
+};
+use crate::worker::{Parts, Settings, Worker};
+
+impl Runtime {
+    /// A worker for whoever submits, with every provider that the configuration gives it, started.
+    ///
+    /// # Errors
+    /// A protocol was asked for that nobody here serves, or whose providers cannot start.
+    pub async fn worker(&self) -> Result<Worker, Error> {
+        let asked = asked_protocols(&self.config)?;
+        let (providers, broken) = self.start_providers(&asked).await?;
+        for (provider, error) in broken {
+            if asked.contains(provider.protocol()) && !providers.has_started(provider.protocol()) {
+                return Err(error);
+            }
+            let then = if self.is_embedded() { "its tasks fail" } else { "its tasks stay in their queue" };
+            tracing::warn!(provider = provider.name(), %error, "this provider cannot start; {then}");
+        }
+        let protocols = match (self.is_embedded(), asked.is_empty()) {
+            (true, true) => self.every_protocol(),
+            (true, false) => asked,
+            (false, are_all) => {
+                let mut protocols = providers.protocols();
+                protocols.retain(|protocol| providers.has_started(protocol));
+                if are_all {
+                    protocols.extend(self.unserved()?);
+                }
+                protocols
+            }
+        };
+        Ok(self.assemble(providers, protocols))
+    }
+
+    /// The worker of a process that does its own work (embedded mode). It takes tasks of every protocol, so
+    /// that each ends, if only with the reason why it cannot run here.
+    ///
+    /// # Errors
+    /// A protocol was asked for that nobody here serves.
+    pub async fn worker_for_self(&self) -> Result<Worker, Error> {
+        let (providers, broken) = self.start_providers(&asked_protocols(&self.config)?).await?;
+        for (provider, error) in broken {
+            tracing::warn!(provider = provider.name(), %error, "this provider cannot start; its tasks fail");
+        }
+        Ok(self.assemble(providers, self.every_protocol()))
+    }
+
+    /// A worker that runs no tasks: for workflows and commands.
+    #[must_use]
+    pub fn coordinator(&self) -> Worker {
+        self.assemble(Providers::default(), Vec::new())
+    }
+
+    /// The providers of the protocols asked for (of all, if none are), started; and those that cannot start.
+    async fn start_providers(
+        &self,
+        asked: &[ProtocolId],
+    ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
+        let mut all = self.providers();
+        all.retain(|provider| asked.is_empty() || asked.contains(provider.protocol()));
+        for protocol in asked {
+            if !all.iter().any(|provider| provider.protocol() == protocol) {
+                let text = format!("no provider of this worker serves {protocol}");
+                return Err(Error::new(Code::ProviderNotAvailable, text));
+            }
+        }
+        let mut providers = Providers::default();
+        for provider in &all {
+            providers
+                .register(Arc::clone(provider))
+                .map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))?;
+        }
+        let mut broken = Vec::new();
+        for (name, failure) in providers.start().await {
+            let found = all.iter().find(|provider| provider.name() == name);
+            broken.extend(found.map(|provider| (Arc::clone(provider), Error::from(failure))));
+        }
+        Ok((providers, broken))
+    }
+
+    fn every_protocol(&self) -> Vec<ProtocolId> {
+        self.protocols.iter().map(|spec| spec.id.clone()).collect()
+    }
+
+    /// The built-in protocols that this version has no provider for: no worker can serve them, so any may
+    /// say so.
+    fn unserved(&self) -> Result<Vec<ProtocolId>, Error> {
+        let builtin =
+            Protocols::builtin().map_err(|error| Error::new(Code::InternalError, error.to_string()))?;
+        let all = self.providers();
+        let served: BTreeSet<&ProtocolId> = all.iter().map(|provider| provider.protocol()).collect();
+        Ok(builtin.iter().map(|spec| spec.id.clone()).filter(|id| !served.contains(id)).collect())
+    }
+
+    fn assemble(&self, providers: Providers, protocols: Vec<ProtocolId>) -> Worker {
+        let config = &self.config;
+        let concurrency = u16::try_from(config.number("worker.concurrency")).unwrap_or(u16::MAX);
+        let settings = Settings {
+            protocols,
+            concurrency: NonZeroU16::new(concurrency).unwrap_or(NonZeroU16::MIN),
+            coordination: config.switch("worker.coordination"),
+            grace: config.seconds("worker.grace"),
+            task_timeout: config.seconds("task.timeout"),
+            result_ttl: config.seconds("task.result_ttl"),
+            result_bytes_max: usize::try_from(config.number("task.result_bytes_max")).unwrap_or(usize::MAX),
+            crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
+            events: config.events(),
+        };
+        let parts = Parts {
+            broker: Arc::clone(&self.broker),
+            store: Arc::clone(&self.store),
+            providers: Arc::new(providers),
+            protocols: Arc::clone(&self.protocols),
+            clock: Arc::clone(&self.clock),
+        };
+        Worker::new(parts, settings)
+    }
+
+    /// Every provider that this build and configuration have.
+    fn providers(&self) -> Vec<Arc<dyn Provider>> {
+        let python = python::Settings {
+            interpreter: self.config.text("python.interpreter").into(),
+            ..python::Settings::default()
+        };
+        let guard = guard::Settings::default();
+        let all: [Arc<dyn Provider>; 3] = [
+            Arc::new(Echo::new(Arc::clone(&self.clock))),
+            Arc::new(McpTools::new()),
+            Arc::new(Python::new(python)),
+        ];
+        all.into_iter().map(|provider| Arc::new(Guard::new(provider, &guard)) as Arc<dyn Provider>).collect()
+    }
+}
+
+/// The protocols that the configuration names; empty for all.
+fn asked_protocols(config: &Config) -> Result<Vec<ProtocolId>, Error> {
+    let parse = |text: String| {
+        text.parse::<ProtocolId>().map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))
+    };
+    config.texts("worker.protocols").into_iter().map(parse).collect()
+}
