@@ -38,9 +38,6 @@ use crate::topology::{Queue, Topology};
 pub use crate::topology::delay::DELAY_MAX;
 pub use crate::wire::Properties;
 
-/// The longest delay: what the cascade of delay queues can count, 100 ms times 2^28 - 1 (310 days).
-pub const DELAY_MAX: Duration = Duration::from_millis(100 * ((1 << 28) - 1));
-
 /// A broker: carries messages, confirms them, delivers them.
 #[async_trait]
 pub trait Broker: fmt::Debug + Send + Sync + 'static {
