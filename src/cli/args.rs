@@ -81,6 +81,8 @@ pub(crate) enum Command {
     /// The configuration in force
     #[command(subcommand)]
     Config(Config),
+    /// Measure how fast it is here, beside the least work possible on the same servers
+    Bench(super::bench::Bench),
     /// Print a completion script for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell

@@ -1,6 +1,7 @@
 //! The command line: arguments to work, work to output and exit codes.
 
 mod args;
+mod bench;
 mod call;
 mod describe;
 mod follow;
@@ -70,13 +71,14 @@ fn start(cli: Cli) -> Result<u8, Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::new(Code::ResourceExhausted, format!("cannot start threads: {error}")))?;
-    let code = runtime.block_on(dispatch(config, cli.command, cli.global.json));
+    let code = runtime.block_on(dispatch(config, cli.command, &cli.global));
     // Nothing that matters is left: what had to be recorded is recorded.
     runtime.shutdown_background();
     code
 }
 
-async fn dispatch(config: Config, command: Command, json: bool) -> Result<u8, Error> {
+async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u8, Error> {
+    let json = global.json;
     match command {
         Command::Run(args) => run::run(config, args, json).await,
         Command::Call(args) => call::call(config, args, json).await,
@@ -90,6 +92,7 @@ async fn dispatch(config: Config, command: Command, json: bool) -> Result<u8, Er
         Command::Resume(args) => work::resume(config, args, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
         Command::Topology(command) => describe::topology(config, command, json).await,
+        Command::Bench(args) => bench::bench(config, global.config.as_deref(), args, json).await,
         Command::Config(args::Config::Show) => Ok(describe::config(&config, json)),
         Command::Completions { .. } => Ok(0),
     }

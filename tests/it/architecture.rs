@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["config"],
     &["error"],
     &["worker", "client"],
-    &["runtime"],
+    &["runtime", "bench"],
     &["cli"],
 ];
 

@@ -1,6 +1,7 @@
 //! The whole system by capability; one binary, because each one costs a link.
 
 mod architecture;
+mod bench;
 mod distributed;
 mod docs;
 mod embedded;
