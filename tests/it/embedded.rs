@@ -219,7 +219,7 @@ fn a_task_of_a_workflow_is_waited_for() {
 fn what_has_not_ended_is_shown_with_its_state_and_the_names_of_its_document() {
     let here = Embedded::new();
     let file =
-        here.write("w.yaml", "name: W\ntasks:\n- {id: a, method: echo/delay, params: {seconds: 30}}\n");
+        here.write("w.yaml", "name: W\ntasks:\n- {id: a, method: python/execute, params: {code: \"import time; time.sleep(60)\"}}\n");
     let document = here.run(&["run", &file, "--id", "w", "--timeout", "0.5", "--json"]).expect(6).json();
     assert_eq!((&document["workflow_id"], &document["status"]), (&json!("w"), &json!("running")));
     here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);
@@ -243,8 +243,7 @@ fn an_interrupted_wait_says_what_it_knows() {
 #[test]
 fn an_interrupted_task_is_cancelled_where_that_was_asked_for() {
     let here = Embedded::new();
-    let args =
-        ["call", "echo/v1", "delay", "--params", r#"{"seconds": 50}"#, "--id", "t", "--cancel-on-exit"];
+    let args = ["exec", "import time; time.sleep(60)", "--id", "t", "--cancel-on-exit"];
     let mut call = spawn_reading(here.command(&[&args[..], &["--json"]].concat()));
     until("the task runs", || here.run(&["status", "t", "--json"]).stdout.contains("running"));
     interrupt_when_listening(&mut call);
