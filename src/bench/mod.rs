@@ -8,7 +8,7 @@
 //! - **Floor**: the least work possible on the same servers with the same promise (confirmed, persistent,
 //!   result before ack): [`consumer`]. What a machine can do varies from minute to minute, so both sides take
 //!   turns, and the figure is the median of the rounds' ratios.
-//! - **The same end for both**: a drain lasts from the first to the last result in Redis ([`results`]), seen by
+//! - **The same end for both**: a drain lasts from the first to the last result in Redis (`results`), seen by
 //!   this process, which costs the measured one nothing.
 //! - **Processes of their own**, so that processor time and memory are the worker's alone. The processor time
 //!   is that between first and last result; starting and stopping are not in it.
