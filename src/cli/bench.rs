@@ -119,9 +119,9 @@ async fn distributed(
         broker: runtime.broker.clone(),
         store: runtime.store.clone(),
     };
-    let stop = CancellationToken::new();
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let measuring = Box::pin(bench::distributed(&servers, settings, program, &print::note, &stop));
-    let code = until_signal(measuring, &stop, json).await;
+    let code = until_signal(&signals, measuring, &stop, json).await;
     runtime.close().await;
     code
 }
@@ -131,29 +131,29 @@ async fn embedded(settings: &Settings, program: &Program, json: bool) -> Result<
     std::fs::create_dir(&folder).map_err(|error| {
         Error::new(Code::FileUnreadable, format!("cannot create {}: {error}", folder.display()))
     })?;
-    let stop = CancellationToken::new();
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let measuring = bench::embedded(settings, program, &folder, &print::note, &stop);
-    let code = until_signal(measuring, &stop, json).await;
+    let code = until_signal(&signals, measuring, &stop, json).await;
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         print::note(&format!("{} is left: {error}", folder.display()));
     }
     code
 }
 
-/// The first signal stops the measurement, which then removes what it made; a second one ends the program at once.
+/// The first signal stops the measurement, which then removes what it made; a second one ends at once.
 async fn until_signal(
+    signals: &Signals,
     measuring: impl Future<Output = Result<Report, BenchError>>,
     stop: &CancellationToken,
     json: bool,
 ) -> Result<u8, Error> {
     tokio::pin!(measuring);
-    let signals = Signals::listen();
     let signal = tokio::select! {
         report = &mut measuring => return Ok(show(&report?, json)),
         signal = signals.first() => signal,
     };
     stop.cancel();
-    // It says by itself what could not be removed; a second signal ends the program.
+    // It says by itself what could not be removed; that it was stopped is no news.
     let _ = measuring.await;
     Ok(128 + signal)
 }
