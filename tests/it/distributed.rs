@@ -146,7 +146,7 @@ fn replies_and_events_reach_who_asked_for_them() {
 fn wrong_passwords_and_missing_servers_each_have_their_code() {
     let Some(place) = Place::new() else { return };
     let name = |amqp: &str, redis: &str| -> Value {
-        let mut command = gleitzeit(&["list", "--json"]);
+        let mut command = gleitzeit(&["call", "echo/v1", "ping", "--no-wait", "--json"]);
         command.env("GLEITZEIT_AMQP_URL", amqp).env("GLEITZEIT_REDIS_URL", redis);
         let ran = Ran::of(command.output().expect("the binary starts")).expect(4);
         assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"), "{ran:?}");
