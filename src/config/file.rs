@@ -227,6 +227,10 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
     if values["worker.concurrency"].0.as_integer().is_some_and(|number| number > 10_000) {
         refuse("worker.concurrency", "must be at most 10000");
     }
+    let ollama = values["ollama.url"].0.as_str().unwrap_or_default();
+    if !(ollama.is_empty() || ollama.starts_with("http://") || ollama.starts_with("https://")) {
+        refuse("ollama.url", "must begin with http:// or https://");
+    }
     let given = |key: &str| values[key].0.as_str().is_some_and(|text| !text.is_empty());
     if given("amqp.url") != given("redis.url") {
         let (have, lack) =

@@ -11,6 +11,7 @@
 
 pub mod echo;
 pub mod guard;
+pub mod llm;
 pub mod mcp_tools;
 pub mod python;
 pub mod registry;

@@ -2,7 +2,7 @@
 //!
 //! | worker                   | providers              | consumes                                                |
 //! |--------------------------|------------------------|---------------------------------------------------------|
-//! | `worker`, distributed    | all, or those asked for | what they serve; and what no provider exists for at all |
+//! | `worker`, distributed    | all, or those asked for | what they serve                                         |
 //! | `worker`, embedded       | the same               | every protocol, or those asked for                      |
 //! | `worker_for_self`        | the same               | every protocol                                          |
 //! | `coordinator`            | none                   | no tasks                                                |
@@ -11,20 +11,21 @@
 //! that of a provider which could not start here. Embedded, nobody else would answer: such tasks fail with
 //! the reason.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Runtime;
 use crate::config::Config;
 use crate::core::code::Code;
-use crate::core::protocol::{ProtocolId, Protocols};
+use crate::core::protocol::ProtocolId;
 use crate::error::Error;
 use crate::provider::registry::Providers;
 use crate::provider::{
     Provider,
     echo::Echo,
     guard::{self, Guard},
+    llm::ollama::{self, Ollama},
     mcp_tools::McpTools,
     python::{self, Python},
 };
@@ -48,12 +49,9 @@ impl Runtime {
         let protocols = match (self.is_embedded(), asked.is_empty()) {
             (true, true) => self.every_protocol(),
             (true, false) => asked,
-            (false, are_all) => {
+            (false, _) => {
                 let mut protocols = providers.protocols();
                 protocols.retain(|protocol| providers.has_started(protocol));
-                if are_all {
-                    protocols.extend(self.unserved()?);
-                }
                 protocols
             }
         };
@@ -110,16 +108,6 @@ impl Runtime {
         self.protocols.iter().map(|spec| spec.id.clone()).collect()
     }
 
-    /// The built-in protocols that this version has no provider for: no worker can serve them, so any may
-    /// say so.
-    fn unserved(&self) -> Result<Vec<ProtocolId>, Error> {
-        let builtin =
-            Protocols::builtin().map_err(|error| Error::new(Code::InternalError, error.to_string()))?;
-        let all = self.providers();
-        let served: BTreeSet<&ProtocolId> = all.iter().map(|provider| provider.protocol()).collect();
-        Ok(builtin.iter().map(|spec| spec.id.clone()).filter(|id| !served.contains(id)).collect())
-    }
-
     fn assemble(&self, providers: Providers, protocols: Vec<ProtocolId>) -> Worker {
         let config = &self.config;
         let concurrency = u16::try_from(config.number("worker.concurrency")).unwrap_or(u16::MAX);
@@ -130,7 +118,7 @@ impl Runtime {
             grace: config.seconds("worker.grace"),
             task_timeout: config.seconds("task.timeout"),
             result_ttl: config.seconds("task.result_ttl"),
-            result_bytes_max: usize::try_from(config.number("task.result_bytes_max")).unwrap_or(usize::MAX),
+            result_bytes_max: self.result_bytes_max(),
             crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
             events: config.events(),
         };
@@ -150,13 +138,29 @@ impl Runtime {
             interpreter: self.config.text("python.interpreter").into(),
             ..python::Settings::default()
         };
-        let guard = guard::Settings::default();
-        let all: [Arc<dyn Provider>; 3] = [
+        let mut all: Vec<Arc<dyn Provider>> = vec![
             Arc::new(Echo::new(Arc::clone(&self.clock))),
             Arc::new(McpTools::new()),
             Arc::new(Python::new(python)),
         ];
+        if !self.config.text("ollama.url").is_empty() {
+            all.push(Arc::new(Ollama::new(self.ollama_settings(), Arc::clone(&self.clock))));
+        }
+        let guard = guard::Settings::default();
         all.into_iter().map(|provider| Arc::new(Guard::new(provider, &guard)) as Arc<dyn Provider>).collect()
+    }
+
+    fn ollama_settings(&self) -> ollama::Settings {
+        ollama::Settings {
+            name: "ollama".to_owned(),
+            url: self.config.text("ollama.url").to_owned(),
+            read_paths: self.config.texts("llm.read_paths").into_iter().map(PathBuf::from).collect(),
+            result_bytes_max: self.result_bytes_max(),
+        }
+    }
+
+    fn result_bytes_max(&self) -> usize {
+        usize::try_from(self.config.number("task.result_bytes_max")).unwrap_or(usize::MAX)
     }
 }
 

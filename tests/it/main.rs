@@ -7,6 +7,10 @@ mod docs;
 mod embedded;
 mod examples;
 mod golden;
+mod ollama;
+#[path = "../support/ollama.rs"]
+mod ollama_server;
+mod original;
 mod place;
 mod producers;
 #[path = "../support/rabbitmq.rs"]
@@ -15,4 +19,6 @@ mod rabbitmq;
 mod refused;
 mod support;
 mod topology;
+#[path = "../support/wall_clock.rs"]
+mod wall_clock;
 mod wire;

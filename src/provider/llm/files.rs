@@ -1,0 +1,216 @@
+//! The files that a call may read: only below folders that the operator names, and by default none.
+//!
+//! A path is judged by where it really leads: links are followed first, and the open file is asked once more
+//! where it lies, so that a link that is swapped in between gains nothing.
+
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::AsyncReadExt;
+
+use super::request::{Part, Request};
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+
+/// The most that one call may read, in bytes: images and long documents, not discs.
+const BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The folders that calls may read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folders {
+    folders: Vec<PathBuf>,
+}
+
+impl Folders {
+    /// Those folders and what is below them.
+    pub(super) fn new(folders: Vec<PathBuf>) -> Folders {
+        Folders { folders }
+    }
+
+    /// The requests that are sent for this one: itself with its files in it; or, in batch mode, one for each
+    /// file, with the file's path.
+    ///
+    /// # Errors
+    /// `AUTHORIZATION_FAILED` for a file outside the folders; `FILE_UNREADABLE`; `INVALID_PARAMS` for a text
+    /// that is none, or for too much.
+    pub(super) async fn fill(&self, mut request: Request) -> Result<Vec<(Option<String>, Request)>, Failure> {
+        let attached = std::mem::take(&mut request.attached);
+        let mut left = BYTES_MAX;
+        let mut parts = Vec::new();
+        for path in attached.texts {
+            let content = self.text(&path, &mut left).await?;
+            let text = format!("\n\nFile content from {path}:\n{content}");
+            parts.push((path, Part::Text(text)));
+        }
+        for path in attached.images {
+            let image = STANDARD.encode(self.bytes(&path, &mut left).await?);
+            parts.push((path, Part::Image(image)));
+        }
+        if attached.batch {
+            let one = |(path, part)| (Some(path), request.clone().with(part));
+            return Ok(parts.into_iter().map(one).collect());
+        }
+        let whole = parts.into_iter().fold(request, |request, (_, part)| request.with(part));
+        Ok(vec![(None, whole)])
+    }
+
+    async fn text(&self, path: &str, left: &mut u64) -> Result<String, Failure> {
+        let bytes = self.bytes(path, left).await?;
+        String::from_utf8(bytes).map_err(|_| {
+            Failure::new(
+                Code::InvalidParams,
+                format!("file {path:?} is no text in UTF-8; images go to `image_path`"),
+            )
+        })
+    }
+
+    /// What the file holds; `left` is what the call may still read.
+    async fn bytes(&self, path: &str, left: &mut u64) -> Result<Vec<u8>, Failure> {
+        let refused = || {
+            let message = match self.folders.is_empty() {
+                true => format!("file {path:?} is not read: this worker has no `llm.read_paths`"),
+                false => format!("file {path:?} is not read: it is not below a folder of `llm.read_paths`"),
+            };
+            Failure::new(Code::AuthorizationFailed, message)
+        };
+        let unreadable = |error: std::io::Error| {
+            Failure::new(Code::FileUnreadable, format!("file {path:?} cannot be read: {error}"))
+        };
+        // Whether a file outside exists is nobody's business, so its absence is told only inside.
+        let real = match tokio::fs::canonicalize(path).await {
+            Ok(real) => real,
+            Err(error) => return Err(if self.would_hold(path) { unreadable(error) } else { refused() }),
+        };
+        if !self.hold(&real).await {
+            return Err(refused());
+        }
+        // Opening a pipe would wait for its other end.
+        if !tokio::fs::metadata(&real).await.map_err(unreadable)?.is_file() {
+            return Err(Failure::new(Code::FileUnreadable, format!("{path:?} is not a regular file")));
+        }
+        let file = tokio::fs::File::open(&real).await.map_err(unreadable)?;
+        let opened = tokio::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).await;
+        if !self.hold(&opened.map_err(unreadable)?).await {
+            return Err(refused());
+        }
+        let mut bytes = Vec::new();
+        file.take(*left + 1).read_to_end(&mut bytes).await.map_err(unreadable)?;
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        *left = left.checked_sub(size).ok_or_else(|| {
+            let message =
+                format!("file {path:?} is too much: the files of one call have at most {BYTES_MAX} bytes");
+            Failure::new(Code::InvalidParams, message).with("bytes_max", BYTES_MAX)
+        })?;
+        Ok(bytes)
+    }
+
+    /// Whether a path without links lies below one of the folders.
+    async fn hold(&self, real: &Path) -> bool {
+        for folder in &self.folders {
+            // A folder that is not there holds nothing.
+            if tokio::fs::canonicalize(folder).await.is_ok_and(|folder| real.starts_with(folder)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a path, as it is written, lies below one of the folders, as they are written.
+    fn would_hold(&self, path: &str) -> bool {
+        let has_no_way_up = !Path::new(path).components().any(|part| part == std::path::Component::ParentDir);
+        has_no_way_up && self.folders.iter().any(|folder| Path::new(path).starts_with(folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::provider::llm::request::Wish;
+
+    fn request(params: serde_json::Value) -> Request {
+        Request::read("chat", params).expect("a request")
+    }
+
+    async fn failure(folders: &Folders, path: &Path) -> Failure {
+        let request = request(json!({"prompt": "Sum up", "model": "m", "file_path": path}));
+        folders.fill(request).await.expect_err("refused")
+    }
+
+    fn content(request: &Request) -> &str {
+        let Wish::Chat { messages, .. } = &request.wish else { panic!("{request:?}") };
+        messages[0]["content"].as_str().expect("text")
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_below_a_named_folder_and_nowhere_else() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (inside, outside) = (place.path().join("inside"), place.path().join("outside"));
+        for folder in [&inside, &outside] {
+            std::fs::create_dir(folder).expect("a folder");
+            std::fs::write(folder.join("a.txt"), "alpha").expect("a file");
+        }
+        std::os::unix::fs::symlink(outside.join("a.txt"), inside.join("link")).expect("a link");
+        let folders = Folders::new(vec![inside.clone()]);
+
+        let asked = request(json!({"prompt": "Sum up", "model": "m", "file_path": inside.join("a.txt")}));
+        let filled = folders.fill(asked).await.expect("filled");
+        let path = inside.join("a.txt");
+        assert_eq!(content(&filled[0].1), format!("Sum up\n\nFile content from {}:\nalpha", path.display()));
+
+        for path in [
+            outside.join("a.txt"),
+            outside.join("none"),
+            inside.join("link"),
+            inside.join("../outside/a.txt"),
+            inside.join("../outside/none"),
+            PathBuf::from("/etc/hostname"),
+        ] {
+            let failure = failure(&folders, &path).await;
+            assert_eq!((failure.code, failure.retryable), (Code::AuthorizationFailed, false), "{failure}");
+            assert!(failure.message.contains("not below a folder of `llm.read_paths`"), "{failure}");
+        }
+        assert_eq!(failure(&folders, &inside.join("none")).await.code, Code::FileUnreadable);
+        assert_eq!(failure(&folders, &inside).await.code, Code::FileUnreadable);
+        let nowhere = Folders::new(Vec::new());
+        let failure = failure(&nowhere, &inside.join("a.txt")).await;
+        assert!(failure.message.contains("has no `llm.read_paths`"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn files_go_into_one_request_or_into_one_each() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let paths: Vec<String> = ["a", "b"].map(|name| place.path().join(name).display().to_string()).into();
+        for path in &paths {
+            std::fs::write(path, "text").expect("a file");
+        }
+        let folders = Folders::new(vec![place.path().to_owned()]);
+        let mut params = json!({"prompt": "Sum up", "model": "m", "files": paths});
+        let together = folders.fill(request(params.clone())).await.expect("filled");
+        assert_eq!(together.len(), 1);
+        assert_eq!(content(&together[0].1).matches("File content from").count(), 2);
+        params["batch_mode"] = json!(true);
+        let each = folders.fill(request(params)).await.expect("filled");
+        let named: Vec<String> = each.iter().filter_map(|(path, _)| path.clone()).collect();
+        assert_eq!(named, paths);
+        assert!(each.iter().all(|(_, request)| content(request).matches("File content from").count() == 1));
+    }
+
+    #[tokio::test]
+    async fn too_much_and_no_text_are_refused() {
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (large, binary) = (place.path().join("large"), place.path().join("binary"));
+        let file = std::fs::File::create(&large).expect("a file");
+        file.set_len(BYTES_MAX + 1).expect("a sparse file");
+        std::fs::write(&binary, [0xff, 0xfe]).expect("a file");
+        let folders = Folders::new(vec![place.path().to_owned()]);
+        for (path, part) in [(large, "at most 16777216 bytes"), (binary, "no text in UTF-8")] {
+            let failure = failure(&folders, &path).await;
+            assert_eq!(failure.code, Code::InvalidParams);
+            assert!(failure.message.contains(part), "{failure}");
+        }
+    }
+}
