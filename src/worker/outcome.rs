@@ -85,8 +85,9 @@ impl Shared {
         // What the failing side asked for is a lower bound; the policy's own delay never undercuts it.
         let asked = failure.retry_after.unwrap_or_default();
         let max_attempts = policy.max_attempts;
-        ending.error = Some(with_attempts(failure.clone(), &run.history));
+        ending.error = Some(failure.clone());
         let entry = entry(&ending);
+        ending.error = Some(with_attempts(failure.clone(), &run.history, &entry));
         match verdict {
             retry::Verdict::Retry => {
                 let wait = policy.delay(made, self.parts.clock.chance()).max(asked);
@@ -172,13 +173,14 @@ pub(super) fn entry(ending: &Ending) -> String {
     .to_string()
 }
 
-/// The last cause with the ones before it in `details.attempts`.
-fn with_attempts(failure: Failure, history: &[String]) -> Failure {
+/// The last cause with every cause in `details.attempts`, itself the last; one that came alone is only itself.
+fn with_attempts(failure: Failure, history: &[String], last: &str) -> Failure {
     if history.is_empty() {
         return failure;
     }
-    let before: Vec<Value> = history.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect();
-    failure.with("attempts", before)
+    let all = history.iter().map(String::as_str).chain([last]);
+    let all: Vec<Value> = all.filter_map(|entry| serde_json::from_str(entry).ok()).collect();
+    failure.with("attempts", all)
 }
 
 /// The size of a value as JSON, without writing it out.

@@ -39,6 +39,24 @@ fn a_failed_task_gives_its_code_and_its_output() {
 }
 
 #[test]
+fn a_task_that_failed_after_retries_lists_every_cause() {
+    let here = Embedded::new();
+    let file = here.write(
+        "w.yaml",
+        "name: Retried\n\
+         tasks:\n\
+         - {id: a, method: echo/error, params: {message: no}, retry: {max_attempts: 3, base_delay: 0}}\n\
+         - {id: b, method: echo/error, params: {message: no}}\n",
+    );
+    let document = here.run(&["run", &file, "--json"]).expect(5).json();
+    let attempts = task(&document, "a")["error"]["details"]["attempts"].as_array().expect("a list");
+    let numbers: Vec<&Value> = attempts.iter().map(|entry| &entry["attempt"]).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert!(attempts.iter().all(|entry| entry["error"]["message"] == "no"), "{attempts:?}");
+    assert!(task(&document, "b")["error"]["details"].get("attempts").is_none(), "one attempt is the error");
+}
+
+#[test]
 fn a_failed_task_fails_its_dependents_and_the_workflow() {
     let here = Embedded::new();
     let file = here.write(
