@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-use super::{Reply, TASK_BYTES_MAX, Task};
+use super::{REPUBLISHED_BYTES_MAX, Reply, TASK_BYTES_MAX, Task};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
@@ -55,10 +55,16 @@ pub fn decode(body: &[u8], properties: &Properties, protocol: &ProtocolId) -> Re
         let (head, reply) = traces(&Map::new(), properties, protocol);
         Box::new(Refused { head, reply, failure })
     };
-    if body.len() > TASK_BYTES_MAX {
+    if body.len() > REPUBLISHED_BYTES_MAX {
         return Err(unreadable(too_large(body.len())));
     }
-    let members = object(body, "the task message").map_err(unreadable)?;
+    let is_large = body.len() > TASK_BYTES_MAX;
+    let members = object(body, "the task message")
+        .map_err(|failure| unreadable(if is_large { too_large(body.len()) } else { failure }))?;
+    if is_large && !is_republished(&members, properties) {
+        let (head, reply) = traces(&members, properties, protocol);
+        return Err(Box::new(Refused { head, reply, failure: too_large(body.len()) }));
+    }
     if let Some(v) = newer(&members) {
         let id = members.get("id").and_then(Value::as_str).or(properties.message_id.as_deref());
         return Ok(Decoded::Newer { v, id: id.and_then(|id| Id::parse(id).ok()) });
@@ -68,6 +74,13 @@ pub fn decode(body: &[u8], properties: &Properties, protocol: &ProtocolId) -> Re
         Ok(task) => Ok(Decoded::Task(Box::new(task))),
         Err(failure) => Err(Box::new(Refused { head, reply, failure })),
     }
+}
+
+/// Whether a worker has published the message: it carries a later attempt, or the same id inside and beside.
+fn is_republished(members: &Map<String, Value>, properties: &Properties) -> bool {
+    let attempt = members.get("attempt").and_then(Value::as_u64);
+    let id = members.get("id").and_then(Value::as_str);
+    attempt.is_some_and(|attempt| attempt > 1) || (id.is_some() && id == properties.message_id.as_deref())
 }
 
 /// The failure of a task message of that size.
@@ -410,6 +423,32 @@ mod tests {
         check(&vec![b' '; TASK_BYTES_MAX + 1], Code::TaskTooLarge);
         check(b"{}", Code::TaskValidationFailed);
         check(br#"{"v": 0, "method": "execute"}"#, Code::TaskValidationFailed);
+    }
+
+    #[test]
+    fn what_a_worker_adds_to_a_message_of_the_largest_size_is_not_held_against_it() {
+        let sized = |rest: Value, bytes: usize| {
+            let mut message = json!({"method": "execute", "params": {"code": ""}});
+            message.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
+            let pad = "x".repeat(bytes - message.to_string().len());
+            message["params"]["code"] = Value::from(pad);
+            message
+        };
+        let own = Properties { message_id: Some("t1".to_owned()), ..Properties::default() };
+        let slack = 4 * 1024;
+        let republished = sized(json!({"id": "t1"}), TASK_BYTES_MAX + slack);
+        decoded(&republished, &own).expect("an id was assigned");
+        let again = sized(json!({"id": "t1", "attempt": 2}), TASK_BYTES_MAX + 1);
+        decoded(&again, &Properties::default()).expect("another attempt");
+
+        for (message, properties) in [
+            (sized(json!({"id": "t1"}), TASK_BYTES_MAX + 1), Properties::default()),
+            (sized(json!({"id": "t1"}), TASK_BYTES_MAX + slack + 1), own.clone()),
+            (sized(json!({}), TASK_BYTES_MAX + 1), own),
+        ] {
+            let refused = decoded(&message, &properties).expect_err("too large");
+            assert_eq!(refused.failure.code, Code::TaskTooLarge);
+        }
     }
 
     #[test]

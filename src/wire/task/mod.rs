@@ -35,6 +35,10 @@ pub(super) use encode::seconds;
 /// The largest task message, in bytes.
 pub const TASK_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// The largest task message that was published again: what its properties said is in its body then, and its
+/// id, attempt and protocol.
+const REPUBLISHED_BYTES_MAX: usize = TASK_BYTES_MAX + 4 * 1024;
+
 /// The most that references may bring into the parameters of one task, in bytes.
 pub const INPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
