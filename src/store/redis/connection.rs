@@ -4,6 +4,11 @@
 //! eight times faster than a pool. It is made anew in the background when it breaks, for ever, with growing
 //! pauses of up to two seconds; a call that meets it broken fails or waits, at most [`CALL_TIMEOUT`].
 //!
+//! *Replicas.* Where [`Connection::open`] is told to wait for some, a step whose message is settled next is
+//! followed by `WAIT` in the same pipeline, so on the connection that wrote. Too few in time is an error that is
+//! waited out: the step is made again, which changes nothing, and asks again. `WAIT` holds up what comes after
+//! it, so these steps have a connection of their own: else a missing replica would silence the heartbeat.
+//!
 //! The first connection is different: whoever starts us wants to know at once that nobody answers or that
 //! the password is wrong. So it is tried on its own, once.
 
@@ -28,6 +33,13 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may take, with the wait for a connection that is being made anew.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(7);
 
+/// How long replicas may take.
+const REPLICAS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Steps that no settlement follows: a lost claim is made again by whoever has the message, and the other one
+/// only reads.
+const STEPS_WITHOUT_REPLICAS: [&str; 2] = ["claim", "workflow"];
+
 /// How often a script is sent that the server forgets between its text and its call.
 const SCRIPT_TRIES: usize = 3;
 
@@ -39,6 +51,8 @@ pub(super) const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Connection {
     client: Client,
     shared: ConnectionManager,
+    /// For steps that replicas must have, and how many must.
+    replicated: Option<(ConnectionManager, u32)>,
     url_masked: String,
 }
 
@@ -50,8 +64,8 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects, or says why that is not possible.
-    pub(super) async fn open(url: &str) -> Result<Connection, StoreError> {
+    /// Connects, or says why that is not possible. Steps wait for `wait_replicas` replicas.
+    pub(super) async fn open(url: &str, wait_replicas: u32) -> Result<Connection, StoreError> {
         let url_masked = masked(url);
         let refused = |error: RedisError| first_refusal(&url_masked, &error);
         let client = client(url).map_err(refused)?;
@@ -62,8 +76,11 @@ impl Connection {
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_number_of_retries(usize::MAX)
             .set_max_delay(RECONNECT_DELAY_MAX);
-        let shared = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(refused)?;
-        Ok(Connection { client, shared, url_masked })
+        let lazy =
+            || ConnectionManager::new_lazy_with_config(client.clone(), config.clone()).map_err(refused);
+        let shared = lazy()?;
+        let replicated = if wait_replicas > 0 { Some((lazy()?, wait_replicas)) } else { None };
+        Ok(Connection { client, shared, replicated, url_masked })
     }
 
     /// A connection of its own beside the shared one.
@@ -100,6 +117,11 @@ impl Connection {
         step: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
+        if let Some((connection, want)) = &self.replicated
+            && !STEPS_WITHOUT_REPLICAS.contains(&step)
+        {
+            return self.invoke_on_replicas(connection.clone(), *want, step, script).await;
+        }
         let mut shared = self.shared.clone();
         let call = async {
             for _ in 1..SCRIPT_TRIES {
@@ -111,6 +133,38 @@ impl Connection {
             script.invoke_async(&mut shared).await
         };
         self.answer(step, call).await
+    }
+
+    /// Runs a script and waits until enough replicas have what it wrote.
+    async fn invoke_on_replicas(
+        &self,
+        mut connection: ConnectionManager,
+        want: u32,
+        step: &'static str,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<Value, StoreError> {
+        let mut both = redis::pipe();
+        both.invoke_script(script);
+        both.cmd("WAIT").arg(want).arg(REPLICAS_TIMEOUT.as_secs() * 1000);
+        let call = async {
+            for _ in 1..SCRIPT_TRIES {
+                match both.query_async(&mut connection).await {
+                    Err(error) if is_script_unknown(&error) => {
+                        script.load_async(&mut connection).await?;
+                    }
+                    other => return other,
+                }
+            }
+            both.query_async(&mut connection).await
+        };
+        let (answer, reached): (Value, u32) = self.answer(step, call).await?;
+        if reached < want {
+            let limit = REPLICAS_TIMEOUT.as_secs();
+            let reason =
+                format!("{reached} of {want} replicas (redis.wait_replicas) had it within {limit} s");
+            return Err(StoreError::Refused { step, reason });
+        }
+        Ok(answer)
     }
 
     /// Runs many invocations of one script in one round trip. All are repeated if the server does not have

@@ -82,6 +82,8 @@ pub struct Settings {
     pub result_ttl: Duration,
     /// The largest document of a workflow that holds its tasks' results, in bytes: 16 MiB.
     pub document_bytes_max: u64,
+    /// How many replicas must have a step's writes before the step is done: none.
+    pub wait_replicas: u32,
 }
 
 impl Settings {
@@ -93,6 +95,7 @@ impl Settings {
             prefix: Prefix::default(),
             result_ttl: Duration::from_secs(24 * 3600),
             document_bytes_max: 16 << 20,
+            wait_replicas: 0,
         }
     }
 }
@@ -104,6 +107,7 @@ impl std::fmt::Debug for Settings {
             .field("prefix", &self.prefix)
             .field("result_ttl", &self.result_ttl)
             .field("document_bytes_max", &self.document_bytes_max)
+            .field("wait_replicas", &self.wait_replicas)
             .finish_non_exhaustive()
     }
 }
@@ -124,7 +128,7 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Unreachable`] or [`StoreError::LoginRefused`], both with the password masked.
     pub async fn connect(settings: Settings) -> Result<RedisStore, StoreError> {
-        let connection = Connection::open(&settings.url).await?;
+        let connection = Connection::open(&settings.url, settings.wait_replicas).await?;
         Ok(RedisStore {
             watch: Watch::new(connection.clone(), settings.prefix.clone()),
             connection,
