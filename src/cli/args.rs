@@ -177,6 +177,9 @@ pub(crate) struct Worker {
     /// Tasks at once, for each protocol
     #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<u16>,
+    /// Tasks at once in all, divided among the protocols
+    #[arg(long, value_name = "M")]
+    pub(crate) max_running: Option<u16>,
     /// Leave workflows, commands and the dead inbox to other workers
     #[arg(long)]
     pub(crate) no_coordination: bool,

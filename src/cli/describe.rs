@@ -10,7 +10,7 @@ use crate::core::code::Code;
 use crate::core::protocol::{ProtocolId, Protocols, Source};
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
-use crate::topology::plan::{Plan, QueueTypes, Release};
+use crate::topology::plan::{Plan, Release};
 
 /// `gleitzeit protocol ...`
 pub(crate) fn protocol(config: &Config, command: args::Protocol, json: bool) -> Result<u8, Error> {
@@ -116,7 +116,7 @@ pub(crate) async fn topology(config: Config, command: args::Topology, json: bool
                 let text = format!("--rabbitmq {rabbitmq:?} is no version such as 3.10 or 4.3");
                 Error::new(Code::InvalidRequest, text)
             })?;
-            let plan = Plan::new(&wanted, release, &QueueTypes::default());
+            let plan = Plan::new(&wanted, release, &Runtime::queue_types(&config)?);
             print::line(&serde_json::to_string_pretty(&plan.definitions()).unwrap_or_default());
             return Ok(0);
         }

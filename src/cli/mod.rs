@@ -116,6 +116,7 @@ fn configure(global: &Global, command: &Command) -> Result<Config, Error> {
         let protocols = (!worker.protocols.is_empty()).then(|| worker.protocols.join(","));
         flag("worker.protocols", protocols, "protocol");
         flag("worker.concurrency", worker.concurrency.map(|n| n.to_string()), "concurrency");
+        flag("worker.max_running", worker.max_running.map(|n| n.to_string()), "max-running");
         flag("worker.coordination", worker.no_coordination.then(|| "false".to_owned()), "no-coordination");
     }
     Ok(config::load(&sources)?)

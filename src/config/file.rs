@@ -6,6 +6,12 @@ use toml::{Table, Value};
 
 use super::{Config, ConfigError, DEFAULTS, Origin};
 
+/// What keys start with whose rest is a protocol.
+pub(super) const QUEUE_TYPES: &str = "queues.types.";
+
+/// Numbers whose 0 means that there is none; all others are at least 1.
+const MAY_BE_ZERO: [&str; 2] = ["worker.max_running", "redis.wait_replicas"];
+
 /// What the configuration is made of.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -168,6 +174,10 @@ fn set(
     origin: Origin,
     problems: &mut Problems,
 ) {
+    if key.starts_with(QUEUE_TYPES) && !values.contains_key(key) {
+        values.insert(key.to_owned(), (value, origin));
+        return;
+    }
     let Some(entry) = values.get_mut(key) else {
         problems.push(format!("{origin}: there is no key {key}; `gleitzeit config show` lists the keys"));
         return;
@@ -206,6 +216,11 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
     };
     for (key, (value, _)) in values {
         match value {
+            Value::Integer(number) if MAY_BE_ZERO.contains(&key.as_str()) => {
+                if *number < 0 {
+                    refuse(key, "must be at least 0");
+                }
+            }
             Value::Integer(number) if *number < 1 => refuse(key, "must be at least 1"),
             Value::Float(number) if !(number.is_finite() && *number > 0.0 && *number < 1e9) => {
                 refuse(key, "must be a number of seconds above 0");
@@ -218,14 +233,22 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         ("events.level", &["all", "ended", "off"][..]),
         ("state.synchronous", &["normal", "full"][..]),
         ("log.format", &["auto", "text", "json"][..]),
+        ("queues.type", &["auto", "classic", "quorum"][..]),
     ];
     for (key, allowed) in choices {
         if !values[key].0.as_str().is_some_and(|text| allowed.contains(&text)) {
             refuse(key, &format!("must be one of {}", allowed.join(", ")));
         }
     }
-    if values["worker.concurrency"].0.as_integer().is_some_and(|number| number > 10_000) {
-        refuse("worker.concurrency", "must be at most 10000");
+    for key in values.keys().filter(|key| key.starts_with(QUEUE_TYPES)) {
+        if !matches!(values[key].0.as_str(), Some("classic" | "quorum")) {
+            refuse(key, "must be one of classic, quorum");
+        }
+    }
+    for key in ["worker.concurrency", "worker.max_running"] {
+        if values[key].0.as_integer().is_some_and(|number| number > 10_000) {
+            refuse(key, "must be at most 10000");
+        }
     }
     let ollama = values["ollama.url"].0.as_str().unwrap_or_default();
     if !(ollama.is_empty() || ollama.starts_with("http://") || ollama.starts_with("https://")) {

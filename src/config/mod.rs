@@ -123,6 +123,18 @@ impl Config {
         }
     }
 
+    /// The type of every queue that has none of its own: `classic` or `quorum`; `None` for the release's own
+    /// choice. Then the protocols whose task queues have another, as they are written.
+    #[must_use]
+    pub fn queue_types(&self) -> (Option<&str>, Vec<(&str, &str)>) {
+        let all = Some(self.text("queues.type")).filter(|kind| *kind != "auto");
+        let mut each = Vec::new();
+        for (key, (value, _)) in &self.values {
+            each.extend(key.strip_prefix(file::QUEUE_TYPES).zip(value.as_str()));
+        }
+        (all, each)
+    }
+
     /// A text. The key must be one of `default.toml`, of that type.
     #[must_use]
     pub fn text(&self, key: &str) -> &str {

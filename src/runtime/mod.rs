@@ -3,6 +3,7 @@
 pub mod clock;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::broker::Broker;
@@ -13,14 +14,15 @@ use crate::config::{Config, Declare};
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::id::Id;
-use crate::core::protocol::{Protocols, Source};
+use crate::core::protocol::{ProtocolId, Protocols, Source};
 use crate::core::url::masked;
 use crate::error::Error;
 use crate::sqlite::{Database, Durability, Location};
 use crate::store::Store;
 use crate::store::redis as redis_adapter;
 use crate::store::sqlite as sqlite_adapter;
-use crate::topology::{Address, Topology};
+use crate::topology::plan::{QueueType, QueueTypes};
+use crate::topology::{Address, Queue, Topology};
 use clock::SystemClock;
 
 /// The parts of one process, connected.
@@ -69,7 +71,8 @@ impl Runtime {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (broker, state) = match servers(&config) {
             Some((amqp, _)) => {
-                let settings = rabbit_settings(&config, amqp, role);
+                let queue_types = Runtime::queue_types(&config)?;
+                let settings = rabbit_settings(&config, amqp, role, queue_types);
                 let (broker, state) =
                     tokio::join!(rabbitmq::RabbitBroker::connect(settings), State::open(&config));
                 (Arc::new(broker?) as Arc<dyn Broker>, state?)
@@ -97,6 +100,30 @@ impl Runtime {
     /// Protocol files that cannot be used.
     pub fn topology(config: &Config) -> Result<Topology, Error> {
         Ok(topology_of(&Runtime::protocols(config)?))
+    }
+
+    /// The queue types that the configuration chooses.
+    ///
+    /// # Errors
+    /// A type for something that is no known protocol.
+    pub fn queue_types(config: &Config) -> Result<QueueTypes, Error> {
+        let kind = |name: &str| if name == "quorum" { QueueType::Quorum } else { QueueType::Classic };
+        let (all, each) = config.queue_types();
+        let known = Runtime::topology(config)?.queues();
+        let mut types = QueueTypes { all: all.map(kind), protocols: BTreeMap::new() };
+        for (protocol, name) in each {
+            let id: Option<ProtocolId> = protocol.parse().ok();
+            let address = id.and_then(|id| Address::parse(&id.routing()).ok());
+            let address = address.filter(|address| known.contains(&Queue::Tasks(address.clone())));
+            let Some(address) = address else {
+                let text = format!(
+                    "queues.types: there is no protocol {protocol:?}; `gleitzeit protocol list` has all"
+                );
+                return Err(Error::new(Code::ConfigurationError, text));
+            };
+            types.protocols.insert(address, kind(name));
+        }
+        Ok(types)
     }
 
     /// The built-in protocols and those of the configured folder.
@@ -167,8 +194,13 @@ impl State {
         if let Some((_, redis)) = servers(config) {
             let prefix = redis_adapter::Prefix::parse(config.text("redis.prefix"))
                 .map_err(|error| Error::new(Code::ConfigurationError, format!("redis.prefix: {error}")))?;
-            let settings =
-                redis_adapter::Settings { prefix, result_ttl, ..redis_adapter::Settings::new(redis) };
+            let wait_replicas = u32::try_from(config.number("redis.wait_replicas")).unwrap_or(u32::MAX);
+            let settings = redis_adapter::Settings {
+                prefix,
+                result_ttl,
+                wait_replicas,
+                ..redis_adapter::Settings::new(redis)
+            };
             let store = redis_adapter::RedisStore::connect(settings).await?;
             return Ok(State { store: Arc::new(store), database: None });
         }
@@ -208,7 +240,7 @@ fn servers(config: &Config) -> Option<(&str, &str)> {
     config.amqp_url().zip(config.redis_url())
 }
 
-fn rabbit_settings(config: &Config, url: &str, role: Role) -> rabbitmq::Settings {
+fn rabbit_settings(config: &Config, url: &str, role: Role, queue_types: QueueTypes) -> rabbitmq::Settings {
     let name = format!("gleitzeit {} {} {}", role.name(), host(), std::process::id());
     let declare = match config.declare() {
         Declare::Auto => rabbitmq::Declare::Auto,
@@ -218,6 +250,7 @@ fn rabbit_settings(config: &Config, url: &str, role: Role) -> rabbitmq::Settings
     rabbitmq::Settings {
         declare,
         publish_timeout: config.seconds("amqp.confirm_timeout"),
+        queue_types,
         ..rabbitmq::Settings::new(url, &name)
     }
 }

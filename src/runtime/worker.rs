@@ -55,7 +55,8 @@ impl Runtime {
                 protocols
             }
         };
-        Ok(self.assemble(providers, protocols))
+        let max_running = self.max_running(&protocols)?;
+        Ok(self.assemble(providers, protocols, max_running))
     }
 
     /// The worker of a process that does its own work (embedded mode). It takes tasks of every protocol, so
@@ -68,13 +69,13 @@ impl Runtime {
         for (provider, error) in broken {
             tracing::warn!(provider = provider.name(), %error, "this provider cannot start; its tasks fail");
         }
-        Ok(self.assemble(providers, self.every_protocol()))
+        Ok(self.assemble(providers, self.every_protocol(), None))
     }
 
     /// A worker that runs no tasks: for workflows and commands.
     #[must_use]
     pub fn coordinator(&self) -> Worker {
-        self.assemble(Providers::default(), Vec::new())
+        self.assemble(Providers::default(), Vec::new(), None)
     }
 
     /// The providers of the protocols asked for (of all, if none are), started; and those that cannot start.
@@ -108,12 +109,32 @@ impl Runtime {
         self.protocols.iter().map(|spec| spec.id.clone()).collect()
     }
 
-    fn assemble(&self, providers: Providers, protocols: Vec<ProtocolId>) -> Worker {
+    /// The cap on tasks at once in all, if there is one that the protocols can be kept within.
+    fn max_running(&self, protocols: &[ProtocolId]) -> Result<Option<NonZeroU16>, Error> {
+        let cap = u16::try_from(self.config.number("worker.max_running")).unwrap_or(u16::MAX);
+        if cap > 0 && usize::from(cap) < protocols.len() {
+            let text = format!(
+                "worker.max_running is {cap}, and each of {} protocols needs a place: raise it, or name fewer \
+                 protocols (worker.protocols, --protocol)",
+                protocols.len()
+            );
+            return Err(Error::new(Code::ConfigurationError, text));
+        }
+        Ok(NonZeroU16::new(cap))
+    }
+
+    fn assemble(
+        &self,
+        providers: Providers,
+        protocols: Vec<ProtocolId>,
+        max_running: Option<NonZeroU16>,
+    ) -> Worker {
         let config = &self.config;
         let concurrency = u16::try_from(config.number("worker.concurrency")).unwrap_or(u16::MAX);
         let settings = Settings {
             protocols,
             concurrency: NonZeroU16::new(concurrency).unwrap_or(NonZeroU16::MIN),
+            max_running,
             coordination: config.switch("worker.coordination"),
             grace: config.seconds("worker.grace"),
             task_timeout: config.seconds("task.timeout"),

@@ -19,6 +19,7 @@ mod patience;
 mod publish;
 mod running;
 mod session;
+mod share;
 mod tell;
 
 use std::num::NonZeroU16;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub protocols: Vec<ProtocolId>,
     /// Tasks at once, for each protocol.
     pub concurrency: NonZeroU16,
+    /// Tasks at once in all; at least one for each protocol. `None`: as many as `concurrency` gives.
+    pub max_running: Option<NonZeroU16>,
     /// Whether to take workflows, commands and the dead inbox too.
     pub coordination: bool,
     /// How long running tasks may go on after `drain`.
@@ -229,9 +232,11 @@ impl Shared {
     /// The queues of this worker and how many unsettled deliveries each may hold.
     fn queues(&self) -> Vec<(Queue, NonZeroU16)> {
         let mut queues = Vec::new();
-        for protocol in &self.settings.protocols {
+        let Settings { protocols, concurrency, max_running, .. } = &self.settings;
+        let prefetches = share::prefetches(protocols.len(), *concurrency, *max_running);
+        for (protocol, prefetch) in protocols.iter().zip(prefetches) {
             match Address::parse(&protocol.routing()) {
-                Ok(address) => queues.push((Queue::Tasks(address), self.settings.concurrency)),
+                Ok(address) => queues.push((Queue::Tasks(address), prefetch)),
                 Err(error) => tracing::error!(%error, %protocol, "this protocol cannot have a queue"),
             }
         }

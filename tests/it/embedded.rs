@@ -273,6 +273,38 @@ fn an_interrupted_task_is_cancelled_where_that_was_asked_for() {
 }
 
 #[test]
+fn a_worker_runs_no_more_tasks_at_once_than_it_was_told() {
+    let here = Embedded::new();
+    let ledger = here.path("ledger");
+    let code = format!(
+        "import time\nfor word in 'begin', 'end':\n    open({ledger:?}, 'a').write(word + chr(10))\n    time.sleep(0.1)"
+    );
+    let ids = ["one", "two", "three"];
+    for id in ids {
+        here.run(&["exec", &code, "--no-wait", "--id", id]).expect(0);
+    }
+    // Two for two protocols: one for each, though each could have eight.
+    let args = ["worker", "--protocol", "python/v1", "--protocol", "echo/v1", "--max-running", "2"];
+    let mut worker = Running(spawn_reading(here.command(&args)));
+    here.run(&[&["result", "--wait"], &ids[..]].concat()).expect(0);
+    assert_eq!(worker.drain(), Some(0));
+    let words = std::fs::read_to_string(&ledger).expect("the ledger");
+    assert_eq!(words, "begin\nend\n".repeat(3), "one after the other");
+}
+
+#[test]
+fn a_cap_below_the_number_of_protocols_is_refused() {
+    let here = Embedded::new();
+    let args = ["worker", "--protocol", "python/v1", "--protocol", "echo/v1", "--max-running", "1", "--json"];
+    let ran = here.run(&args).expect(2);
+    assert_eq!(ran.json()["error"]["name"], "CONFIGURATION_ERROR");
+    assert!(
+        ran.json()["error"]["message"].as_str().expect("text").contains("worker.max_running is 1"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn a_cancel_needs_no_provider() {
     let here = Embedded::new();
     here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);

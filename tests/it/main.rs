@@ -17,6 +17,7 @@ mod producers;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;
 mod refused;
+mod replicas;
 mod support;
 mod topology;
 #[path = "../support/wall_clock.rs"]
