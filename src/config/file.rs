@@ -216,12 +216,9 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
     };
     for (key, (value, _)) in values {
         match value {
-            Value::Integer(number) if MAY_BE_ZERO.contains(&key.as_str()) => {
-                if *number < 0 {
-                    refuse(key, "must be at least 0");
-                }
+            Value::Integer(number) if *number < least(key) => {
+                refuse(key, &format!("must be at least {}", least(key)));
             }
-            Value::Integer(number) if *number < 1 => refuse(key, "must be at least 1"),
             Value::Float(number) if !(number.is_finite() && *number > 0.0 && *number < 1e9) => {
                 refuse(key, "must be a number of seconds above 0");
             }
@@ -260,6 +257,11 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
             if given("amqp.url") { ("amqp.url", "redis.url") } else { ("redis.url", "amqp.url") };
         refuse(have, &format!("is given but {lack} is not; distributed mode needs both"));
     }
+}
+
+/// The least that a number may be.
+fn least(key: &str) -> i64 {
+    i64::from(!MAY_BE_ZERO.contains(&key))
 }
 
 fn flatten(prefix: &str, table: &Table, out: &mut BTreeMap<String, Value>) {
@@ -324,6 +326,20 @@ mod tests {
         {
             assert!(problems.iter().any(|problem| problem.contains(part)), "{part} in {problems:?}");
         }
+    }
+
+    #[test]
+    fn numbers_and_addresses_have_bounds() {
+        for (name, text, part) in [
+            ("GLEITZEIT_WORKER_MAX_RUNNING", "-1", "must be at least 0"),
+            ("GLEITZEIT_WORKER_MAX_RUNNING", "10001", "must be at most 10000"),
+            ("GLEITZEIT_WORKER_CONCURRENCY", "0", "must be at least 1"),
+            ("GLEITZEIT_OLLAMA_URL", "127.0.0.1:11434", "must begin with http:// or https://"),
+        ] {
+            let said = load(&sources(&[(name, text)])).expect_err(part).to_string();
+            assert!(said.contains(part), "{said}");
+        }
+        load(&sources(&[("GLEITZEIT_OLLAMA_URL", ""), ("GLEITZEIT_WORKER_MAX_RUNNING", "0")])).expect("none");
     }
 
     #[test]

@@ -106,6 +106,7 @@ async fn in_batch_mode_each_file_is_a_request_and_has_its_answer() {
     }
     let params = json!({"prompt": "Sum up", "model": "m", "files": paths, "batch_mode": true});
     let answer = ollama(&server.url(), &[place.path()]).call(&cx(), "chat", params).await.expect("an answer");
+    assert_eq!(server.asked().len(), 2);
     for (path, asked) in paths.iter().zip(server.asked()) {
         let content = asked.body["messages"][0]["content"].as_str().expect("text");
         assert_eq!(content, format!("Sum up\n\nFile content from {path}:\none two three"));

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::AsyncReadExt;
 
-use super::request::{Part, Request};
+use super::request::{Attached, Part};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 
@@ -29,14 +29,12 @@ impl Folders {
         Folders { folders }
     }
 
-    /// The requests that are sent for this one: itself with its files in it; or, in batch mode, one for each
-    /// file, with the file's path.
+    /// What the files hold, each with its path, texts first.
     ///
     /// # Errors
     /// `AUTHORIZATION_FAILED` for a file outside the folders; `FILE_UNREADABLE`; `INVALID_PARAMS` for a text
     /// that is none, or for too much.
-    pub(super) async fn fill(&self, mut request: Request) -> Result<Vec<(Option<String>, Request)>, Failure> {
-        let attached = std::mem::take(&mut request.attached);
+    pub(super) async fn read(&self, attached: Attached) -> Result<Vec<(String, Part)>, Failure> {
         let mut left = BYTES_MAX;
         let mut parts = Vec::new();
         for path in attached.texts {
@@ -48,12 +46,7 @@ impl Folders {
             let image = STANDARD.encode(self.bytes(&path, &mut left).await?);
             parts.push((path, Part::Image(image)));
         }
-        if attached.batch {
-            let one = |(path, part)| (Some(path), request.clone().with(part));
-            return Ok(parts.into_iter().map(one).collect());
-        }
-        let whole = parts.into_iter().fold(request, |request, (_, part)| request.with(part));
-        Ok(vec![(None, whole)])
+        Ok(parts)
     }
 
     async fn text(&self, path: &str, left: &mut u64) -> Result<String, Failure> {
@@ -126,23 +119,15 @@ impl Folders {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-    use crate::provider::llm::request::Wish;
 
-    fn request(params: serde_json::Value) -> Request {
-        Request::read("chat", params).expect("a request")
+    fn texts(paths: &[&Path]) -> Attached {
+        let texts = paths.iter().map(|path| path.display().to_string()).collect();
+        Attached { texts, ..Attached::default() }
     }
 
     async fn failure(folders: &Folders, path: &Path) -> Failure {
-        let request = request(json!({"prompt": "Sum up", "model": "m", "file_path": path}));
-        folders.fill(request).await.expect_err("refused")
-    }
-
-    fn content(request: &Request) -> &str {
-        let Wish::Chat { messages, .. } = &request.wish else { panic!("{request:?}") };
-        messages[0]["content"].as_str().expect("text")
+        folders.read(texts(&[path])).await.expect_err("refused")
     }
 
     #[tokio::test]
@@ -156,10 +141,11 @@ mod tests {
         std::os::unix::fs::symlink(outside.join("a.txt"), inside.join("link")).expect("a link");
         let folders = Folders::new(vec![inside.clone()]);
 
-        let asked = request(json!({"prompt": "Sum up", "model": "m", "file_path": inside.join("a.txt")}));
-        let filled = folders.fill(asked).await.expect("filled");
         let path = inside.join("a.txt");
-        assert_eq!(content(&filled[0].1), format!("Sum up\n\nFile content from {}:\nalpha", path.display()));
+        let read = folders.read(texts(&[&path])).await.expect("allowed");
+        let shown = path.display().to_string();
+        let text = format!("\n\nFile content from {shown}:\nalpha");
+        assert_eq!(read, [(shown, Part::Text(text))]);
 
         for path in [
             outside.join("a.txt"),
@@ -181,25 +167,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_go_into_one_request_or_into_one_each() {
-        let place = tempfile::tempdir().expect("a temporary folder");
-        let paths: Vec<String> = ["a", "b"].map(|name| place.path().join(name).display().to_string()).into();
-        for path in &paths {
-            std::fs::write(path, "text").expect("a file");
-        }
-        let folders = Folders::new(vec![place.path().to_owned()]);
-        let mut params = json!({"prompt": "Sum up", "model": "m", "files": paths});
-        let together = folders.fill(request(params.clone())).await.expect("filled");
-        assert_eq!(together.len(), 1);
-        assert_eq!(content(&together[0].1).matches("File content from").count(), 2);
-        params["batch_mode"] = json!(true);
-        let each = folders.fill(request(params)).await.expect("filled");
-        let named: Vec<String> = each.iter().filter_map(|(path, _)| path.clone()).collect();
-        assert_eq!(named, paths);
-        assert!(each.iter().all(|(_, request)| content(request).matches("File content from").count() == 1));
-    }
-
-    #[tokio::test]
     async fn too_much_and_no_text_are_refused() {
         let place = tempfile::tempdir().expect("a temporary folder");
         let (large, binary) = (place.path().join("large"), place.path().join("binary"));
@@ -207,10 +174,13 @@ mod tests {
         file.set_len(BYTES_MAX + 1).expect("a sparse file");
         std::fs::write(&binary, [0xff, 0xfe]).expect("a file");
         let folders = Folders::new(vec![place.path().to_owned()]);
-        for (path, part) in [(large, "at most 16777216 bytes"), (binary, "no text in UTF-8")] {
-            let failure = failure(&folders, &path).await;
+        for (path, part) in [(&large, "at most 16777216 bytes"), (&binary, "no text in UTF-8")] {
+            let failure = failure(&folders, path).await;
             assert_eq!(failure.code, Code::InvalidParams);
             assert!(failure.message.contains(part), "{failure}");
         }
+        file.set_len(BYTES_MAX / 2 + 1).expect("a sparse file");
+        let twice = folders.read(texts(&[&large, &large])).await.expect_err("together too much");
+        assert!(twice.message.contains("at most 16777216 bytes"), "{twice}");
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::files::Folders;
 use super::http::{Reply, Server};
-use super::request::{Request, Wish, last_of_user};
+use super::request::{Part, Request, Wish, last_of_user};
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -43,7 +43,7 @@ pub struct Ollama {
     name: String,
     protocol: ProtocolId,
     url: String,
-    answer_bytes_max: usize,
+    result_bytes_max: usize,
     folders: Folders,
     clock: Arc<dyn Clock>,
     server: OnceLock<Server>,
@@ -57,7 +57,7 @@ impl Ollama {
             name: settings.name,
             protocol: "llm/v1".parse().expect("a protocol's name"),
             url: settings.url,
-            answer_bytes_max: settings.result_bytes_max.saturating_mul(ANSWER_FACTOR),
+            result_bytes_max: settings.result_bytes_max,
             folders: Folders::new(settings.read_paths),
             clock,
             server: OnceLock::new(),
@@ -96,6 +96,31 @@ impl Ollama {
         result.insert("metadata".to_owned(), metadata);
         Ok(result)
     }
+
+    /// Sends one request for each file, one after the other: the result is a map from file to answer.
+    async fn ask_for_each(
+        &self,
+        cx: &CallCx,
+        request: &Request,
+        parts: Vec<(String, Part)>,
+    ) -> Result<Answer, Failure> {
+        let mut results = Map::new();
+        let mut bytes = 0;
+        for (file, part) in parts {
+            let request = request.clone().with(part);
+            let result = self.ask(cx, &request).await;
+            let result = result.map_err(|failure| failure.with("file", file.as_str()))?;
+            bytes += result.get("content").and_then(Value::as_str).map_or(0, str::len);
+            if bytes > self.result_bytes_max {
+                let max = self.result_bytes_max;
+                let message =
+                    format!("the answers up to file {file:?} have more than {max} bytes; name fewer files");
+                return Err(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max));
+            }
+            results.insert(file, Value::Object(result));
+        }
+        Ok(json!({"results": results, "provider_id": self.name}).into())
+    }
 }
 
 #[async_trait]
@@ -115,7 +140,7 @@ impl Provider for Ollama {
     /// Reads the address, and asks nobody: a server that is down now may be up when it is needed.
     async fn start(&self) -> Result<(), Failure> {
         if self.server.get().is_none() {
-            let server = Server::new(&self.url, self.answer_bytes_max)?;
+            let server = Server::new(&self.url, self.result_bytes_max.saturating_mul(ANSWER_FACTOR))?;
             // Somebody else may have been faster, with the same server.
             let _ = self.server.set(server);
         }
@@ -123,18 +148,15 @@ impl Provider for Ollama {
     }
 
     async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
-        let mut results = Map::new();
-        for (file, request) in self.folders.fill(Request::read(method, params)?).await? {
-            let result = self.ask(cx, &request).await.map_err(|failure| match &file {
-                Some(file) => failure.with("file", file.as_str()),
-                None => failure,
-            })?;
-            match file {
-                Some(file) => results.insert(file, Value::Object(result)),
-                None => return Ok(Value::Object(result).into()),
-            };
+        let mut request = Request::read(method, params)?;
+        let attached = std::mem::take(&mut request.attached);
+        let is_batch = attached.batch;
+        let parts = self.folders.read(attached).await?;
+        if is_batch {
+            return self.ask_for_each(cx, &request, parts).await;
         }
-        Ok(json!({"results": results, "provider_id": self.name}).into())
+        let request = parts.into_iter().fold(request, |request, (_, part)| request.with(part));
+        Ok(Value::Object(self.ask(cx, &request).await?).into())
     }
 
     async fn health(&self) -> Health {
