@@ -25,6 +25,7 @@
 
 mod check;
 mod load;
+mod locate;
 mod problem;
 mod read;
 
@@ -38,6 +39,7 @@ use super::task::Spec;
 
 pub(crate) use load::too_large;
 pub use load::{Format, load};
+pub use locate::{Place, places};
 pub use problem::{Problem, Refused};
 
 /// The largest workflow file or message, in bytes.
