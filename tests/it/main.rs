@@ -13,6 +13,7 @@ mod producers;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;
 mod refused;
+mod schema;
 mod support;
 mod topology;
 mod wire;
