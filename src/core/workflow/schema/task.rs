@@ -69,7 +69,7 @@ fn ordered() -> Vec<(&'static str, Value)> {
             "on_failure",
             described(
                 reference("on_failure"),
-                "What becomes of it if a task that it waits for fails; default `fail`.",
+                "What becomes of it if a task that it waits for does not complete; default `fail`.",
             ),
         ),
         (
@@ -117,8 +117,8 @@ pub(super) fn dependency() -> Value {
     let task = json!({"type": "string", "minLength": 1});
     let mut policy = object(vec![
         ("task", described(task.clone(), "The id or name of the task.")),
-        ("on_failure", described(reference("on_failure"), "What follows if it fails.")),
-        ("default", described(json!({}), "The result that is taken if it fails.")),
+        ("on_failure", described(reference("on_failure"), "What follows if it does not complete.")),
+        ("default", described(json!({}), "The result that is taken if it does not complete.")),
     ]);
     policy.insert("required".to_owned(), json!(["task"]));
     policy.insert("not".to_owned(), json!({"required": ["on_failure", "default"]}));
