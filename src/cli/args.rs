@@ -75,6 +75,8 @@ pub(crate) enum Command {
     /// Protocols: what methods take and give
     #[command(subcommand)]
     Protocol(Protocol),
+    /// Print the JSON Schema of workflow files, for editors
+    Schema(Schema),
     /// Exchanges and queues: what is declared against what was found
     #[command(subcommand)]
     Topology(Topology),
@@ -256,6 +258,18 @@ pub(crate) enum Protocol {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+}
+
+/// `gleitzeit schema`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "An editor with a YAML language server completes and checks a workflow file that begins with\n\
+# yaml-language-server: $schema=workflow.schema.json"
+)]
+pub(crate) struct Schema {
+    /// Write it to FILE instead of stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// `gleitzeit topology`

@@ -8,6 +8,7 @@ use crate::client::lookup_error;
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::protocol::{ProtocolId, Protocols, Source};
+use crate::core::workflow::workflow_schema;
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
 use crate::topology::plan::{Plan, Release};
@@ -105,6 +106,20 @@ fn describe_method(name: &str, method: &crate::core::protocol::MethodSpec) {
         let text = spec.description.as_deref().unwrap_or_default();
         print::line(&format!("    {name:<16} {:<18} {need:<22} {text}", types.join("|")));
     }
+}
+
+/// `gleitzeit schema`
+pub(crate) fn schema(args: &args::Schema) -> Result<u8, Error> {
+    let text = serde_json::to_string_pretty(&workflow_schema()).unwrap_or_default();
+    let Some(path) = &args.output else {
+        print::line(&text);
+        return Ok(0);
+    };
+    std::fs::write(path, text + "\n").map_err(|error| {
+        Error::new(Code::FileUnreadable, format!("cannot write {}: {error}", path.display()))
+    })?;
+    print::note(&format!("written to {}", path.display()));
+    Ok(0)
 }
 
 /// `gleitzeit topology ...`

@@ -91,6 +91,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Cancel(args) => look::cancel(config, args, json).await,
         Command::Resume(args) => work::resume(config, args, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
+        Command::Schema(args) => describe::schema(&args),
         Command::Topology(command) => describe::topology(config, command, json).await,
         Command::Bench(args) => bench::bench(config, global.config.as_deref(), args, json).await,
         Command::Config(args::Config::Show) => Ok(describe::config(&config, json)),

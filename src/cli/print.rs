@@ -45,14 +45,33 @@ pub(crate) fn note(text: &str) {
 pub(crate) fn error(error: &Error, as_json: bool) {
     note(&format!("error: {error}"));
     if let Some(Value::Array(violations)) = error.details.get("violations") {
+        let file = error.details.get("file").and_then(Value::as_str);
         for violation in violations {
-            let field = |name: &str| violation.get(name).and_then(Value::as_str).unwrap_or_default();
-            note(&format!("  {}: {} (allowed: {})", field("path"), field("problem"), field("allowed")));
+            note(&format!("  {}", violation_line(violation, file)));
         }
     }
     if as_json {
         json(&serde_json::json!({"error": error.to_json()}));
     }
+}
+
+/// `w.yaml:12:5: tasks[1].timeout: found 0 (allowed: ...)`, with as much of it as is known. The beginning is what
+/// editors and terminals take for a place in a file.
+fn violation_line(violation: &Value, file: Option<&str>) -> String {
+    let field = |name: &str| violation.get(name).and_then(Value::as_str).unwrap_or_default();
+    let number = |name: &str| violation.get(name).and_then(Value::as_u64);
+    let mut line = String::new();
+    if let (Some(file), Some(row), Some(column)) = (file, number("line"), number("column")) {
+        line += &format!("{file}:{row}:{column}: ");
+    }
+    if !field("path").is_empty() {
+        line += &format!("{}: ", field("path"));
+    }
+    line += field("problem");
+    if !field("allowed").is_empty() {
+        line += &format!(" (allowed: {})", field("allowed"));
+    }
+    line
 }
 
 /// A value in at most `max` characters, for a line in a table.

@@ -95,7 +95,8 @@ fn load(path: &Path, protocols: &Protocols) -> Result<(Value, Workflow), Error> 
         return Err(Error::new(Code::InvalidRequest, text));
     };
     let refused = |refused: Refused| {
-        let failure = refused.failure();
+        let failure = refused.located(&text, format).failure();
+        let failure = failure.with("file", path.display().to_string());
         let message = format!("{}: {}", path.display(), failure.message);
         Error { code: failure.code, message, details: failure.details }
     };

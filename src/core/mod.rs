@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod code;
+pub mod condition;
 pub mod dag;
 pub mod failure;
 pub mod id;

@@ -10,8 +10,14 @@ use crate::core::violation::{Path, Violation, Violations};
 /// Longest execution that can be asked for, in seconds: a week.
 pub const EXECUTION_TIMEOUT_MAX_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 
+/// Most processor cores that can be asked for.
+pub const CPU_CORES_MAX: f64 = 1024.0;
+
+/// The largest amount of memory or disk in MiB, or bandwidth in Mbit/s, that can be asked for.
+pub const AMOUNT_MAX: u64 = 1 << 24;
+
 /// Most entries in one list of modules or paths.
-const LIST_MAX: usize = 1000;
+pub const LIST_MAX: usize = 1000;
 
 /// Resources that one execution needs. What is absent is not asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -53,7 +59,7 @@ impl ResourceRequirements {
         let root = Path::Root(root);
         let mut violations = Violations::default();
         let fractions = [
-            ("cpu_cores", self.cpu_cores, 1024.0),
+            ("cpu_cores", self.cpu_cores, CPU_CORES_MAX),
             ("execution_timeout", self.execution_timeout, EXECUTION_TIMEOUT_MAX_SECONDS),
         ];
         for (name, value, max) in fractions {
@@ -68,8 +74,8 @@ impl ResourceRequirements {
             ("network_bandwidth_mbps", self.network_bandwidth_mbps),
         ];
         for (name, value) in counts {
-            if let Some(value) = value.filter(|value| !(1..=1 << 24).contains(value)) {
-                violations.add(&root.key(name), format!("found {value}"), "1 to 16777216");
+            if let Some(value) = value.filter(|value| !(1..=AMOUNT_MAX).contains(value)) {
+                violations.add(&root.key(name), format!("found {value}"), format!("1 to {AMOUNT_MAX}"));
             }
         }
         violations.into_vec()

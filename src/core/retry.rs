@@ -24,7 +24,7 @@ pub const BASE_DELAY_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=60.0;
 pub const MAX_DELAY_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=3600.0;
 
 /// Most codes in one list.
-const CODES_MAX: usize = 100;
+pub const CODES_MAX: usize = 100;
 /// Longest name of a code.
 const CODE_LENGTH_MAX: usize = 64;
 

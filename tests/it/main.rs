@@ -18,6 +18,7 @@ mod producers;
 mod rabbitmq;
 mod refused;
 mod replicas;
+mod schema;
 mod support;
 mod topology;
 #[path = "../support/wall_clock.rs"]

@@ -60,6 +60,39 @@ fn a_cycle_and_an_unknown_dependency() {
 }
 
 #[test]
+fn what_is_wrong_in_a_file_is_told_with_its_line_and_column() {
+    let here = Embedded::new();
+    let yaml = "# two tasks\nname: W\ntasks:\n- id: a\n  method: echo/ping\n  timeout: 0\n- {id: b, params: {x: '${c.y}'}, method: echo/echo}\n- id: d\n  params: {}\n";
+    let json = "{\"tasks\": [\n  {\"id\": \"a\", \"method\": \"echo/ping\",\n    \"retry\": {\"max_attempts\": 99}}\n]}";
+    let expected_of = [
+        (
+            "places.yaml",
+            yaml,
+            &[
+                ":6:3: tasks[0].timeout: found 0",
+                ":7:20: tasks[1].params.x: ${c.y} refers to no task",
+                ":8:3: tasks[2].method: method is required",
+            ][..],
+        ),
+        ("places.json", json, &[":3:15: tasks[0].retry.max_attempts: found 99"]),
+    ];
+    for (name, text, expected) in expected_of {
+        let file = here.write(name, text);
+        for command in ["run", "submit"] {
+            let ran = here.run(&[command, &file, "--json"]).expect(2);
+            for part in expected {
+                assert!(ran.stderr.contains(&format!("  {file}{part}")), "{part} is not in {}", ran.stderr);
+            }
+            let details = &ran.json()["error"]["details"];
+            let first = &details["violations"][0];
+            let place = format!(":{}:{}: ", first["line"], first["column"]);
+            assert!(expected[0].starts_with(&place), "{details}");
+            assert_eq!(details["file"], file.as_str());
+        }
+    }
+}
+
+#[test]
 fn an_unreadable_file_and_text_that_is_no_workflow() {
     let here = Embedded::new();
     refused(&here, &["run", "/nonexistent/w.yaml"], 3, "FILE_UNREADABLE");

@@ -25,8 +25,10 @@
 
 mod check;
 mod load;
+mod locate;
 mod problem;
 mod read;
+mod schema;
 
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -38,7 +40,9 @@ use super::task::Spec;
 
 pub(crate) use load::too_large;
 pub use load::{Format, load};
+pub use locate::{Place, places};
 pub use problem::{Problem, Refused};
+pub use schema::workflow_schema;
 
 /// The largest workflow file or message, in bytes.
 pub const WORKFLOW_BYTES_MAX: usize = 12 * 1024 * 1024;

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use std::fmt;
 
+use super::load::Format;
+use super::locate::{Place, places};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::violation::Violation;
@@ -17,6 +19,8 @@ pub struct Problem {
     pub code: Code,
     /// Where, what, and what would be right. The path is empty for the whole.
     pub violation: Violation,
+    /// Where in the text, once [`Refused::located`] has looked.
+    pub place: Option<Place>,
 }
 
 impl fmt::Display for Problem {
@@ -27,6 +31,19 @@ impl fmt::Display for Problem {
         }
         f.write_str(problem)?;
         if allowed.is_empty() { Ok(()) } else { write!(f, "; allowed: {allowed}") }
+    }
+}
+
+impl Problem {
+    fn to_json(&self) -> Value {
+        let Violation { path, problem, allowed } = &self.violation;
+        let mut value =
+            json!({"path": path, "problem": problem, "allowed": allowed, "name": self.code.name()});
+        if let Some(Place { line, column }) = self.place {
+            value["line"] = line.into();
+            value["column"] = column.into();
+        }
+        value
     }
 }
 
@@ -68,16 +85,22 @@ impl Refused {
         if codes.all(|code| code == first) { first } else { Code::WorkflowValidationFailed }
     }
 
-    /// The same as data.
+    /// The same with the lines and columns of the text that was read; what is missing there is placed where
+    /// the nearest thing around it stands.
+    #[must_use]
+    pub fn located(mut self, text: &str, format: Format) -> Refused {
+        let paths: Vec<&str> = self.problems.iter().map(|problem| problem.violation.path.as_str()).collect();
+        let places = places(text, format, &paths);
+        for (problem, place) in self.problems.iter_mut().zip(places) {
+            problem.place = place;
+        }
+        self
+    }
+
+    /// The same as data: each problem with its path and, if it is located, `line` and `column`.
     #[must_use]
     pub fn failure(&self) -> Failure {
-        let list: Vec<Value> = self
-            .problems
-            .iter()
-            .map(|Problem { code, violation: Violation { path, problem, allowed } }| {
-                json!({"path": path, "problem": problem, "allowed": allowed, "name": code.name()})
-            })
-            .collect();
+        let list: Vec<Value> = self.problems.iter().map(Problem::to_json).collect();
         let message = self.to_string().replace('\n', "; ");
         let failure = Failure::new(self.code(), format!("the workflow is not valid: {message}"));
         let failure = failure.with("violations", list);
@@ -109,7 +132,7 @@ impl Problems {
             if self.is_full() {
                 self.beyond += 1;
             } else {
-                self.found.push(Problem { code, violation });
+                self.found.push(Problem { code, violation, place: None });
             }
         }
     }
