@@ -154,33 +154,54 @@ impl Client {
     pub async fn submit(&self, task: Task) -> Result<Id, Error> {
         let id = self.id_of(task.id.as_ref(), task.spec.idempotency_key.as_deref())?;
         let task = Task { id: Some(id.clone()), ..task };
-        let spec = &task.spec;
-        let method = self.protocols.method(&spec.protocol, &spec.method).map_err(lookup_error)?;
-        method.validate(spec.params.clone(), Leniency::Exact).map_err(invalid_params)?;
-        let address = Address::parse(&spec.protocol.routing())
-            .map_err(|error| Error::new(Code::ProtocolNotFound, error.to_string()))?;
-        let body = wire::task::encode(&task);
-        let bytes_max = wire::task::TASK_BYTES_MAX;
-        if body.len() > bytes_max {
-            return Err(too_large(Code::TaskTooLarge, "task", body.len(), bytes_max));
-        }
-        let head =
-            task.head().ok_or_else(|| Error::new(Code::InternalError, "a task with an id has no head"))?;
-        // What is due later than a broker can count is delayed again by the worker that gets it.
-        let wait = spec.not_before.map(|due| due.since(self.clock.now()).min(DELAY_MAX));
-        let message = Outgoing {
-            target: Target::Queue(Queue::Tasks(address)),
-            body,
-            properties: Properties {
-                message_id: Some(id.to_string()),
-                priority: Some(spec.priority.unwrap_or(Priority::NORMAL).number()),
-                ..Properties::default()
-            },
-            delay: wait.filter(|wait| !wait.is_zero()),
-        };
+        let (message, accepted) = self.prepare(task)?;
         self.broker.publish(vec![message]).await?;
-        self.note(Accepted::Task(head)).await;
+        self.note(accepted).await;
         Ok(id)
+    }
+
+    /// Submits a task on its own and waits for its end: a remote call. The same as [`Client::submit`] followed
+    /// by [`Client::wait`], but quicker, because the watch stands before the end comes. `None` if `timeout`
+    /// passes first.
+    ///
+    /// # Errors
+    /// As for [`Client::submit`]; what the store says.
+    pub async fn call(&self, task: Task, timeout: Option<Duration>) -> Result<(Id, Option<Ended>), Error> {
+        let id = self.id_of(task.id.as_ref(), task.spec.idempotency_key.as_deref())?;
+        let task = Task { id: Some(id.clone()), ..task };
+        let (prepared, accepted) = self.prepare(task)?;
+        let publish = async { self.broker.publish(vec![prepared]).await.map_err(Error::from) };
+        let watch = async { self.store.watch(&id).await.map_err(Error::from) };
+        let ((), mut changes) = futures_util::try_join!(publish, watch)?;
+
+        let (reader, key) = (self.reader(), TaskKey::alone(id.clone()));
+        let waiting = async {
+            // It may have ended before the watch stood, or long ago under the same id.
+            let look = async {
+                match reader.ended(&key).await {
+                    Ok(None) => std::future::pending().await,
+                    found => found,
+                }
+            };
+            tokio::select! {
+                found = look => return found,
+                _ = changes.next() => {}
+            }
+            loop {
+                if let Some(ended) = reader.ended(&key).await? {
+                    return Ok(Some(ended));
+                }
+                changes.next().await;
+            }
+        };
+        let waiting = async {
+            match timeout {
+                None => waiting.await,
+                Some(timeout) => tokio::time::timeout(timeout, waiting).await.unwrap_or(Ok(None)),
+            }
+        };
+        let ((), ended) = futures_util::join!(self.note(accepted), waiting);
+        Ok((id, ended?))
     }
 
     /// Submits a workflow under `id`: its document as a file or a program gave it. Where the document has an
@@ -190,6 +211,7 @@ impl Client {
     /// Refuses a document that is no workflow, everything wrong in `details`, one whose message is too
     /// large, and another id than that of its key; otherwise what the broker says.
     pub async fn submit_workflow(&self, document: &Value, id: &Id) -> Result<(), Error> {
+        let digest = document.as_object().and_then(wire::workflow::digest);
         let workflow =
             Workflow::read(document.clone(), &self.protocols).map_err(|refused| refused.failure())?;
         self.id_of(Some(id), workflow.idempotency_key.as_deref())?;
@@ -198,10 +220,10 @@ impl Client {
             return Err(too_large(Code::WorkflowTooLarge, "workflow", body.len(), WORKFLOW_BYTES_MAX));
         }
         // A task that is too large by itself would be refused only by the worker.
-        let message = wire::workflow::Message { workflow, reply: None, traceparent: None };
+        let message = wire::workflow::Message { workflow, reply: None, traceparent: None, digest: None };
         wire::workflow::plan(&message, id)?;
         self.broker.publish(vec![to_workflows(id, body)]).await?;
-        self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name }).await;
+        self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name, digest }).await;
         Ok(())
     }
 
@@ -211,6 +233,17 @@ impl Client {
     /// What the broker says.
     pub async fn cancel(&self, id: &Id) -> Result<(), Error> {
         let command = wire::command::Command::Cancel { id: id.clone() };
+        self.broker.publish(vec![to_workflows(id, command.encode())]).await?;
+        Ok(())
+    }
+
+    /// Asks for another run of what did not complete of an ended task or workflow, and of what depends on that.
+    /// A worker carries it out; where there is nothing to run again, its log says why.
+    ///
+    /// # Errors
+    /// What the broker says.
+    pub async fn retry(&self, id: &Id) -> Result<(), Error> {
+        let command = wire::command::Command::Retry { id: id.clone(), by: Some(self.clock.new_id()) };
         self.broker.publish(vec![to_workflows(id, command.encode())]).await?;
         Ok(())
     }
@@ -237,6 +270,35 @@ impl Client {
         Reader::new(Arc::clone(&self.store))
     }
 
+    /// The message of a task that has an id, and what is noted of it once it is confirmed.
+    fn prepare(&self, task: Task) -> Result<(Outgoing, Accepted), Error> {
+        let spec = &task.spec;
+        let method = self.protocols.method(&spec.protocol, &spec.method).map_err(lookup_error)?;
+        method.validate(spec.params.clone(), Leniency::Exact).map_err(invalid_params)?;
+        let address = Address::parse(&spec.protocol.routing())
+            .map_err(|error| Error::new(Code::ProtocolNotFound, error.to_string()))?;
+        let body = wire::task::encode(&task);
+        let bytes_max = wire::task::TASK_BYTES_MAX;
+        if body.len() > bytes_max {
+            return Err(too_large(Code::TaskTooLarge, "task", body.len(), bytes_max));
+        }
+        let head =
+            task.head().ok_or_else(|| Error::new(Code::InternalError, "a task with an id has no head"))?;
+        // What is due later than a broker can count is delayed again by the worker that gets it.
+        let wait = spec.not_before.map(|due| due.since(self.clock.now()).min(DELAY_MAX));
+        let message = Outgoing {
+            target: Target::Queue(Queue::Tasks(address)),
+            body,
+            properties: Properties {
+                message_id: task.id.as_ref().map(Id::to_string),
+                priority: Some(spec.priority.unwrap_or(Priority::NORMAL).number()),
+                ..Properties::default()
+            },
+            delay: wait.filter(|wait| !wait.is_zero()),
+        };
+        Ok((message, Accepted::Task { head, digest: wire::task::digest(&task) }))
+    }
+
     /// The id that counts: two names for one thing would make the key useless.
     fn id_of(&self, given: Option<&Id>, key: Option<&str>) -> Result<Id, Error> {
         match (given, key.map(Id::from_idempotency_key)) {
@@ -254,8 +316,15 @@ impl Client {
 
     /// Best effort: a task that is not noted is known from its first claim on.
     async fn note(&self, accepted: Accepted) {
-        if let Err(error) = self.store.accept(&[accepted], self.clock.now()).await {
-            tracing::debug!(%error, "the accepted record was not written; the task itself is safe");
+        match self.store.accept(&[accepted], self.clock.now()).await {
+            Ok(differing) => {
+                for id in differing {
+                    tracing::warn!(%id, "its idempotency key was used before with another body; what came first stands");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the accepted record was not written; the task itself is safe");
+            }
         }
     }
 }

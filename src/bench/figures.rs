@@ -137,7 +137,8 @@ pub fn number(value: f64) -> Value {
     json!((value * 1000.0).round() / 1000.0)
 }
 
-fn middle(mut values: Vec<f64>) -> Option<f64> {
+/// The median; of an even number of values the mean of the middle two.
+pub(super) fn middle(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
     if values.len() % 2 == 1 {

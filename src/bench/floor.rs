@@ -105,6 +105,11 @@ impl Floor {
         Ok(times)
     }
 
+    /// Another channel of its connection.
+    pub(super) async fn open_channel(&self) -> Result<Channel, BenchError> {
+        self.connection.create_channel().await.map_err(BenchError::amqp("open a channel"))
+    }
+
     /// Messages that wait in the queue.
     pub(super) async fn waiting(&self) -> Result<u32, BenchError> {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };

@@ -53,8 +53,7 @@ pub(super) async fn round_trips(client: &Client, ids: &[String]) -> Result<Vec<D
     for id in ids {
         let task = noop(id)?;
         let started = Instant::now();
-        let id = client.submit(task).await.map_err(BenchError::product)?;
-        let ended = client.wait(&id, Some(ROUND_TRIP_TIMEOUT)).await.map_err(BenchError::product)?;
+        let (id, ended) = client.call(task, Some(ROUND_TRIP_TIMEOUT)).await.map_err(BenchError::product)?;
         times.push(started.elapsed());
         let state = ended.map(|ended| ended.state);
         if state.as_deref() != Some("completed") {

@@ -25,6 +25,7 @@ mod process;
 mod report;
 mod results;
 mod servers;
+mod workflows;
 
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ pub use error::BenchError;
 pub use process::Program;
 pub use report::{Machine, Report};
 pub use servers::Servers;
+pub use workflows::{Sizes, WorkflowReport};
 
 use figures::Figures;
 use servers::Rounds;
@@ -83,6 +85,33 @@ pub async fn distributed(
     let store = servers.store.version().await.map_err(BenchError::product)?;
     let versions = vec![("broker", broker), ("queue", rounds.queue_arguments()), ("store", store)];
     Ok(report("distributed", settings, versions, floor, ours))
+}
+
+/// Measures workflows on servers.
+///
+/// # Errors
+/// What [`BenchError`] lists; whatever was published is removed first.
+pub async fn workflows(
+    servers: &Servers,
+    settings: &Settings,
+    sizes: Sizes,
+    program: &Program,
+    progress: Progress<'_>,
+    stop: &CancellationToken,
+) -> Result<WorkflowReport, BenchError> {
+    let rounds = Rounds::new(servers, settings, program).await?;
+    let broker = servers.broker.version().await.map_err(BenchError::product)?;
+    let store = servers.store.version().await.map_err(BenchError::product)?;
+    let versions = vec![("broker", broker), ("queue", rounds.queue_arguments()), ("store", store)];
+    let measured = stop.run_until_cancelled(rounds.workflows(sizes, versions, progress)).await;
+    let measured = measured.unwrap_or(Err(BenchError::Stopped));
+    if measured.is_err() {
+        progress("removing what was published");
+        if let Err(error) = rounds.clean_up().await {
+            progress(&format!("something may be left: {error}"));
+        }
+    }
+    measured
 }
 
 /// Measures with a state file in `folder`, which must be empty and is the caller's to remove.

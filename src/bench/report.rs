@@ -53,6 +53,20 @@ impl Machine {
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
         }
     }
+
+    /// The machine in a line, with the program's version and build.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Machine { cores, processor, kernel, build } = self;
+        format!("gleitzeit {} ({build}), {cores} x {processor}, Linux {kernel}", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// The machine as a JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let Machine { cores, processor, kernel, build } = self;
+        json!({"cores": cores, "processor": processor, "kernel": kernel, "build": build})
+    }
 }
 
 impl Report {
@@ -71,12 +85,7 @@ impl Report {
             "round_trips": self.round_trips,
             "concurrency": self.concurrency,
             "rounds": self.floor.len().max(self.ours.len()),
-            "machine": {
-                "cores": self.machine.cores,
-                "processor": self.machine.processor,
-                "kernel": self.machine.kernel,
-                "build": self.machine.build,
-            },
+            "machine": self.machine.to_json(),
             "servers": servers,
             "floor": side(&self.floor),
             "ours": side(&self.ours),
@@ -88,14 +97,10 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> Vec<String> {
         let rounds = self.floor.len().max(self.ours.len());
-        let Machine { cores, processor, kernel, build } = &self.machine;
         let (mode, tasks, trips) = (self.mode, self.tasks, self.round_trips);
         let mut lines = vec![
             format!("{mode}: medians of {rounds} rounds of {tasks} tasks and {trips} round trips"),
-            format!(
-                "gleitzeit {} ({build}), {cores} x {processor}, Linux {kernel}",
-                env!("CARGO_PKG_VERSION")
-            ),
+            self.machine.line(),
         ];
         lines.extend(self.servers.iter().map(|(name, value)| format!("{name}: {value}")));
         lines.push(String::new());
@@ -148,7 +153,7 @@ fn row(label: &str, cells: [String; 3]) -> String {
 }
 
 /// `12345.678` as `12,346` or, with two digits, `12,345.68`.
-fn grouped(value: f64, digits: usize) -> String {
+pub(super) fn grouped(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut out = String::new();

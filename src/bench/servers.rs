@@ -165,7 +165,7 @@ impl<'a> Rounds<'a> {
     }
 
     /// Deletes every key of this run.
-    async fn forget(&self) -> Result<(), BenchError> {
+    pub(super) async fn forget(&self) -> Result<(), BenchError> {
         let mut connection = self.connection.clone();
         let pattern = format!("{}:*bench-{}-*", self.servers.prefix, self.settings.run);
         let mut cursor = 0_u64;
@@ -183,6 +183,35 @@ impl<'a> Rounds<'a> {
             }
             cursor = next;
         }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        self.settings
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        self.program
+    }
+
+    pub(super) fn servers(&self) -> &Servers {
+        self.servers
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.servers.client
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.servers.store
+    }
+
+    /// What the floor's queue looks like.
+    pub(super) fn like(&self) -> &QueueDeclaration {
+        &self.like
+    }
+
+    pub(super) fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
     }
 
     /// The arguments of both sides' queues, as people write them.

@@ -58,20 +58,28 @@ pub(crate) enum Command {
     Call(Call),
     /// Run Python code: short for `call python/v1 execute`
     Exec(Exec),
+    /// Run one task for each file of a directory
+    Batch(Batch),
     /// Submit a workflow file and print its id at once
     Submit(Submit),
     /// Consume tasks until told to stop (SIGTERM drains, a second signal stops at once)
     Worker(Worker),
-    /// Show where a task or workflow is
+    /// Show where a task is, or the graph of a workflow
     Status(Status),
+    /// Follow a task or workflow live until it ends
+    Watch(Watch),
     /// Print results, of one id, of many, or of ids read from stdin with `-`
     Result(ResultArgs),
     /// List tasks and workflows, newest first
     List(List),
     /// Cancel a task or workflow, also one that runs or that nobody has seen yet
     Cancel(Cancel),
+    /// Run again what failed of a task or workflow, and what depends on that
+    Retry(Retry),
     /// Continue interrupted embedded runs
     Resume(Resume),
+    /// Print the graph of a workflow file as Mermaid or DOT
+    Graph(Graph),
     /// Protocols: what methods take and give
     #[command(subcommand)]
     Protocol(Protocol),
@@ -92,15 +100,35 @@ pub(crate) enum Command {
     },
 }
 
-/// `gleitzeit run`
+/// A workflow file and what is put into it.
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct Source {
     /// The workflow file (YAML or JSON)
     pub(crate) file: PathBuf,
+    /// Give a parameter that the file declares its value; may be repeated. K=@FILE takes the text of a file
+    #[arg(long = "param", value_name = "K=V")]
+    pub(crate) params: Vec<String>,
+    /// Refuse unknown keys instead of warning of them
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// `gleitzeit run`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+On a terminal the graph is drawn live, elsewhere each end is a line on stderr; results go to stdout.
+
+Examples:
+  gleitzeit run report.yaml
+  gleitzeit run report.yaml --param topic=rain --param text=@notes.txt --output report.md
+  gleitzeit run report.yaml --json --timeout 60 > result.json")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// Stop following after S seconds (exit 6); the work goes on where workers are
     #[arg(long, value_name = "S")]
     pub(crate) timeout: Option<f64>,
-    /// Also write the result document to OUT
+    /// Also write the results to OUT: .json (the document), .md or .csv
     #[arg(long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
     /// Run under this id instead of a new one; a repeat finds what the first run did
@@ -160,11 +188,63 @@ pub(crate) struct How {
     pub(crate) cancel_on_exit: bool,
 }
 
+/// `gleitzeit batch`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").args(["prompt", "script", "template", "resume"]).required(true))]
+#[command(after_help = "\
+The pattern is matched below DIR: * and ? within a name, ** over folders, [a-z], {png,jpg}. Files are taken in the \
+order of their names, hidden ones and links that lead outside left out. A script finds its file as `file_path`. One \
+file that fails stops no other (exit 5 at the end). Workers elsewhere must find the files under the same paths.
+
+A batch is a workflow: `status`, `watch` and `result` know its id. --resume goes on with one that was interrupted, \
+and runs again what failed of one that has ended.
+
+Examples:
+  gleitzeit batch docs --pattern '**/*.txt' --prompt 'Summarise this file' --model llama3.2 --output out.md
+  gleitzeit batch photos --pattern '*.{png,jpg}' --prompt 'What is this?' --vision --max-parallel 4
+  gleitzeit batch data --pattern '*.csv' --script count.py --output counts.csv
+  gleitzeit batch --resume batch-0198c0de-... --output out.md")]
+pub(crate) struct Batch {
+    /// The directory
+    #[arg(value_name = "DIR", required_unless_present = "resume", conflicts_with = "resume")]
+    pub(crate) directory: Option<String>,
+    /// Which files below the directory
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    pub(crate) pattern: String,
+    /// Ask a model this about each file
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// Run this Python file for each file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<String>,
+    /// Take method and parameters from this YAML or JSON file, as `template` of a batch document
+    #[arg(long, value_name = "FILE")]
+    pub(crate) template: Option<PathBuf>,
+    /// The files are pictures
+    #[arg(long, requires = "prompt")]
+    pub(crate) vision: bool,
+    /// The model to ask [default: the provider's]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["script", "resume"])]
+    pub(crate) model: Option<String>,
+    /// So many files at once [default: as many as workers take]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "resume")]
+    pub(crate) max_parallel: Option<u32>,
+    /// Write the results to OUT: .json, .csv or .md
+    #[arg(long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Stop following after S seconds (exit 6)
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<f64>,
+    /// Take up the batch with this id again
+    #[arg(long, value_name = "ID")]
+    pub(crate) resume: Option<String>,
+}
+
 /// `gleitzeit submit`
 #[derive(Debug, Args)]
 pub(crate) struct Submit {
-    /// The workflow file (YAML or JSON)
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) source: Source,
     /// Submit under this id instead of a new one
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
@@ -189,9 +269,30 @@ pub(crate) struct Worker {
 
 /// `gleitzeit status`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A workflow is drawn with one row per task, below what it waits for, with its state, time and attempts; a task \
+that waits says for what. Many tasks that are alike share a row, and a graph that is too large becomes a line per \
+layer. Box drawing needs a UTF-8 locale (LANG), colours a terminal without NO_COLOR.")]
 pub(crate) struct Status {
     /// A task, a workflow, or WORKFLOW/TASK
     pub(crate) id: String,
+    /// Show every task on a row of its own
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `gleitzeit watch`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+On a terminal the graph is redrawn in place, elsewhere each end is a line on stderr; at the end the results are \
+printed as `run` prints them. Exit codes as of `run`: 0 completed, 5 failed, 6 --timeout over. Watching changes \
+nothing: an interrupt ends the watching, not the work.")]
+pub(crate) struct Watch {
+    /// A task, a workflow, or WORKFLOW/TASK
+    pub(crate) id: String,
+    /// Stop watching after S seconds (exit 6)
+    #[arg(long, value_name = "S")]
+    pub(crate) timeout: Option<f64>,
 }
 
 /// `gleitzeit result`
@@ -225,6 +326,54 @@ pub(crate) struct Cancel {
     /// Tasks or workflows
     #[arg(required = true)]
     pub(crate) ids: Vec<String>,
+}
+
+/// `gleitzeit retry`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Of a workflow, tasks that failed, expired or were cancelled run again under the same id, and every task that \
+depends on them; what completed keeps its result. Refused (exit 2) are what has not ended, and a workflow whose \
+results are not kept any more. Where everything completed there is nothing to do (exit 0).
+
+Examples:
+  gleitzeit retry ID --wait       run again what failed and follow it
+  gleitzeit retry ID              only ask for it; embedded, `gleitzeit resume ID` does the work")]
+pub(crate) struct Retry {
+    /// A task or workflow that has ended
+    pub(crate) id: String,
+    /// Follow the new run to its end, as `watch` does
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Stop waiting after S seconds (exit 6)
+    #[arg(long, value_name = "S", requires = "wait")]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// `gleitzeit graph`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A line joins a task to what waits for it; a dashed one names what happens if the first does not complete \
+(skip, continue, default). A dashed border: it may fail; a doubled one: it runs once for each item of a list; a \
+rounded one: a workflow of its own.
+
+Examples:
+  gleitzeit graph w.yaml                                      for Markdown, in a block called mermaid
+  gleitzeit graph w.yaml --format dot | dot -Tsvg > w.svg     with Graphviz")]
+pub(crate) struct Graph {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The language of the picture
+    #[arg(long, value_enum, default_value_t = Picture::Mermaid)]
+    pub(crate) format: Picture,
+}
+
+/// The language of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Picture {
+    /// A Mermaid flowchart
+    Mermaid,
+    /// A Graphviz digraph
+    Dot,
 }
 
 /// `gleitzeit resume`

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::print;
 use super::signals::Signals;
-use crate::bench::{self, BenchError, Machine, Program, Report, Servers, Settings};
+use crate::bench::{self, BenchError, Machine, Program, Report, Servers, Settings, Sizes, WorkflowReport};
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::error::Error;
@@ -54,6 +54,15 @@ pub(crate) struct Bench {
     /// Tasks at once in the worker
     #[arg(long, value_name = "N", default_value_t = bench::consumer::PREFETCH, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) concurrency: u16,
+    /// Workflows: steps of the chain
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    pub(crate) chain: u32,
+    /// Workflows: tasks of the narrow fan-out
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    pub(crate) narrow: u32,
+    /// Workflows: tasks of the wide fan-out
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=50_000))]
+    pub(crate) wide: u32,
 }
 
 /// What to measure.
@@ -63,6 +72,8 @@ pub(crate) enum What {
     Tasks,
     /// The floor alone
     Floor,
+    /// A chain beside a bare one, a narrow and a wide fan-out (needs servers)
+    Workflows,
     /// The floor's consumer: started by the bench
     #[value(hide = true)]
     FloorConsumer,
@@ -90,6 +101,14 @@ pub(crate) async fn bench(
             let program = program(&config, config_file)?;
             distributed(config, (amqp, redis), &settings, &program, json).await
         }
+        (What::Workflows, Some((amqp, redis))) => {
+            let program = program(&config, config_file)?;
+            workflows(config, (amqp, redis), &args, &program, json).await
+        }
+        (What::Workflows, None) => {
+            let text = "workflows are measured on RabbitMQ and Redis: give --amqp and --redis";
+            Err(Error::new(Code::InvalidRequest, text))
+        }
         (What::Tasks, None) => embedded(&settings, &program(&config, config_file)?, json).await,
         (What::Floor | What::FloorConsumer, None) => {
             let text = "the floor is measured on RabbitMQ and Redis: give --amqp and --redis";
@@ -109,6 +128,39 @@ async fn distributed(
     program: &Program,
     json: bool,
 ) -> Result<u8, Error> {
+    let (runtime, servers) = connect(config, (amqp, redis)).await?;
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
+    let measuring = Box::pin(bench::distributed(&servers, settings, program, &print::note, &stop));
+    let code = until_signal(&signals, measuring, &stop, |report| show(&report, json)).await;
+    runtime.close().await;
+    code
+}
+
+async fn workflows(
+    config: Config,
+    urls: (String, String),
+    args: &Bench,
+    program: &Program,
+    json: bool,
+) -> Result<u8, Error> {
+    let (runtime, servers) = connect(config, urls).await?;
+    let (signals, stop) = (Signals::listen(), CancellationToken::new());
+    let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let sizes = Sizes { chain: size(args.chain), narrow: size(args.narrow), wide: size(args.wide) };
+    let settings = settings(args);
+    let measuring = Box::pin(bench::workflows(&servers, &settings, sizes, program, &print::note, &stop));
+    let show = |report: WorkflowReport| {
+        if json {
+            return print::json(&report.to_json());
+        }
+        report.table().iter().for_each(|line| print::line(line));
+    };
+    let code = until_signal(&signals, measuring, &stop, show).await;
+    runtime.close().await;
+    code
+}
+
+async fn connect(config: Config, (amqp, redis): (String, String)) -> Result<(Runtime, Servers), Error> {
     let prefix = config.text("redis.prefix").to_owned();
     let runtime = Runtime::open(config, Role::Client, None).await?;
     let servers = Servers {
@@ -119,11 +171,7 @@ async fn distributed(
         broker: runtime.broker.clone(),
         store: runtime.store.clone(),
     };
-    let (signals, stop) = (Signals::listen(), CancellationToken::new());
-    let measuring = Box::pin(bench::distributed(&servers, settings, program, &print::note, &stop));
-    let code = until_signal(&signals, measuring, &stop, json).await;
-    runtime.close().await;
-    code
+    Ok((runtime, servers))
 }
 
 async fn embedded(settings: &Settings, program: &Program, json: bool) -> Result<u8, Error> {
@@ -133,7 +181,7 @@ async fn embedded(settings: &Settings, program: &Program, json: bool) -> Result<
     })?;
     let (signals, stop) = (Signals::listen(), CancellationToken::new());
     let measuring = bench::embedded(settings, program, &folder, &print::note, &stop);
-    let code = until_signal(&signals, measuring, &stop, json).await;
+    let code = until_signal(&signals, measuring, &stop, |report| show(&report, json)).await;
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         print::note(&format!("{} is left: {error}", folder.display()));
     }
@@ -141,15 +189,21 @@ async fn embedded(settings: &Settings, program: &Program, json: bool) -> Result<
 }
 
 /// The first signal stops the measurement, which then removes what it made; a second one ends at once.
-async fn until_signal(
+async fn until_signal<R>(
     signals: &Signals,
-    measuring: impl Future<Output = Result<Report, BenchError>>,
+    measuring: impl Future<Output = Result<R, BenchError>>,
     stop: &CancellationToken,
-    json: bool,
+    show: impl FnOnce(R),
 ) -> Result<u8, Error> {
     tokio::pin!(measuring);
     let signal = tokio::select! {
-        report = &mut measuring => return Ok(show(&report?, json)),
+        report = &mut measuring => {
+            show(report?);
+            if Machine::here().build == "debug" {
+                print::note("this is a debug build: its figures say little");
+            }
+            return Ok(0);
+        }
         signal = signals.first() => signal,
     };
     stop.cancel();
@@ -167,18 +221,11 @@ async fn embedded_round(config: Config, settings: &Settings) -> Result<u8, Error
     Ok(0)
 }
 
-fn show(report: &Report, json: bool) -> u8 {
+fn show(report: &Report, json: bool) {
     if json {
-        print::json(&report.to_json());
-        return 0;
+        return print::json(&report.to_json());
     }
-    for line in report.table() {
-        print::line(&line);
-    }
-    if Machine::here().build == "debug" {
-        print::note("this is a debug build: its figures say little");
-    }
-    0
+    report.table().iter().for_each(|line| print::line(line));
 }
 
 fn settings(args: &Bench) -> Settings {

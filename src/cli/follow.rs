@@ -1,14 +1,20 @@
-//! Following work to its end: progress, time limits, signals.
+//! Following work to its end: a live view, time limits, signals.
+//!
+//! Ends are told by the store ([`Store::watch`]), so following costs nothing while nothing happens. Begins are
+//! not told: only a picture on a terminal, which would show `queued` for what runs by now, looks again from
+//! time to time while something may begin.
 
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::live::{Live, Seen};
 use super::print;
-use super::progress::Progress;
 use super::signals::Signals;
 use crate::client::{Ended, Reader};
 use crate::config::Config;
@@ -16,7 +22,19 @@ use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
+use crate::store::{Change, Store};
 use crate::topology::Queue;
+
+/// Many tasks that end at once are shown at once: the least time between two looks.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The most time between a change and the look at it, however long a look takes. The end of all is looked at at once.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How many times longer than a look takes the pause after it is: looking costs a tenth at most.
+const PAUSE_FACTOR: u32 = 9;
+/// When a picture looks again for what has begun: at first, and at last.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+/// How often the times in a picture go on.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Why following ended.
 #[derive(Debug)]
@@ -29,34 +47,98 @@ pub(crate) enum Outcome {
     Interrupted(u8),
 }
 
-/// Follows a workflow with live progress until it ends, time is over, or a signal comes.
-pub(crate) async fn workflow(
-    runtime: &Runtime,
+/// Follows a task or workflow with a live view until it ends, time is over, or a signal comes.
+pub(crate) async fn to_end(
+    store: &Arc<dyn Store>,
     signals: &Signals,
-    id: &Id,
-    shown: Progress,
+    key: &TaskKey,
+    live: Live,
     timeout: Option<Duration>,
 ) -> Result<Outcome, Error> {
-    let (reader, key) = (Reader::new(Arc::clone(&runtime.store)), TaskKey::alone(id.clone()));
-    let following = async {
-        let mut progress = shown;
-        let mut changes = runtime.store.watch(id).await?;
+    let mut following = Following {
+        reader: Reader::new(Arc::clone(store)),
+        changes: store.watch(&key.root).await?,
+        store: Arc::clone(store),
+        key: key.clone(),
+        live,
+    };
+    until(signals, following.run(), timeout).await
+}
+
+/// A look at what is followed.
+pub(crate) async fn look(store: &Arc<dyn Store>, key: &TaskKey) -> Result<Option<Seen>, Error> {
+    if key.task.is_none()
+        && let Some(workflow) = store.workflow(&key.root).await?
+    {
+        return Ok(Some(Seen::Workflow(workflow)));
+    }
+    Ok(store.task(key).await?.map(Seen::Task))
+}
+
+struct Following {
+    store: Arc<dyn Store>,
+    reader: Reader,
+    changes: BoxStream<'static, Change>,
+    key: TaskKey,
+    live: Live,
+}
+
+impl Following {
+    async fn run(&mut self) -> Result<Ended, Error> {
+        let mut again = AGAIN.0;
         loop {
-            let ended = reader.ended(&key).await?;
-            if let Some(workflow) = runtime.store.workflow(id).await? {
-                progress.update(&workflow);
+            let started = Instant::now();
+            let seen = look(&self.store, &self.key).await?;
+            let has_ended = match &seen {
+                Some(Seen::Workflow(workflow)) => workflow.state.is_ended(),
+                Some(Seen::Task(task)) => task.state.is_ended(),
+                // The record may have expired before its document.
+                None => true,
+            };
+            let ended = if has_ended { self.reader.ended(&self.key).await? } else { None };
+            let may_begin = seen.as_ref().is_none_or(Seen::may_begin);
+            if let Some(seen) = seen {
+                self.live.update(seen);
             }
             if let Some(ended) = ended {
-                progress.finish();
                 return Ok(ended);
             }
-            changes.next().await;
-            // Many tasks that end at once are shown once: what piled up meanwhile is one look.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            while let Some(Some(_)) = futures_util::FutureExt::now_or_never(changes.next()) {}
+            let pause = (started.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX);
+            let next = (self.live.is_drawn() && may_begin).then(|| again.max(pause));
+            let was_told = self.reason_to_look(pause, next).await;
+            again = if was_told { AGAIN.0 } else { (again * 2).min(AGAIN.1) };
         }
-    };
-    until(signals, following, timeout).await
+    }
+
+    /// Waits until there is reason to look: `pause` after the first change, at once after the end of all, or
+    /// when `again` is over. Whether it was for a change.
+    async fn reason_to_look(&mut self, pause: Duration, again: Option<Duration>) -> bool {
+        let begin = Instant::now();
+        let mut at = again.map(|again| (begin + again, false));
+        let mut tick = tokio::time::interval(TICK);
+        let is_drawn = self.live.is_drawn();
+        loop {
+            let due = async {
+                match at {
+                    Some((at, _)) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                change = self.changes.next() => match change {
+                    Some(Change::Task(_) | Change::Resync) => {
+                        if at.is_none_or(|(_, was_told)| !was_told) {
+                            at = Some(((begin + pause).max(Instant::now() + PAUSE_MIN), true));
+                        }
+                    }
+                    // The end of all; or a closed store, which the next look reports.
+                    Some(Change::Root) | None => return true,
+                },
+                () = due => return at.is_some_and(|(_, was_told)| was_told),
+                _ = tick.tick(), if is_drawn => self.live.redraw(),
+            }
+        }
+    }
 }
 
 /// Waits for the end of anything, time, or a signal.
@@ -78,6 +160,25 @@ async fn until(
     work: impl Future<Output = Result<Ended, Error>>,
     timeout: Option<Duration>,
 ) -> Result<Outcome, Error> {
+    let mut ended = None;
+    let work = async {
+        ended = Some(work.await?);
+        Ok(())
+    };
+    let stopped = before(signals, work, timeout).await?;
+    match (stopped, ended) {
+        (None, Some(ended)) => Ok(Outcome::Ended(ended)),
+        (Some(stopped), _) => Ok(stopped),
+        (None, None) => Err(Error::new(Code::InternalError, "following ended without an end")),
+    }
+}
+
+/// Does the work; what stopped it if time was over or a signal came first.
+pub(crate) async fn before(
+    signals: &Signals,
+    work: impl Future<Output = Result<(), Error>>,
+    timeout: Option<Duration>,
+) -> Result<Option<Outcome>, Error> {
     let limit = async {
         match timeout {
             Some(timeout) => tokio::time::sleep(timeout).await,
@@ -87,9 +188,9 @@ async fn until(
     tokio::select! {
         // What has ended counts, also when time is over or a signal came at the same instant.
         biased;
-        ended = work => ended.map(Outcome::Ended),
-        signal = signals.first() => Ok(Outcome::Interrupted(signal)),
-        () = limit => Ok(Outcome::TimeOver),
+        done = work => done.map(|()| None),
+        signal = signals.first() => Ok(Some(Outcome::Interrupted(signal))),
+        () = limit => Ok(Some(Outcome::TimeOver)),
     }
 }
 
@@ -164,7 +265,7 @@ pub(crate) async fn unfinished(runtime: &Runtime, id: &Id, is_workflow: bool) ->
         print::note(&if runtime.is_embedded() {
             format!("{id} has not ended; its state is kept: gleitzeit resume {id}")
         } else {
-            format!("{id} has not ended and goes on: gleitzeit result --wait {id}")
+            format!("{id} has not ended and goes on: gleitzeit watch {id}")
         });
     }
     Ok(without_result(&key, name, is_workflow))

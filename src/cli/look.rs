@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use super::args;
 use super::follow::{self, Outcome};
+use super::graph;
 use super::print;
-use super::progress::task_line;
 use super::run::seconds;
+use super::screen;
 use super::signals::Signals;
 use crate::client::{self, Ended, Reader};
 use crate::config::Config;
@@ -31,7 +32,7 @@ pub(crate) async fn status(config: Config, args: args::Status, json: bool) -> Re
     state.close().await;
     match (workflow, task) {
         (Some(workflow), _) if json => print::json(&workflow_json(&workflow)),
-        (Some(workflow), _) => print_workflow(&workflow),
+        (Some(workflow), _) => print::bytes(graph::draw(&workflow, &screen::stdout(args.all)).as_bytes()),
         (None, Some(task)) if json => print::json(&task_json(&task)),
         (None, Some(task)) => print_task(&task),
         (None, None) => return Err(unknown(&args.id)),
@@ -209,44 +210,30 @@ fn read_keys(ids: &[String]) -> Result<Vec<TaskKey>, Error> {
     Ok(keys)
 }
 
-fn unknown(id: &str) -> Error {
+pub(super) fn unknown(id: &str) -> Error {
     let code = if id.contains('/') { Code::TaskNotFound } else { Code::WorkflowNotFound };
     Error::new(code, format!("nothing is known of {id}: never seen here, or its record has expired"))
 }
 
-fn print_workflow(workflow: &WorkflowRecord) {
-    let done = workflow.tasks.iter().filter(|task| task.state.is_ended()).count();
-    let head = format!(
-        "{}  {}  {:?}  {done}/{} ended",
-        workflow.id,
-        workflow.state,
-        workflow.name,
-        workflow.tasks.len()
-    );
-    print::line(&head);
-    for task in &workflow.tasks {
-        let mut line = format!("  {}", task_line(task));
-        if !task.dependencies.is_empty() {
-            let names: Vec<&str> = task.dependencies.iter().map(Id::as_str).take(8).collect();
-            line.push_str(&format!("  ◂ {}", names.join(", ")));
-        }
-        print::line(&line);
-    }
-}
-
 fn print_task(task: &TaskRecord) {
-    print::line(&format!("{}  {}", task.head.key, task_line(task)));
+    print::line(&format!("{}  {}", task.head.key, graph::task_line(task, &screen::stdout(true))));
     for entry in &task.history {
         let entry: Value = serde_json::from_str(entry).unwrap_or_default();
         let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
         let attempt = entry.get("attempt").map(Value::to_string).unwrap_or_default();
-        print::line(&format!(
-            "  attempt {attempt}: {} {} by {} at {}",
+        let mut line = format!(
+            "  attempt {attempt}: {} by {} from {} to {}",
             text("status"),
-            text("code"),
             text("worker_id"),
+            text("started_at"),
             text("ended_at")
-        ));
+        );
+        if let Some(error) = entry.get("error").filter(|error| !error.is_null()) {
+            let name = error.get("name").and_then(Value::as_str).unwrap_or_default();
+            let message = error.get("message").unwrap_or(&Value::Null);
+            line.push_str(&format!(": [{name}] {}", print::brief(message, 200)));
+        }
+        print::line(&line);
     }
 }
 
@@ -266,7 +253,9 @@ fn task_json(task: &TaskRecord) -> Value {
         "started_at": task.started_at,
         "ended_at": task.ended_at,
         "due": task.due,
-        "dependencies": task.dependencies,
+        "dependencies": task.dependencies.iter().map(|(id, _)| id).collect::<Vec<_>>(),
+        "parent": task.parent,
+        "tolerated": task.tolerated,
         "history": history,
     })
 }

@@ -1,15 +1,22 @@
 //! The command line: arguments to work, work to output and exit codes.
 
 mod args;
+mod batch;
 mod bench;
 mod call;
 mod describe;
 mod follow;
+mod graph;
+mod live;
+mod load;
 mod look;
+mod output;
 mod print;
-mod progress;
+mod retry;
 mod run;
+mod screen;
 mod signals;
+mod watch;
 mod work;
 
 use clap::{CommandFactory, Parser};
@@ -83,13 +90,17 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Run(args) => run::run(config, args, json).await,
         Command::Call(args) => call::call(config, args, json).await,
         Command::Exec(args) => call::exec(config, args, json).await,
+        Command::Batch(args) => batch::batch(config, args, json).await,
         Command::Submit(args) => run::submit(config, args, json).await,
         Command::Worker(_) => work::worker(config, json).await,
         Command::Status(args) => look::status(config, args, json).await,
+        Command::Watch(args) => watch::watch(config, args, json).await,
         Command::Result(args) => look::result(config, args, json).await,
         Command::List(args) => look::list(config, args, json).await,
         Command::Cancel(args) => look::cancel(config, args, json).await,
+        Command::Retry(args) => retry::retry(config, args, json).await,
         Command::Resume(args) => work::resume(config, args, json).await,
+        Command::Graph(args) => run::graph(&config, &args, json),
         Command::Protocol(command) => describe::protocol(&config, command, json),
         Command::Schema(args) => describe::schema(&args),
         Command::Topology(command) => describe::topology(config, command, json).await,

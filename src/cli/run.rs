@@ -1,43 +1,45 @@
 //! `run` and `submit`: workflow files.
 
 use serde_json::Value;
-use std::path::Path;
 use std::time::Duration;
 
 use super::args;
 use super::follow::{self, Outcome};
+use super::graph;
+use super::live::Live;
+use super::load;
+use super::output::{self, Shape};
 use super::print;
-use super::progress::Progress;
 use super::signals::Signals;
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
-use crate::core::protocol::Protocols;
-use crate::core::workflow::{self, Format, Refused, Workflow};
+use crate::core::workflow::Workflow;
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
 
 /// `gleitzeit run FILE`
 pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u8, Error> {
+    let shape = args.output.as_deref().map(Shape::of_new).transpose()?;
     let protocols = Runtime::protocols(&config)?;
-    let (document, workflow) = load(&args.file, &protocols)?;
+    let (document, workflow) = load::workflow(&args.source, &protocols)?;
     let id = workflow_id(args.id.as_deref(), &workflow)?;
     let timeout = seconds(args.timeout)?;
     let runtime = Runtime::open(config.clone(), Role::Client, Some(&id)).await?;
     let signals = Signals::listen();
     mention_unfinished(&runtime, &id).await;
-    let shown = Progress::new(&workflow.name, workflow.tasks.len());
+    let key = TaskKey::alone(id.clone());
     let outcome = follow::with_worker(&runtime, async {
         runtime.client().submit_workflow(&document, &id).await?;
         print::note(&format!("workflow {:?} is {id}", workflow.name));
-        follow::workflow(&runtime, &signals, &id, shown, timeout).await
+        follow::to_end(&runtime.store, &signals, &key, Live::new(), timeout).await
     })
     .await;
     let code = match outcome? {
         Outcome::Ended(ended) => {
-            let document = follow::document(&ended, &TaskKey::alone(id));
-            if let Some(path) = &args.output {
-                write_output(path, &document)?;
+            let document = follow::document(&ended, &key);
+            if let (Some(path), Some(shape)) = (&args.output, shape) {
+                output::write(path, &whole_text(shape, &document))?;
             }
             show(&document, json);
             follow::exit_code(&ended)
@@ -69,7 +71,7 @@ async fn show_unfinished(runtime: &Runtime, id: &Id, json: bool) -> Result<(), E
 /// `gleitzeit submit FILE`
 pub(crate) async fn submit(config: Config, args: args::Submit, json: bool) -> Result<u8, Error> {
     let protocols = Runtime::protocols(&config)?;
-    let (document, workflow) = load(&args.file, &protocols)?;
+    let (document, workflow) = load::workflow(&args.source, &protocols)?;
     let id = workflow_id(args.id.as_deref(), &workflow)?;
     let runtime = Runtime::open(config, Role::Client, None).await?;
     runtime.client().submit_workflow(&document, &id).await?;
@@ -85,27 +87,20 @@ pub(crate) async fn submit(config: Config, args: args::Submit, json: bool) -> Re
     Ok(0)
 }
 
-/// Reads and checks a workflow file; warnings go to stderr.
-fn load(path: &Path, protocols: &Protocols) -> Result<(Value, Workflow), Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::new(Code::FileUnreadable, format!("cannot read {}: {error}", path.display()))
-    })?;
-    let Some(format) = Format::of_file(&path.to_string_lossy()) else {
-        let text = format!("{}: a workflow file ends in .yaml, .yml or .json", path.display());
-        return Err(Error::new(Code::InvalidRequest, text));
+/// `gleitzeit graph FILE`
+pub(crate) fn graph(config: &Config, args: &args::Graph, json: bool) -> Result<u8, Error> {
+    let protocols = Runtime::protocols(config)?;
+    let (_, workflow) = load::workflow(&args.source, &protocols)?;
+    let (format, text) = match args.format {
+        args::Picture::Mermaid => ("mermaid", graph::mermaid(&workflow)),
+        args::Picture::Dot => ("dot", graph::dot(&workflow)),
     };
-    let refused = |refused: Refused| {
-        let failure = refused.located(&text, format).failure();
-        let failure = failure.with("file", path.display().to_string());
-        let message = format!("{}: {}", path.display(), failure.message);
-        Error { code: failure.code, message, details: failure.details }
-    };
-    let document = workflow::load(&text, format).map_err(refused)?;
-    let workflow = Workflow::read(document.clone(), protocols).map_err(refused)?;
-    for warning in &workflow.warnings {
-        print::note(&format!("warning: {}: {warning}", path.display()));
+    if json {
+        print::json(&serde_json::json!({"name": workflow.name, "format": format, "graph": text}));
+    } else {
+        print::bytes(text.as_bytes());
     }
-    Ok((document, workflow))
+    Ok(0)
 }
 
 /// The id of this run: the flag's, else that of the file's idempotency key, else a new one. An `id` in the
@@ -118,11 +113,11 @@ fn workflow_id(flag: Option<&str>, workflow: &Workflow) -> Result<Id, Error> {
     }
 }
 
-fn write_output(path: &Path, document: &Value) -> Result<(), Error> {
-    let text = serde_json::to_string_pretty(document).unwrap_or_default() + "\n";
-    std::fs::write(path, text).map_err(|error| {
-        Error::new(Code::FileUnreadable, format!("cannot write {}: {error}", path.display()))
-    })
+/// The text of `--output`.
+fn whole_text(shape: Shape, document: &Value) -> String {
+    let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let facts = ["workflow_id", "status", "created_at", "ended_at"].map(|key| (key, text(key)));
+    shape.text(&text("name"), &facts, &output::rows(document), document)
 }
 
 /// The results for a person, or the document for a program.
@@ -137,18 +132,13 @@ pub(crate) fn show(document: &Value, json: bool) {
         let error = task.get("error").filter(|error| !error.is_null());
         let shown = match error {
             Some(error) => format!("[{}] {}", text(error, "name"), text(error, "message")),
-            None => print::brief(main_value(task.get("result").unwrap_or(&Value::Null)), 200),
+            None => print::brief(output::main_value(task.get("result").unwrap_or(&Value::Null)), 200),
         };
         print::line(&format!("{}: {shown}", text(task, "id")));
     }
     let done = tasks.iter().filter(|task| text(task, "status") == "completed").count();
     let status = text(document, "status");
     print::note(&format!("{status}: {done} of {} tasks completed", tasks.len()));
-}
-
-/// What a person wants to see of a result: the value of Python code or of a tool, not the keys around it.
-fn main_value(result: &Value) -> &Value {
-    result.get("result").or_else(|| result.get("response")).unwrap_or(result)
 }
 
 /// Says which embedded runs were interrupted, so that nobody forgets them.

@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::args;
 use super::follow::{self, Outcome};
+use super::live::Live;
 use super::print;
-use super::progress::Progress;
 use super::run::seconds;
 use super::signals::Signals;
 use crate::client::Ended;
@@ -106,14 +106,7 @@ async fn all(
             continue;
         }
         let left = deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
-        let workflow = runtime.store.workflow(id).await?;
-        let outcome = match &workflow {
-            Some(workflow) => {
-                let shown = Progress::new(&workflow.name, workflow.tasks.len());
-                follow::workflow(runtime, signals, id, shown, left).await?
-            }
-            None => follow::end(&reader, signals, &key, left).await?,
-        };
+        let outcome = follow::to_end(&runtime.store, signals, &key, Live::new(), left).await?;
         ends.push(match outcome {
             Outcome::Ended(ended) => {
                 worst = worst.max(follow::exit_code(&ended));

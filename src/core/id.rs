@@ -60,11 +60,27 @@ impl Id {
         Id::from_uuid(Uuid::new_v5(&namespace, key.as_bytes()))
     }
 
+    /// The id of a task that this one makes: `ID.NAME`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] if it gets too long, or the name has other characters than an id.
+    pub fn child(&self, name: &str) -> Result<Id, InvalidId> {
+        Id::parse(&format!("{}.{name}", self.0))
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// A short text that stands for these bytes (UUIDv5): the same bytes always have the same one. To notice
+/// mistakes, not forgery.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, b"gleitzeit:digest");
+    Uuid::new_v5(&namespace, bytes).simple().to_string()
 }
 
 impl fmt::Display for Id {

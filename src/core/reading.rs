@@ -5,6 +5,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::clock::Timestamp;
@@ -17,6 +18,9 @@ use super::violation::{Path, Violation, Violations};
 /// The longest duration that is read, in seconds: 10 years.
 pub(crate) const SECONDS_MAX: f64 = 10.0 * 366.0 * 24.0 * 3600.0;
 
+/// The highest bound of tasks that run at once; a higher one would bound nothing.
+pub(crate) const PARALLEL_MAX: u32 = 100_000;
+
 /// Most warnings about one input; what is beyond is dropped.
 const WARNINGS_MAX: usize = 100;
 
@@ -25,6 +29,8 @@ const WARNINGS_MAX: usize = 100;
 pub(crate) struct Reading {
     pub(crate) violations: Violations,
     pub(crate) warnings: Vec<String>,
+    /// Whether a key that is not known is a violation instead of a warning.
+    pub(crate) refuses_unknown: bool,
 }
 
 impl Reading {
@@ -80,6 +86,16 @@ impl Reading {
             self.mismatch(path, value, "true or false");
         }
         value.as_bool()
+    }
+
+    /// How many tasks may run at once.
+    pub(crate) fn parallel(&mut self, path: &Path<'_>, value: &Value) -> Option<NonZeroU32> {
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).and_then(NonZeroU32::new);
+        let number = number.filter(|number| number.get() <= PARALLEL_MAX);
+        if number.is_none() {
+            self.mismatch(path, value, format!("a whole number, 1 to {PARALLEL_MAX}"));
+        }
+        number
     }
 
     /// A duration in seconds, above 0, at most `max`.
@@ -151,13 +167,16 @@ impl Reading {
         Some(data)
     }
 
-    /// Notes a key that is not known; it is ignored, not refused.
+    /// Notes a key that is not known. It is ignored, unless unknown keys are to be refused.
     pub(crate) fn warn_unknown<'k>(&mut self, path: &Path<'_>, known: impl IntoIterator<Item = &'k str>) {
         let key = match path {
             Path::Root(key) | Path::Key(_, key) => *key,
             Path::Index(_, _) => "",
         };
         let hint = did_you_mean(key, known);
+        if self.refuses_unknown {
+            return self.refuse(path, format!("unknown key{hint}"), "known keys only");
+        }
         self.warn(format!("unknown key {path}{hint}"));
     }
 }

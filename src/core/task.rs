@@ -12,6 +12,7 @@ use super::protocol::{ProtocolId, is_method_name};
 use super::reading::{Reading, SECONDS_MAX};
 use super::requirements::{EXECUTION_TIMEOUT_MAX_SECONDS, ResourceRequirements, SecurityRequirements};
 use super::retry::RetryPolicy;
+use super::template::{self, Reference, Source, Unresolved, references};
 use super::violation::Path;
 
 /// The longest name of a task or workflow, in characters.
@@ -111,9 +112,57 @@ impl Spec {
     /// No reference may stand there: text of others must not become code.
     #[must_use]
     pub fn is_code(&self, place: &str) -> bool {
-        // Both of python's methods take `code` first.
-        self.protocol.name() == "python" && (place == "params.code" || place == "params[0]")
+        is_code(self.protocol.name(), place)
     }
+
+    /// Whether it runs a workflow of its own, whose document is the parameter `workflow`.
+    #[must_use]
+    pub fn is_workflow(&self) -> bool {
+        self.protocol.name() == WORKFLOW && self.method == "run"
+    }
+
+    /// The references in its parameters. Those inside a nested workflow belong to that.
+    #[must_use]
+    pub fn references(&self) -> Vec<Reference> {
+        match &self.params {
+            Value::Object(params) if self.is_workflow() => {
+                let own = params.iter().filter(|(key, _)| *key != WORKFLOW);
+                own.flat_map(|(key, value)| references(value, &format!("params.{key}"))).collect()
+            }
+            params => references(params, "params"),
+        }
+    }
+
+    /// Its parameters with every reference replaced but those inside a nested workflow; see
+    /// [`template::fill`].
+    ///
+    /// # Errors
+    /// Everything that could not be replaced.
+    pub fn fill<'a>(
+        &self,
+        source: &dyn Fn(&str) -> Option<Source<'a>>,
+        bytes_max: usize,
+    ) -> Result<Value, Vec<Unresolved>> {
+        let mut params = self.params.clone();
+        let inner = match &mut params {
+            Value::Object(params) if self.is_workflow() => params.get_mut(WORKFLOW).map(std::mem::take),
+            _ => None,
+        };
+        let mut filled = template::fill(params, "params", source, bytes_max)?;
+        if let (Some(inner), Some(place)) = (inner, filled.get_mut(WORKFLOW)) {
+            *place = inner;
+        }
+        Ok(filled)
+    }
+}
+
+/// The protocol of nested workflows, and the parameter that holds one.
+pub(crate) const WORKFLOW: &str = "workflow";
+
+/// Whether that place in the parameters of a method of the protocol holds source code.
+pub(crate) fn is_code(protocol: &str, place: &str) -> bool {
+    // Both of python's methods take `code` first.
+    protocol == "python" && (place == "params.code" || place == "params[0]")
 }
 
 /// Where a task is read from.

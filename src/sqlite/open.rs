@@ -1,5 +1,6 @@
 //! Opening the file: folder, rights, whose file it is, pragmas, migrations.
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -38,6 +39,10 @@ pub(super) fn open(location: &Location, durability: Durability) -> Result<Connec
     };
     let mut connection = opened.map_err(|error| unusable(error.to_string()))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Else SQLite plans a statement anew for each value that is bound to it, which costs more than running it.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map_err(|error| unusable(error.to_string()))?;
     prepare(&mut connection, location, durability).map_err(|problem| match problem {
         Problem::Sqlite(error) => unusable(describe(&error)),
         Problem::Ours(reason) => unusable(reason),

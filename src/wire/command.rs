@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! {"type": "cancel", "id": "w1"}
+//! {"type": "retry", "id": "w1", "by": "0192..."}
+//! {"type": "timeout", "id": "w1", "run": 1}          ours: sent with the workflow's timeout as its delay
 //! ```
 
 use bytes::Bytes;
@@ -24,17 +26,34 @@ pub enum Command {
         /// The task or workflow.
         id: Id,
     },
+    /// Runs what did not complete of an ended task or workflow again, and what depends on that.
+    Retry {
+        /// The task or workflow.
+        id: Id,
+        /// Names this request, so that a redelivery is known as one; `None` until the first worker names it.
+        by: Option<Id>,
+    },
+    /// The workflow's time is over.
+    Timeout {
+        /// The workflow.
+        id: Id,
+        /// The run that it is for, from 1; each retry begins a new one.
+        run: u32,
+    },
 }
 
 impl Command {
     /// The types of messages that are commands.
-    pub const TYPES: [&'static str; 1] = ["cancel"];
+    pub const TYPES: [&'static str; 3] = ["cancel", "retry", "timeout"];
 
     /// The body of the command's message.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let body = match self {
-            Command::Cancel { id } => json!({"type": "cancel", "id": id.as_str()}),
+            Command::Cancel { id } => json!({"type": "cancel", "id": id}),
+            Command::Retry { id, by: Some(by) } => json!({"type": "retry", "id": id, "by": by}),
+            Command::Retry { id, by: None } => json!({"type": "retry", "id": id}),
+            Command::Timeout { id, run } => json!({"type": "timeout", "id": id, "run": run}),
         };
         Bytes::from(body.to_string())
     }
@@ -43,23 +62,25 @@ impl Command {
     #[must_use]
     pub fn id(&self) -> &Id {
         match self {
-            Command::Cancel { id } => id,
+            Command::Cancel { id } | Command::Retry { id, .. } | Command::Timeout { id, .. } => id,
         }
     }
 
     /// Reads the members of a command's message. A command is acted on as a whole or not at all, so unlike
     /// in a task an unknown key is refused.
     pub(super) fn read(kind: &str, members: &Map<String, Value>) -> Result<Command, Failure> {
-        if !Command::TYPES.contains(&kind) {
-            let shown: String = kind.chars().take(64).collect();
-            let hint = did_you_mean(kind, Command::TYPES.into_iter().chain(["workflow"]));
-            let known = Command::TYPES.join(", ");
-            let message = format!("unknown message type {shown:?}{hint}; known: workflow, {known}");
-            return Err(Failure::new(Code::InvalidRequest, message));
-        }
+        let own: &[&str] = match kind {
+            "cancel" => &[],
+            "retry" => &["by"],
+            "timeout" => &["run"],
+            _ => return Err(unknown(kind)),
+        };
         let mut reading = Reading::default();
-        for key in members.keys().filter(|key| !["type", "v", "id"].contains(&key.as_str())) {
-            reading.refuse(&Path::Root(key), "is not known", "type, v and id");
+        for key in members.keys().map(String::as_str) {
+            if !["type", "v", "id"].contains(&key) && !own.contains(&key) {
+                let known = ["type", "v", "id"].iter().chain(own).copied().collect::<Vec<_>>().join(", ");
+                reading.refuse(&Path::Root(key), "is not known", known);
+            }
         }
         let id = match members.get("id") {
             Some(value) => reading.id(&Path::Root("id"), value),
@@ -71,10 +92,64 @@ impl Command {
         if let Some(v) = members.get("v") {
             super::check_version(v, &mut reading);
         }
-        let violations = reading.violations.into_vec();
-        match id {
-            Some(id) if violations.is_empty() => Ok(Command::Cancel { id }),
-            Some(_) | None => Err(reading::failure(Code::InvalidRequest, "the command", &violations)),
+        let by = members.get("by").and_then(|value| reading.id(&Path::Root("by"), value));
+        let run = members.get("run").and_then(Value::as_u64).and_then(|run| u32::try_from(run).ok());
+        if kind == "timeout" && run.is_none() {
+            reading.refuse(
+                &Path::Root("run"),
+                "is missing or no number",
+                "which run of the workflow, from 1",
+            );
         }
+        let violations = reading.violations.into_vec();
+        match (kind, id, run) {
+            (_, _, _) if !violations.is_empty() => {}
+            ("cancel", Some(id), _) => return Ok(Command::Cancel { id }),
+            ("retry", Some(id), _) => return Ok(Command::Retry { id, by }),
+            ("timeout", Some(id), Some(run)) => return Ok(Command::Timeout { id, run }),
+            (_, _, _) => {}
+        }
+        Err(reading::failure(Code::InvalidRequest, "the command", &violations))
+    }
+}
+
+fn unknown(kind: &str) -> Failure {
+    let shown: String = kind.chars().take(64).collect();
+    let hint = did_you_mean(kind, Command::TYPES.into_iter().chain(["workflow"]));
+    let known = Command::TYPES.join(", ");
+    let message = format!("unknown message type {shown:?}{hint}; known: workflow, {known}");
+    Failure::new(Code::InvalidRequest, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_read_back_what_they_wrote() {
+        let id = |text| Id::parse(text).expect("valid");
+        for command in [
+            Command::Cancel { id: id("w") },
+            Command::Retry { id: id("w"), by: None },
+            Command::Retry { id: id("w"), by: Some(id("r")) },
+            Command::Timeout { id: id("w"), run: 2 },
+        ] {
+            let members: Map<String, Value> = serde_json::from_slice(&command.encode()).expect("JSON");
+            let kind = members["type"].as_str().expect("text").to_owned();
+            assert_eq!(Command::read(&kind, &members), Ok(command));
+        }
+    }
+
+    #[test]
+    fn a_command_with_something_unknown_or_missing_is_refused_whole() {
+        let read = |value: Value| {
+            let members = value.as_object().expect("an object").clone();
+            let kind = members["type"].as_str().expect("text").to_owned();
+            Command::read(&kind, &members).expect_err("refused").message
+        };
+        assert!(read(json!({"type": "retry", "id": "w", "force": true})).contains("force"));
+        assert!(read(json!({"type": "cancel", "id": "w", "by": "x"})).contains("by"));
+        assert!(read(json!({"type": "timeout", "id": "w"})).contains("run"));
+        assert!(read(json!({"type": "timeout", "id": "w", "run": -1})).contains("run"));
     }
 }

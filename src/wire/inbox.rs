@@ -88,6 +88,7 @@ mod tests {
 
     use super::*;
     use crate::core::code::Code;
+    use crate::core::workflow::{Dependency, OnFailure};
     use crate::wire::task::{TASK_BYTES_MAX, Task};
 
     fn decoded(body: &Value, properties: &Properties) -> Result<Decoded, Box<Refused>> {
@@ -170,7 +171,8 @@ mod tests {
         let planned = workflow::plan(&message, &id).expect("a plan");
         let [a, b] = planned.as_slice() else { panic!("two tasks") };
         assert_eq!((a.priority, b.priority), (7, 4));
-        assert_eq!((a.dependencies.as_slice(), b.dependencies.as_slice()), (&[][..], &[0][..]));
+        let edge = Dependency { on: 0, on_failure: OnFailure::Fail };
+        assert_eq!((a.dependencies.as_slice(), b.dependencies.as_slice()), (&[][..], &[edge][..]));
         assert_eq!((a.head.key.to_string().as_str(), a.head.name.as_str()), ("w/a", "A"));
         let body = r#"{"id":"a","workflow":"w","name":"A","protocol":"echo/v1","method":"echo","params":{"message":1.50},"priority":7,"later":true}"#;
         assert_eq!(a.body, body.replace("1.50", "1.5"));

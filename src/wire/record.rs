@@ -148,6 +148,24 @@ pub fn cancelled(now: Timestamp) -> String {
     Ending::unrun(TaskState::Cancelled, Some(failure), now).close()
 }
 
+/// The ending, ready to append to a head, of a task that is skipped because its dependency [`DEPENDENCY_MARK`]
+/// did not complete. Stores replace the mark by an [`Id`], which needs no escaping.
+#[must_use]
+pub fn skipped(now: Timestamp) -> String {
+    let mut ending = Ending::unrun(TaskState::Skipped, None, now);
+    let reason = format!("task '{DEPENDENCY_MARK}', which this task depends on, did not complete");
+    ending.metadata.insert("reason".to_owned(), reason.into());
+    ending.close()
+}
+
+/// The ending, ready to append to a head, of a task that was open when its workflow's time was over.
+#[must_use]
+pub fn timed_out(now: Timestamp) -> String {
+    use crate::core::code::Code;
+    let failure = Failure::new(Code::TaskCancelled, "the workflow's time was over");
+    Ending::unrun(TaskState::Cancelled, Some(failure), now).close()
+}
+
 /// The history's entry of an attempt that ended with the death of its worker: a JSON object on one line.
 /// The arguments are texts so that a store may put marks in their place, and need no escaping.
 #[must_use]
@@ -192,6 +210,13 @@ pub fn workflow_failure(state: WorkflowState) -> Option<Failure> {
         }
         WorkflowState::Accepted | WorkflowState::Running | WorkflowState::Completed => None,
     }
+}
+
+/// Why a workflow has failed that took longer than it may.
+#[must_use]
+pub fn workflow_timed_out() -> Failure {
+    use crate::core::code::Code;
+    Failure::new(Code::WorkflowTimeout, "the workflow took longer than its timeout")
 }
 
 /// What a workflow's document starts with: `{"workflow_id":"w","name":"W"`.

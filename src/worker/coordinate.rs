@@ -1,23 +1,29 @@
-//! Workflows and commands: what changes state without being a task.
+//! Workflows: taken in, their time kept, refused.
 
-use bytes::Bytes;
-use serde_json::{Value, json};
+use std::time::Duration;
+
+use serde_json::json;
 
 use super::Shared;
 use super::execute::settle;
 use super::patience::{Stop, insist};
-use super::publish::{Past, again};
-use crate::broker::Delivery;
+use super::publish::{HEADER_ROOT, Past, again};
+use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::id::{Id, TaskKey};
-use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{Cancelled, Created, Message, Plan, PlannedTask};
-use crate::topology::Address;
+use crate::core::id::Id;
+use crate::core::state::WorkflowState;
+use crate::core::workflow::{Dependency, OnFailure};
+use crate::store::{Created, Edge, Message, Otherwise, Plan, PlannedTask};
+use crate::topology::{Address, Queue};
 use crate::wire::command::Command;
 use crate::wire::event::Event;
 use crate::wire::inbox::{self, Decoded, Refused};
-use crate::wire::workflow;
+use crate::wire::task::Reply;
+use crate::wire::workflow::{self, Planned};
+
+/// The first run of a workflow; retries count on from it.
+const FIRST_RUN: u32 = 1;
 
 impl Shared {
     /// Brings one delivery of the workflows queue to its end and settles it.
@@ -35,14 +41,7 @@ impl Shared {
         }
     }
 
-    /// Carries a command out. A repeat changes nothing.
-    pub(super) async fn command(&self, command: &Command) -> Result<(), Stop> {
-        match command {
-            Command::Cancel { id } => self.cancel(id).await,
-        }
-    }
-
-    /// Takes a workflow in: record, publish its roots.
+    /// Takes a workflow in: record, publish its roots and its timeout.
     async fn create(&self, delivery: &Delivery, message: workflow::Message) -> Result<(), Stop> {
         let Some(id) = message.workflow.id.clone() else {
             // Published again under an id of its own, so that a redelivery is recognised as the same workflow.
@@ -60,83 +59,59 @@ impl Shared {
             }
         };
         let create = || self.parts.store.create(&plan, self.parts.clock.now());
-        match insist(&self.abort, "create", create).await? {
-            Created::Running(released) => {
-                tracing::info!(workflow = %id, name = %plan.name, tasks = plan.tasks.len(), "workflow taken in");
-                self.publish_released(released).await?;
-                let (name, tasks) = (plan.name.clone(), plan.tasks.len());
-                self.tell(&Event::WorkflowStarted { id, name, tasks });
-                Ok(())
-            }
-            Created::Over(state) => {
-                tracing::debug!(workflow = %id, %state, "the workflow is over already");
-                Ok(())
-            }
+        let Created { state, released, differs } = insist(&self.abort, "create", create).await?;
+        if differs {
+            tracing::warn!(workflow = %id, "another workflow came first under the same idempotency key; this one is not run");
         }
+        if state != WorkflowState::Running {
+            tracing::debug!(workflow = %id, %state, "the workflow is over already");
+            return self.answer_again(&id, message.reply.as_ref()).await;
+        }
+        tracing::info!(workflow = %id, name = %plan.name, tasks = plan.tasks.len(), "workflow taken in");
+        self.publish_released(released).await?;
+        self.publish_timeout(&id, FIRST_RUN, plan.timeout).await?;
+        let (name, tasks) = (plan.name.clone(), plan.tasks.len());
+        self.tell(&Event::WorkflowStarted { id, name, tasks });
+        Ok(())
+    }
+
+    /// Whoever asks for what has ended already gets the same answer.
+    pub(super) async fn answer_again(&self, id: &Id, reply: Option<&Reply>) -> Result<(), Stop> {
+        let Some(reply) = reply else { return Ok(()) };
+        match insist(&self.abort, "outcome", || self.parts.store.outcome(id)).await? {
+            Some(document) => self.reply_to(reply, Some(id.to_string()), document).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The message that ends the workflow when its time is over, if it has a timeout.
+    pub(super) async fn publish_timeout(
+        &self,
+        id: &Id,
+        run: u32,
+        timeout: Option<Duration>,
+    ) -> Result<(), Stop> {
+        let Some(timeout) = timeout else { return Ok(()) };
+        let body = Command::Timeout { id: id.clone(), run }.encode();
+        let headers = [(HEADER_ROOT.to_owned(), id.to_string())].into();
+        let properties = Properties { headers, ..Properties::default() };
+        let target = Target::Queue(Queue::Workflows);
+        self.publish(vec![Outgoing { target, body, properties, delay: Some(timeout) }]).await
     }
 
     /// What the store takes in.
     fn plan(&self, message: &workflow::Message, id: &Id) -> Result<Plan, Failure> {
-        let planned = workflow::plan(message, id)?;
-        let mut tasks = Vec::with_capacity(planned.len());
-        for task in planned {
-            let address = Address::parse(&task.protocol.routing())
-                .map_err(|error| Failure::new(Code::ProtocolNotFound, error.to_string()))?;
-            let message = Message { address, priority: task.priority, body: task.body };
-            tasks.push(PlannedTask { head: task.head, message, dependencies: task.dependencies });
-        }
         Ok(Plan {
             id: id.clone(),
             name: message.workflow.name.clone(),
-            tasks,
+            tasks: planned_tasks(workflow::plan(message, id)?)?,
+            max_parallel: message.workflow.max_parallel,
+            timeout: message.workflow.timeout,
+            reply: message.reply.as_ref().map(Reply::encode),
+            digest: message.digest.clone(),
             result_ttl: message.workflow.result_ttl.unwrap_or(self.settings.result_ttl),
             refused: None,
         })
-    }
-
-    /// Ends a task or workflow on request: record, then tell whoever runs a part of it.
-    async fn cancel(&self, id: &Id) -> Result<(), Stop> {
-        let cancel = || self.parts.store.cancel(id, self.parts.clock.now());
-        match insist(&self.abort, "cancel", cancel).await? {
-            Cancelled::Done { running } => {
-                tracing::info!(%id, running = running.len(), "cancelled");
-                let alone = TaskKey::alone(id.clone());
-                let task = insist(&self.abort, "task", || self.parts.store.task(&alone)).await?;
-                self.tell(&match task {
-                    Some(_) => Event::TaskEnded { key: alone, state: TaskState::Cancelled },
-                    None => Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Cancelled },
-                });
-                if running.is_empty() {
-                    return Ok(());
-                }
-                let body: Bytes = json!({"type": "cancel", "id": id}).to_string().into();
-                insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
-            }
-            Cancelled::Over(state) => {
-                tracing::debug!(%id, state, "nothing to cancel");
-                Ok(())
-            }
-            Cancelled::Marked => {
-                tracing::info!(%id, "cancelled before it was seen; it will be refused when it comes");
-                Ok(())
-            }
-        }
-    }
-
-    /// A broadcast: the state is already recorded, this only saves work.
-    pub(super) fn control(&self, body: &[u8]) {
-        let message: Option<Value> = serde_json::from_slice(body).ok();
-        let field = |name: &str| message.as_ref().and_then(|m| m.get(name)).and_then(Value::as_str);
-        let id = field("id").and_then(|id| Id::parse(id).ok());
-        match (field("type"), id) {
-            (Some("cancel"), Some(id)) => {
-                let hit = self.running.cancel(&id);
-                if hit > 0 {
-                    tracing::info!(%id, tasks = hit, "cancelling what runs here");
-                }
-            }
-            _ => tracing::debug!("a broadcast of an unknown kind is ignored"),
-        }
     }
 
     /// A workflow that cannot be taken in ends with the reason where its id is known, and as a dead letter.
@@ -144,7 +119,7 @@ impl Shared {
         let Refused { id, name, reply, failure } = refused;
         if let Some(id) = id {
             let result_ttl = self.settings.result_ttl;
-            let plan = Plan { id, name, tasks: Vec::new(), result_ttl, refused: Some(failure.clone()) };
+            let plan = Plan::refused(id, name, failure.clone(), result_ttl);
             insist(&self.abort, "create", || self.parts.store.create(&plan, self.parts.clock.now())).await?;
         }
         if let Some(reply) = &reply {
@@ -152,5 +127,32 @@ impl Shared {
             self.reply_to(reply, delivery.properties.message_id.clone(), body.into()).await?;
         }
         self.bury(delivery, None, &failure, Past::default()).await
+    }
+}
+
+/// Tasks as the store takes them in.
+pub(super) fn planned_tasks(planned: Vec<Planned>) -> Result<Vec<PlannedTask>, Failure> {
+    let mut tasks = Vec::with_capacity(planned.len());
+    for Planned { head, protocol, priority, body, dependencies, tolerated } in planned {
+        let address = Address::parse(&protocol.routing())
+            .map_err(|error| Failure::new(Code::ProtocolNotFound, error.to_string()))?;
+        let edge = |one: Dependency| Edge { on: one.on, otherwise: otherwise(&one.on_failure) };
+        let dependencies = dependencies.into_iter().map(edge).collect();
+        tasks.push(PlannedTask {
+            head,
+            message: Message { address, priority, body },
+            dependencies,
+            tolerated,
+        });
+    }
+    Ok(tasks)
+}
+
+/// What the store needs to know of it: the values that stand in for a result travel in the messages.
+fn otherwise(on_failure: &OnFailure) -> Otherwise {
+    match on_failure {
+        OnFailure::Fail => Otherwise::Fail,
+        OnFailure::Skip => Otherwise::Skip,
+        OnFailure::Continue | OnFailure::Default(_) => Otherwise::Continue,
     }
 }

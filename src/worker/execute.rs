@@ -7,10 +7,12 @@
 //! publish is repeated. Nothing is settled before what it caused is confirmed.
 
 use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::expand::Kind;
 use super::lease::{Run, Taken};
 use super::outcome::{Attempt, Verdict};
 use super::patience::{Stop, insist};
@@ -18,13 +20,15 @@ use super::publish::{Past, again, document, message_of};
 use super::session::BEAT_TTL;
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Settlement};
 use crate::core::code::Code;
+use crate::core::condition::Condition;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::{Leniency, LookupError, ProtocolId};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::core::violation::Violation;
+use crate::core::workflow::Workflow;
 use crate::provider::{Answer, CallCx};
-use crate::store::{Claimed, Fence, Finished};
+use crate::store::{Claimed, Fence, Finished, Released};
 use crate::topology::{Queue, unrouted};
 use crate::wire::event::Event;
 use crate::wire::inbox;
@@ -69,12 +73,12 @@ impl Shared {
         let Some(_entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, None).await;
         };
-        let run = match self.lease(&head, task.attempt, task.needs()).await? {
+        let run = match self.lease(&head, task.attempt, task.needs(), task::digest(&task)).await? {
             Taken::Run(run) => run,
             Taken::Held(fence) => return self.publish_held(delivery, &task, Some(fence)).await,
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
-        let attempt = self.attempt(&task, &head, &run, cancel).await;
+        let attempt = self.attempt(&task, &head, &run, cancel).await?;
         let verdict = self.judge(&task, &run, attempt);
         self.conclude(delivery, &task, &head, &run, verdict, events).await
     }
@@ -113,43 +117,61 @@ impl Shared {
                 let wait = due.since(self.parts.clock.now());
                 self.publish(vec![message_of(delivery, &next, Some(wait))]).await
             }
-            Claimed::Over { released, .. } => {
+            Claimed::Over { released, differs, .. } => {
+                if differs {
+                    tracing::warn!(task = %head.key, "another task came first under the same idempotency key; this one is not run");
+                }
                 self.publish_released(released).await?;
                 self.repeat_end(delivery, task, head).await
             }
+            // Its children may not have been published: an earlier delivery planned them.
+            Claimed::NotReady { released } => self.publish_released(released).await,
             Claimed::NoWorkflow => {
                 let text = format!("workflow {} is not known; submit it before its tasks", head.key.root);
                 let failure = Failure::new(Code::WorkflowNotFound, text);
                 self.bury(delivery, Some(task), &failure, Past::default()).await
             }
-            Claimed::NotReady | Claimed::Run { .. } | Claimed::Held { .. } => {
-                tracing::debug!(task = %head.key, "the message is early; it will be published when ready");
-                Ok(())
-            }
+            // Dealt with before it comes here.
+            Claimed::Run { .. } | Claimed::Held { .. } => Ok(()),
         }
     }
 
-    /// One attempt: from the parameters as written to a checked result.
-    async fn attempt(&self, task: &Task, head: &Head, run: &Run, cancel: CancellationToken) -> Attempt {
-        let started_at = self.parts.clock.now();
-        let started = tokio::time::Instant::now();
-        self.tell_started(head, run.lease.attempt);
-        let mut provider = None;
-        let outcome = self.call(task, head, run, cancel, &mut provider).await;
-        if self.abort.is_cancelled() && outcome.is_err() {
-            return Attempt::Abandoned;
-        }
-        Attempt::Made { outcome, provider, started_at, took: started.elapsed() }
-    }
-
-    async fn call(
+    /// One attempt: from the parameters as written to a checked result, or to what is to be done instead.
+    async fn attempt(
         &self,
         task: &Task,
         head: &Head,
         run: &Run,
         cancel: CancellationToken,
-        chosen: &mut Option<String>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Attempt, Stop> {
+        let started_at = self.parts.clock.now();
+        let started = tokio::time::Instant::now();
+        if run.children.is_empty() {
+            self.tell_started(head, run.lease.attempt);
+        }
+        let mut provider = None;
+        let outcome = match self.prepare(task, run) {
+            Err(failure) => Err(failure),
+            Ok(Prepared::Skip(reason)) => return Ok(Attempt::Skipped { reason }),
+            Ok(Prepared::Several(kind)) if !run.children.is_empty() => {
+                self.collect(task, head, run, &kind).await?
+            }
+            Ok(Prepared::Several(kind)) => match self.expansion(task, &kind) {
+                Err(failure) => Err(failure),
+                Ok(Some(expansion)) => return Ok(Attempt::Expanded(expansion)),
+                Ok(None) => Ok(Answer::from(kind.nothing())),
+            },
+            Ok(Prepared::Call(params)) => self.call(task, head, run, params, cancel, &mut provider).await,
+        };
+        if self.abort.is_cancelled() && outcome.is_err() {
+            return Ok(Attempt::Abandoned);
+        }
+        let is_last = !run.children.is_empty();
+        Ok(Attempt::Made { outcome, provider, started_at, took: started.elapsed(), is_last })
+    }
+
+    /// What the attempt is about, by the results that it refers to.
+    fn prepare(&self, task: &Task, run: &Run) -> Result<Prepared, Failure> {
         if run.crashes >= self.settings.crash_limit {
             let text = format!("{} workers died while they ran this task; it is given up", run.crashes);
             return Err(Failure::new(Code::WorkerLost, text).with("crashes", run.crashes).final_now());
@@ -158,8 +180,36 @@ impl Shared {
             return Err(Failure::new(Code::TaskExpired, format!("not started by {at}")));
         }
         let inputs = documents(run)?;
-        let params =
-            task.fill(|id: &Id| inputs.iter().find(|(input, _)| *input == id).map(|(_, value)| value))?;
+        let document = |id: &Id| inputs.iter().find(|(input, _)| *input == id).map(|(_, value)| value);
+        // What has planned its children has been found worth doing.
+        if run.children.is_empty()
+            && let Some(when) = task.condition()
+            && !holds(when, &task.condition_values(document)?)?
+        {
+            return Ok(Prepared::Skip(format!("its condition does not hold: {when}")));
+        }
+        if task.for_each.is_some() {
+            let items = if run.children.is_empty() { task.fill_for_each(document)? } else { None };
+            return Ok(Prepared::Several(Kind::Items(items.unwrap_or_default())));
+        }
+        let params = task.fill(document)?;
+        if task.spec.is_workflow() {
+            let workflow =
+                Workflow::nested(params, &self.parts.protocols).map_err(|refused| refused.failure())?;
+            return Ok(Prepared::Several(Kind::Workflow(Box::new(workflow))));
+        }
+        Ok(Prepared::Call(params))
+    }
+
+    async fn call(
+        &self,
+        task: &Task,
+        head: &Head,
+        run: &Run,
+        params: Value,
+        cancel: CancellationToken,
+        chosen: &mut Option<String>,
+    ) -> Result<Answer, Failure> {
         let spec = &task.spec;
         let method = self.parts.protocols.method(&spec.protocol, &spec.method).map_err(unknown)?;
         let params =
@@ -203,8 +253,8 @@ impl Shared {
         } else {
             insist(&self.abort, "finish", step).await?
         };
-        let (released, failed, workflow) = match finished {
-            Finished::Done { released, failed, workflow } => (released, failed, workflow),
+        let (released, ended, workflow) = match finished {
+            Finished::Done { released, ended, workflow } => (released, ended, workflow),
             Finished::Lost => {
                 tracing::info!(task = %head.key, "the lease was lost; this worker's result is dropped");
                 return self.repeat_end(delivery, task, head).await;
@@ -212,6 +262,14 @@ impl Shared {
         };
         match &verdict {
             Verdict::Abandoned => return Err(Stop::Aborted),
+            Verdict::Expanded(expansion) => {
+                // Others first: once the children have ended, nobody asks again what this step has released.
+                let own: HashSet<&TaskKey> = expansion.tasks.iter().map(|task| &task.head.key).collect();
+                let (children, others) =
+                    released.into_iter().partition(|one: &Released| own.contains(&one.key));
+                self.publish_released(others).await?;
+                self.publish_released(children).await?;
+            }
             Verdict::Again { wait, .. } => {
                 let next = Task { attempt: run.lease.attempt + 1, ..task.clone() };
                 self.publish(vec![message_of(delivery, &next, Some(*wait))]).await?;
@@ -230,7 +288,7 @@ impl Shared {
                 }
             }
         }
-        events.extend(self.events_of(head, run, &verdict, &failed, workflow));
+        events.extend(self.events_of(head, run, &verdict, &ended, workflow));
         Ok(())
     }
 
@@ -242,7 +300,11 @@ impl Shared {
         if !record.state.is_ended() {
             return Ok(());
         }
-        // A second message for a task that has ended is no crash: it gets its reply, but no dead letter.
+        // A second message for a task that has ended is no crash: it gets its reply, but no dead letter. Within
+        // a workflow it gets neither: who ended the workflow answers.
+        if task.workflow.is_some() && !delivery.redelivered {
+            return Ok(());
+        }
         let may_lack_letter =
             matches!(record.state, TaskState::Failed | TaskState::Expired) && delivery.redelivered;
         if may_lack_letter {
@@ -320,6 +382,25 @@ pub(super) async fn settle(delivery: Delivery, settlement: Settlement) {
         Err(BrokerError::DeliveryLost) => tracing::debug!("a delivery was lost before it was settled"),
         Err(error) => tracing::warn!(%error, "a delivery could not be settled; it comes again"),
     }
+}
+
+/// Whether a condition holds, by what its references stand for.
+fn holds(when: &str, values: &BTreeMap<String, Value>) -> Result<bool, Failure> {
+    let refused = |reason: String| {
+        Failure::new(Code::TaskParameterError, format!("the condition {when:?} cannot be decided: {reason}"))
+    };
+    let condition = Condition::parse(when).map_err(refused)?;
+    condition.holds(&|reference| values.get(reference).cloned()).map_err(refused)
+}
+
+/// What an attempt turns out to be.
+enum Prepared {
+    /// Its condition does not hold.
+    Skip(String),
+    /// It stands for several tasks.
+    Several(Kind),
+    /// A call with these parameters.
+    Call(Value),
 }
 
 /// The protocol whose queue this is.

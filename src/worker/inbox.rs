@@ -109,7 +109,7 @@ impl Shared {
         let Some(_entered) = self.running.enter(&head.key, self.abort.child_token()) else { return Ok(None) };
         let mut looks = 0;
         let run = loop {
-            match self.lease(head, attempt, Vec::new()).await? {
+            match self.lease(head, attempt, Vec::new(), None).await? {
                 Taken::Run(run) => break run,
                 Taken::Held(_) if looks < HELD_LOOKS => {
                     looks += 1;
@@ -142,6 +142,7 @@ impl Shared {
             keep: true,
             ttl: self.settings.result_ttl,
             entry: super::outcome::entry(&ending),
+            retry: task.and_then(|task| super::outcome::retry_message(task, state)),
         };
         let finish = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
         let Finished::Done { released, .. } = insist(&self.abort, "finish", finish).await? else {

@@ -30,23 +30,31 @@ pub(super) struct Run {
     pub(super) crashes: u32,
     /// The history so far, one JSON object an attempt.
     pub(super) history: Vec<String>,
+    /// Children that this attempt has planned before; all have ended.
+    pub(super) children: Vec<Id>,
 }
 
 impl Shared {
     /// Asks for the lease: takes it over from a dead session, and gives back one of our own whose answer was
     /// lost. The task must have been entered into `running` before, so that such a lease can be told.
-    pub(super) async fn lease(&self, head: &Head, attempt: u32, inputs: Vec<Id>) -> Result<Taken, Stop> {
+    pub(super) async fn lease(
+        &self,
+        head: &Head,
+        attempt: u32,
+        inputs: Vec<Id>,
+        digest: Option<String>,
+    ) -> Result<Taken, Stop> {
         let mut claim =
-            Claim { head: head.clone(), attempt, session: self.session.clone(), over: None, inputs };
+            Claim { head: head.clone(), attempt, session: self.session.clone(), over: None, inputs, digest };
         loop {
             let step = || self.parts.store.claim(&claim, self.parts.clock.now());
             let (session, fence) = match insist(&self.abort, "claim", step).await? {
-                Claimed::Run { lease, inputs, crashes, history } => {
+                Claimed::Run { lease, inputs, crashes, history, children } => {
                     let inputs = claim.inputs.into_iter().zip(inputs).collect();
-                    return Ok(Taken::Run(Run { lease, inputs, crashes, history }));
+                    return Ok(Taken::Run(Run { lease, inputs, crashes, history, children }));
                 }
                 Claimed::Held { session, fence } => (session, fence),
-                other @ (Claimed::NotReady
+                other @ (Claimed::NotReady { .. }
                 | Claimed::Next { .. }
                 | Claimed::Over { .. }
                 | Claimed::NoWorkflow) => return Ok(Taken::Other(other)),

@@ -1,8 +1,8 @@
 //! The worker: takes deliveries, runs them, records, publishes what they released, settles.
 //!
 //! ```text
-//! consumers ──▶ execute   (tasks)          decode ▸ claim ▸ fill ▸ validate ▸ call ▸ judge ▸ finish ▸ publish ▸ settle
-//!           ──▶ coordinate (workflows, commands)
+//! consumers ──▶ execute   (tasks)          decode ▸ claim ▸ prepare ▸ call ▸ judge ▸ finish ▸ publish ▸ settle
+//!           ──▶ coordinate, command (workflows; cancel, retry, timeouts)
 //!           ──▶ inbox     (what the broker ended by itself)
 //! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks)
 //! session   ──▶ heartbeat
@@ -10,8 +10,10 @@
 //! Every loop is a task of one tracker; every delivery is too, bounded by the consumers' prefetch. Stopping
 //! has two tokens: `drain` (take no more) and `abort` (give back what runs); `run` holds their order.
 
+mod command;
 mod coordinate;
 mod execute;
+mod expand;
 mod inbox;
 mod lease;
 mod outcome;
@@ -243,6 +245,11 @@ impl Shared {
         if self.settings.coordination {
             queues.push((Queue::Workflows, COORDINATION_PREFETCH));
             queues.push((Queue::Inbox, COORDINATION_PREFETCH));
+            // Nested workflows need no provider: whoever knows workflows can unfold them.
+            let nested = Queue::Tasks(nested_address());
+            if !queues.iter().any(|(queue, _)| *queue == nested) {
+                queues.push((nested, COORDINATION_PREFETCH));
+            }
         }
         queues
     }
@@ -289,6 +296,11 @@ impl Shared {
             Queue::Dead(_) => {}
         }
     }
+}
+
+/// Where tasks that are nested workflows go.
+fn nested_address() -> Address {
+    Address::parse("workflow.v1").expect("letters, a dot and a digit")
 }
 
 /// Workflows and dead letters are light; this many at once keep one worker busy.

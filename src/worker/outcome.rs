@@ -4,16 +4,19 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::Shared;
+use super::expand::Expansion;
 use super::lease::Run;
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::core::priority::Priority;
 use crate::core::retry::{self, CodeRef, RetryPolicy};
 use crate::core::state::TaskState;
 use crate::provider::Answer;
-use crate::store::End;
+use crate::store::{End, Message};
+use crate::topology::Address;
 use crate::wire::record::{Ending, Head};
-use crate::wire::task::Task;
+use crate::wire::task::{self, Task};
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -28,7 +31,16 @@ pub(super) enum Attempt {
         started_at: Timestamp,
         /// How long it took.
         took: Duration,
+        /// Whether there can be no other one: its children have had theirs.
+        is_last: bool,
     },
+    /// There was nothing to do.
+    Skipped {
+        /// Why.
+        reason: String,
+    },
+    /// It has planned children, and goes on when they have ended.
+    Expanded(Expansion),
     /// The worker stops; it counts as not made.
     Abandoned,
 }
@@ -40,6 +52,8 @@ pub(super) enum Verdict {
     Ended { ending: Box<Ending>, max_attempts: u32, entry: String },
     /// Another attempt, after this wait.
     Again { wait: Duration, failure: Failure, max_attempts: u32, entry: String },
+    /// The attempt goes on when these have ended.
+    Expanded(Expansion),
     /// The attempt is given back, uncounted.
     Abandoned,
 }
@@ -47,8 +61,13 @@ pub(super) enum Verdict {
 impl Shared {
     /// Judges an attempt by the task's retry policy, else its method's, else the default.
     pub(super) fn judge(&self, task: &Task, run: &Run, attempt: Attempt) -> Verdict {
-        let Attempt::Made { outcome, provider, started_at, took } = attempt else {
-            return Verdict::Abandoned;
+        let (outcome, provider, started_at, took, is_last) = match attempt {
+            Attempt::Made { outcome, provider, started_at, took, is_last } => {
+                (outcome, provider, started_at, took, is_last)
+            }
+            Attempt::Skipped { reason } => return self.skipped(task, run, reason),
+            Attempt::Expanded(expansion) => return Verdict::Expanded(expansion),
+            Attempt::Abandoned => return Verdict::Abandoned,
         };
         let ended_at = self.parts.clock.now();
         let mut ending = Ending {
@@ -78,7 +97,7 @@ impl Shared {
         let retryable =
             failure.retryable || (task.spec.retry.is_some() && failure.code == Code::TaskExecutionFailed);
         let given_up = failure.code == Code::WorkerLost && !failure.retryable;
-        let verdict = match given_up {
+        let verdict = match given_up || is_last {
             true => retry::Verdict::Exhausted,
             false => policy.judge(failure.code, made, retryable),
         };
@@ -108,12 +127,28 @@ impl Shared {
                 keep: !task.spec.ignore_result,
                 ttl: task.spec.result_ttl.unwrap_or(self.settings.result_ttl),
                 entry: entry.clone(),
+                retry: retry_message(task, ending.state),
             },
             Verdict::Again { wait, entry, .. } => {
                 End::Again { due: self.parts.clock.now().after(*wait), entry: entry.clone() }
             }
+            Verdict::Expanded(Expansion { tasks, max_parallel }) => {
+                End::Expanded { tasks: tasks.clone(), max_parallel: *max_parallel }
+            }
             Verdict::Abandoned => End::Abandoned,
         }
+    }
+
+    fn skipped(&self, task: &Task, run: &Run, reason: String) -> Verdict {
+        let mut ending = Ending {
+            attempts: run.lease.attempt,
+            worker_id: Some(self.session.to_string()),
+            warnings: task.warnings.clone(),
+            ..Ending::unrun(TaskState::Skipped, None, self.parts.clock.now())
+        };
+        ending.metadata.insert("reason".to_owned(), reason.into());
+        let entry = entry(&ending);
+        Verdict::Ended { ending: Box::new(ending), max_attempts: run.lease.attempt, entry }
     }
 
     fn retry_policy(&self, task: &Task) -> RetryPolicy {
@@ -155,6 +190,16 @@ fn infrastructure() -> RetryPolicy {
     ];
     let retry_on = ours.into_iter().map(|code| CodeRef::Number(code.number())).collect();
     RetryPolicy { retry_on, ..RetryPolicy::default() }
+}
+
+/// What a retry by hand publishes: the store keeps it of a task on its own that did not complete.
+pub(super) fn retry_message(task: &Task, state: TaskState) -> Option<Message> {
+    if task.workflow.is_some() || state == TaskState::Completed {
+        return None;
+    }
+    let address = Address::parse(&task.spec.protocol.routing()).ok()?;
+    let priority = task.priority().unwrap_or_else(|| Priority::NORMAL.number());
+    Some(Message { address, priority, body: task::encode(&Task { attempt: 1, ..task.clone() }) })
 }
 
 /// A line of the task's history.

@@ -31,19 +31,19 @@ impl Shared {
         });
     }
 
-    /// What became of an attempt, of the dependents that it failed, and of the workflow if it ended that.
+    /// What became of an attempt, of the dependents that it ended, and of the workflow if it ended that.
     pub(super) fn events_of(
         &self,
         head: &Head,
         run: &Run,
         verdict: &Verdict,
-        failed: &[Id],
+        ended: &[(Id, TaskState)],
         then: Option<WorkflowState>,
     ) -> Vec<Event> {
         let key = head.key.clone();
         let mut events = Vec::new();
         match verdict {
-            Verdict::Abandoned => {}
+            Verdict::Abandoned | Verdict::Expanded(_) => {}
             Verdict::Again { wait, failure, max_attempts, .. } => events.push(Event::TaskRetried {
                 key,
                 failure: failure.clone(),
@@ -67,9 +67,9 @@ impl Shared {
                 (_, state) => Event::TaskEnded { key, state },
             }),
         }
-        for id in failed {
+        for (id, state) in ended {
             let key = TaskKey::within(head.key.root.clone(), id.clone());
-            events.push(Event::TaskEnded { key, state: TaskState::Failed });
+            events.push(Event::TaskEnded { key, state: *state });
         }
         if let (Some(state), Some(id)) = (then.filter(|state| state.is_ended()), head.key.workflow()) {
             events.push(Event::WorkflowEnded { id: id.clone(), state });

@@ -85,7 +85,14 @@ async fn claim(store: &SqliteStore, name: &str, session: &Id, over: Option<&Clai
         Claimed::Held { fence, .. } => Some(*fence),
         _ => None,
     });
-    let claim = Claim { head: head(name), attempt: 1, session: session.clone(), over, inputs: Vec::new() };
+    let claim = Claim {
+        head: head(name),
+        attempt: 1,
+        session: session.clone(),
+        over,
+        inputs: Vec::new(),
+        digest: None,
+    };
     store.claim(&claim, WallClock.now()).await.expect("claims")
 }
 

@@ -3,6 +3,7 @@
 mod broker;
 mod crash;
 mod file;
+mod graphs;
 mod speed;
 mod store;
 mod support;

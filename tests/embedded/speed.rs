@@ -32,7 +32,10 @@ async fn tasks_per_second() {
             for number in (producer..TASKS).step_by(CONCURRENCY) {
                 let name = format!("t{number}");
                 broker.publish(vec![message(&name)]).await.expect("publishes");
-                store.accept(&[Accepted::Task(head(&name))], WallClock.now()).await.expect("accepts");
+                store
+                    .accept(&[Accepted::Task { head: head(&name), digest: None }], WallClock.now())
+                    .await
+                    .expect("accepts");
             }
         });
     }
@@ -69,7 +72,14 @@ async fn drain(consumer: &mut Box<dyn Consumer>, store: &Arc<SqliteStore>) {
 }
 
 async fn run(delivery: Delivery, store: Arc<SqliteStore>, session: Id) {
-    let claim = Claim { head: head(&text(&delivery)), attempt: 1, session, over: None, inputs: Vec::new() };
+    let claim = Claim {
+        head: head(&text(&delivery)),
+        attempt: 1,
+        session,
+        over: None,
+        inputs: Vec::new(),
+        digest: None,
+    };
     let claimed = store.claim(&claim, WallClock.now()).await.expect("claims");
     let Claimed::Run { lease, .. } = claimed else { panic!("{claimed:?}") };
     complete(&store, &lease).await;

@@ -5,19 +5,21 @@ use gleitzeit::core::clock::{Clock, Timestamp};
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::sqlite::{Settings, SqliteStore};
-use gleitzeit::store::{Cancelled, Claim, Claimed, End, Lease, Message, Plan, PlannedTask, Store};
+use gleitzeit::store::{
+    Cancelled, Claim, Claimed, Edge, End, Lease, Message, Otherwise, Plan, PlannedTask, Retried, Store, Why,
+};
 use gleitzeit::wire::record::{Ending, Head};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-const HOUR: Duration = Duration::from_secs(3600);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A clock that the test sets.
 #[derive(Debug, Default)]
-struct SetClock(AtomicI64);
+pub(crate) struct SetClock(AtomicI64);
 
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
@@ -32,19 +34,19 @@ impl Clock for SetClock {
 }
 
 impl SetClock {
-    fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.0.store(self.now().after(by).as_millis(), Ordering::Relaxed);
     }
 }
 
-async fn stand(state: &State, settings: Settings) -> (SqliteStore, Arc<SetClock>) {
+pub(crate) async fn stand(state: &State, settings: Settings) -> (SqliteStore, Arc<SetClock>) {
     let clock = Arc::new(SetClock(AtomicI64::new(1_767_323_045_678)));
     let database = state.open().await;
     (SqliteStore::new(database, Arc::<SetClock>::clone(&clock), settings), clock)
 }
 
-async fn lease(store: &SqliteStore, head: Head, now: Timestamp) -> Lease {
-    let claim = Claim { head, attempt: 1, session: id("s"), over: None, inputs: Vec::new() };
+pub(crate) async fn lease(store: &SqliteStore, head: Head, now: Timestamp) -> Lease {
+    let claim = Claim { head, attempt: 1, session: id("s"), over: None, inputs: Vec::new(), digest: None };
     match store.claim(&claim, now).await.expect("claims") {
         Claimed::Run { lease, .. } => lease,
         other => panic!("{other:?}"),
@@ -56,17 +58,27 @@ fn plan(name: &str, tasks: &[&str]) -> Plan {
     let task = |task: &&str| {
         let key = TaskKey::within(id(name), id(task));
         let message = Message { address: crate::support::echo(), priority: 4, body: "{}".into() };
-        PlannedTask { head: Head { key, ..head(task) }, message, dependencies: Vec::new() }
+        PlannedTask { head: Head { key, ..head(task) }, message, dependencies: Vec::new(), tolerated: false }
     };
     let tasks = tasks.iter().map(task).collect();
-    Plan { id: id(name), name: name.to_owned(), tasks, result_ttl: HOUR, refused: None }
+    Plan {
+        id: id(name),
+        name: name.to_owned(),
+        tasks,
+        max_parallel: None,
+        timeout: None,
+        reply: None,
+        digest: None,
+        result_ttl: HOUR,
+        refused: None,
+    }
 }
 
 async fn end_with(store: &SqliteStore, head: &Head, result: Value, now: Timestamp) {
     let lease = lease(store, head.clone(), now).await;
     let ending = Ending { result, ..Ending::unrun(TaskState::Completed, None, now) };
     let (document, entry) = (ending.document(head).into(), "{}".to_owned());
-    let end = End::Ended { state: TaskState::Completed, document, keep: true, ttl: HOUR, entry };
+    let end = End::Ended { state: TaskState::Completed, document, keep: true, ttl: HOUR, entry, retry: None };
     store.finish(&lease, &end, now).await.expect("finishes");
 }
 
@@ -78,7 +90,7 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
     end_with(&store, &head("t"), json!(1), clock.now()).await;
     store.create(&plan("w", &["a"]), clock.now()).await.expect("creates");
     end_with(&store, &Head { key: within.clone(), ..head("a") }, json!(1), clock.now()).await;
-    store.cancel(&id("unseen"), clock.now()).await.expect("marks");
+    store.cancel(&id("unseen"), Why::Request, clock.now()).await.expect("marks");
     let readable = async || {
         let results = [store.result(&alone).await, store.result(&within).await];
         let outcomes = [store.outcome(&id("t")).await, store.outcome(&id("w")).await];
@@ -99,7 +111,10 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
     clock.advance(WEEK - HOUR * 2);
     clean().await;
     assert_eq!(known().await, both);
-    assert_eq!(store.cancel(&id("t"), clock.now()).await, Ok(Cancelled::Over("completed".to_owned())));
+    assert_eq!(
+        store.cancel(&id("t"), Why::Request, clock.now()).await,
+        Ok(Cancelled::Over("completed".to_owned()))
+    );
     clock.advance(HOUR);
     clean().await;
     assert_eq!(known().await, (None, None));
@@ -109,8 +124,70 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
         session: id("s"),
         over: None,
         inputs: Vec::new(),
+        digest: None,
     };
     assert!(matches!(store.claim(&claim, clock.now()).await, Ok(Claimed::Run { .. })), "the mark is gone");
+}
+
+async fn fail(store: &SqliteStore, head: &Head, now: Timestamp) {
+    let lease = lease(store, head.clone(), now).await;
+    let document = Ending::unrun(TaskState::Failed, None, now).document(head).into();
+    let (state, entry) = (TaskState::Failed, "{}".to_owned());
+    let end = End::Ended { state, document, keep: true, ttl: HOUR, entry, retry: None };
+    store.finish(&lease, &end, now).await.expect("finishes");
+}
+
+#[tokio::test]
+async fn a_retry_takes_the_ttl_off_and_names_what_is_gone() {
+    let state = State::new();
+    let (store, clock) = stand(&state, Settings::default()).await;
+    let within = |task: &str| Head { key: TaskKey::within(id("w"), id(task)), ..head(task) };
+    let clean = async || store.beat(&id("s"), HOUR, clock.now()).await.expect("beats");
+    let result = async || store.result(&within("a").key).await.expect("answers");
+    let retry = async |by: &str| store.retry(&id("w"), &id(by), clock.now()).await.expect("answers");
+    store.create(&plan("w", &["a", "b"]), clock.now()).await.expect("creates");
+    end_with(&store, &within("a"), json!(1), clock.now()).await;
+    fail(&store, &within("b"), clock.now()).await;
+    clock.advance(HOUR / 2);
+    assert!(matches!(retry("r1").await, Retried::Running { run: 2, .. }));
+    clock.advance(WEEK * 2);
+    clean().await;
+    assert!(result().await.is_some(), "a running workflow's results have no TTL");
+    fail(&store, &within("b"), clock.now()).await;
+    clock.advance(HOUR);
+    assert_eq!(result().await, None);
+    for _ in 0..2 {
+        assert_eq!(retry("r2").await, Retried::Gone(vec![id("a")]));
+        clean().await;
+    }
+    let flow = store.workflow(&id("w")).await.expect("answers").expect("known");
+    assert_eq!(flow.state, WorkflowState::Failed);
+}
+
+#[tokio::test]
+async fn children_end_with_their_workflow() {
+    let state = State::new();
+    let (store, clock) = stand(&state, Settings::default()).await;
+    let within = |task: &str| Head { key: TaskKey::within(id("w"), id(task)), ..head(task) };
+    let clean = async || store.beat(&id("s"), HOUR, clock.now()).await.expect("beats");
+    store.create(&plan("w", &["p"]), clock.now()).await.expect("creates");
+    let parent = lease(&store, within("p"), clock.now()).await;
+    let tasks = plan("w", &["c"]).tasks;
+    let end = End::Expanded { tasks, max_parallel: None };
+    store.finish(&parent, &end, clock.now()).await.expect("finishes");
+    end_with(&store, &within("c"), json!(1), clock.now()).await;
+    clock.advance(WEEK * 2);
+    clean().await;
+    assert!(store.result(&within("c").key).await.expect("answers").is_some());
+    end_with(&store, &within("p"), json!(1), clock.now()).await;
+    clock.advance(HOUR);
+    clean().await;
+    assert_eq!(store.result(&within("c").key).await, Ok(None));
+    assert!(store.task(&within("c").key).await.expect("answers").is_some());
+    clock.advance(WEEK);
+    clean().await;
+    assert_eq!(store.task(&within("c").key).await, Ok(None));
+    assert_eq!(store.workflow(&id("w")).await, Ok(None));
 }
 
 #[tokio::test]
@@ -162,7 +239,8 @@ async fn an_id_is_a_task_or_a_workflow() {
     assert!(store.create(&plan("t", &["a"]), clock.now()).await.is_err());
     complete(&store, &lease).await;
     store.create(&plan("w", &["a"]), clock.now()).await.expect("creates");
-    let claim = Claim { head: head("w"), attempt: 1, session: id("s"), over: None, inputs: Vec::new() };
+    let claim =
+        Claim { head: head("w"), attempt: 1, session: id("s"), over: None, inputs: Vec::new(), digest: None };
     assert!(store.claim(&claim, clock.now()).await.is_err());
 }
 
@@ -171,7 +249,7 @@ async fn a_step_that_fails_takes_no_other_step_with_it() {
     let state = State::new();
     let (store, clock) = stand(&state, Settings::default()).await;
     let mut wrong = plan("wrong", &["a"]);
-    wrong.tasks[0].dependencies.push(7);
+    wrong.tasks[0].dependencies.push(Edge { on: 7, otherwise: Otherwise::Fail });
     let now = clock.now();
     let (before, failed, after) = tokio::join!(
         lease(&store, head("before"), now),

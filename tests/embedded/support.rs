@@ -67,7 +67,7 @@ pub(crate) async fn complete(store: &SqliteStore, lease: &Lease) -> Finished {
     let document = Ending::unrun(TaskState::Completed, None, now).document(&head(lease.key.id().as_str()));
     let ttl = Duration::from_secs(600);
     let (state, entry) = (TaskState::Completed, "{}".to_owned());
-    let end = End::Ended { state, document: document.into(), keep: true, ttl, entry };
+    let end = End::Ended { state, document: document.into(), keep: true, ttl, entry, retry: None };
     store.finish(lease, &end, now).await.expect("finishes")
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use gleitzeit::config;
 use gleitzeit::core::code::Code;
+use gleitzeit::core::protocol::Protocols;
 use gleitzeit::core::task::Spec;
+use gleitzeit::core::workflow::{Format, Given, Strictness, Workflow, load};
 use gleitzeit::error::Error;
 
 #[test]
@@ -71,12 +73,46 @@ fn operations_md_lists_every_setting_with_its_default() {
 
 #[test]
 fn wire_format_md_lists_every_member_of_a_task() {
-    let own = ["v", "id", "workflow", "inputs", "attempt", "reply", "traceparent"];
+    let own = [
+        "v",
+        "id",
+        "workflow",
+        "inputs",
+        "attempt",
+        "reply",
+        "traceparent",
+        "substitutes",
+        "when",
+        "for_each",
+        "max_parallel",
+        "item",
+        "index",
+    ];
     let declared: BTreeSet<String> = Spec::KEYS.into_iter().chain(own).map(str::to_owned).collect();
     let text = read("docs/wire-format.md");
     let documented: BTreeSet<String> =
         table_rows(&text, "| member of a task |").iter().map(|row| plain(&row[0])).collect();
     assert_eq!(documented, declared);
+}
+
+#[test]
+fn the_workflows_in_workflows_md_are_read() {
+    let protocols = Protocols::builtin().expect("built in");
+    let text = read("docs/workflows.md");
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
+    let mut count = 0;
+    for block in blocks.filter(|block| block.contains("\ntasks:")) {
+        let document = load(block, Format::Yaml).unwrap_or_else(|error| panic!("{block}{error}"));
+        let topic = document["parameters"]
+            .get("topic")
+            .map(|_| ("topic".to_owned(), Given::Text("rivers".to_owned())));
+        let prepared =
+            Workflow::prepare(document, topic.into_iter().collect(), Strictness::Refuse, &protocols);
+        let (_, workflow) = prepared.unwrap_or_else(|error| panic!("{block}{error}"));
+        assert_eq!(workflow.warnings, [""; 0]);
+        count += 1;
+    }
+    assert_eq!(count, 2);
 }
 
 #[test]

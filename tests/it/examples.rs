@@ -22,6 +22,7 @@ const EXAMPLES: &[Example] = &[
         ],
     ),
     ("functions.yaml", 0, &[]),
+    ("graph.yaml", 0, &[("rate", "TASK_EXECUTION_FAILED")]),
     ("report.yaml", 0, &[]),
     ("tools.yaml", 0, &[]),
 ];
@@ -67,6 +68,21 @@ fn tools_yaml_hands_numbers_on_as_numbers() {
     assert_eq!(task(&document, "total")["result"]["result"], json!(298.5));
     let letter = "Dear customer, your order costs 298.5, (99.5 * 3 = 298.5)";
     assert_eq!(task(&document, "letter")["result"]["response"], letter);
+}
+
+#[test]
+fn graph_yaml_uses_every_kind_of_edge() {
+    let document = run("graph.yaml", 0);
+    assert_eq!(task(&document, "total")["result"]["result"], json!({"total": 16.8, "rate": "failed"}));
+    let squares: Vec<&Value> = task(&document, "square")["result"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| &row["result"])
+        .collect();
+    assert_eq!(squares, [0, 1, 4, 9]);
+    let letter = &task(&document, "letter")["result"];
+    assert_eq!(letter["write"]["response"], "Dear customer, it is 16.8");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::protocol::{ProtocolId, Protocols};
 use gleitzeit::core::state::{TaskState, WorkflowState};
+use gleitzeit::core::workflow::Workflow;
 use gleitzeit::topology::plan::{Plan, QueueTypes, Release};
 use gleitzeit::topology::{Address, Topology};
 use gleitzeit::wire::command::Command;
@@ -36,18 +37,46 @@ fn a_task_message_is_read_and_written_as_ever() {
 
 #[test]
 fn a_workflow_message_gives_the_same_task_messages_as_ever() {
-    let id = id("w1");
-    let document: Value = serde_json::from_str(&golden("wire/v1/workflow.json")).expect("JSON");
-    check("wire/v1/workflow.written.json", &line(&workflow::encode(&document, &id)));
+    for name in ["workflow", "workflow-graph"] {
+        let document: Value = serde_json::from_str(&golden(&format!("wire/v1/{name}.json"))).expect("JSON");
+        check(&format!("wire/v1/{name}.written.json"), &line(&workflow::encode(&document, &id("w1"))));
+        check(&format!("wire/v1/{name}.tasks.jsonl"), &bodies(&planned(name)));
+    }
+}
 
-    let body = golden("wire/v1/workflow.json");
+#[test]
+fn a_task_that_stands_for_others_gives_the_same_messages_as_ever() {
+    let planned = planned("workflow-graph");
+    let [_, each, nested, ..] = planned.as_slice() else { panic!("a list and a nested workflow") };
+    let each = read_task_of(each);
+    let items = vec![json!({"n": 1, "ok": true}), Value::Null];
+    check("wire/v1/items.tasks.jsonl", &bodies(&workflow::plan_items(&each, items).expect("a plan")));
+    let nested = read_task_of(nested);
+    let loaded = json!({"status": "completed", "result": {"title": "${x}"}});
+    let params = nested.fill(|_| Some(&loaded)).expect("parameters");
+    let inner = Workflow::nested(params, &builtin()).expect("a workflow");
+    check("wire/v1/nested.tasks.jsonl", &bodies(&workflow::plan_nested(&nested, &inner).expect("a plan")));
+}
+
+/// The plan of the workflow in a golden file.
+fn planned(name: &str) -> Vec<workflow::Planned> {
+    let body = golden(&format!("wire/v1/{name}.json"));
     let message = match inbox::decode(body.as_bytes(), &Properties::default(), &builtin()) {
         Ok(inbox::Decoded::Workflow(message)) => *message,
         other => panic!("{other:?}"),
     };
-    let planned = workflow::plan(&message, &id).expect("a plan");
-    let bodies: String = planned.iter().map(|task| line(&task.body)).collect();
-    check("wire/v1/workflow.tasks.jsonl", &bodies);
+    workflow::plan(&message, &id("w1")).expect("a plan")
+}
+
+fn bodies(planned: &[workflow::Planned]) -> String {
+    planned.iter().map(|task| line(&task.body)).collect()
+}
+
+fn read_task_of(planned: &workflow::Planned) -> Task {
+    match task::decode(&planned.body, &Properties::default(), &planned.protocol) {
+        Ok(Decoded::Task(task)) => *task,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod distributed;
 mod docs;
 mod embedded;
 mod examples;
+mod following;
 mod golden;
 mod ollama;
 #[path = "../support/ollama.rs"]
@@ -24,3 +25,4 @@ mod topology;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
 mod wire;
+mod workflows;

@@ -46,13 +46,18 @@ impl Embedded {
 pub(crate) fn gleitzeit(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gleitzeit"));
     command.args(args).current_dir(root()).stdin(Stdio::null());
+    forget_configuration(&mut command);
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
+    command
+}
+
+/// Takes whatever configures the caller's own out of the command's environment.
+pub(crate) fn forget_configuration(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GLEITZEIT_") {
             command.env_remove(name);
         }
     }
-    command.env("XDG_CONFIG_HOME", "/nonexistent");
-    command
 }
 
 /// What a command did.

@@ -2,8 +2,10 @@
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 use super::stand::Place;
@@ -104,10 +106,12 @@ impl Place for SqlitePlace {
     async fn remove(&self) {}
 }
 
-/// A plain connection, as somebody else's program has it.
+/// A plain connection, as somebody else's program has it. It is patient: another case may make the server
+/// release ten thousand tasks meanwhile.
 pub(crate) async fn server(url: &str) -> MultiplexedConnection {
     let client = redis::Client::open(url).expect("the address is valid");
-    client.get_multiplexed_async_connection().await.expect("the server is there")
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    client.get_multiplexed_async_connection_with_config(&patient).await.expect("the server is there")
 }
 
 /// Every key under a prefix.

@@ -1,32 +1,30 @@
 //! What a store must answer for one workflow, as plainly as it can be said: no keys, no concurrency.
+//!
+//! Where the law leaves a choice (who of several that became ready in one step has the first turn), the model
+//! takes the adapter's choice, after it has checked that the law allows it.
+
+use std::collections::BTreeMap;
 
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Claimed, Finished};
+use gleitzeit::store::{Otherwise, Why};
 
-use super::stand::names;
+use super::answers::{Again, Answer, Ended};
 
-/// An answer to `claim` without what adapters may choose: fences, documents, times.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Run { attempt: u32, crashes: u32 },
-    Held { session: String },
-    NotReady,
-    Next { attempt: u32 },
-    Over { state: TaskState, released: Vec<String> },
-    NoWorkflow,
-}
-
-/// An answer to `finish` without what adapters may choose.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Done { released: Vec<String>, failed: Vec<String>, workflow: WorkflowState },
-    Lost,
+/// A task as a plan or an expansion has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    /// Places in the same list.
+    pub(crate) edges: Vec<(usize, Otherwise)>,
+    pub(crate) tolerated: bool,
+    pub(crate) priority: u8,
 }
 
 /// How a lease ends its attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum How {
     Ended(TaskState),
+    Expanded { children: Vec<Spec>, bound: Option<u32> },
     Again,
     Abandoned,
 }
@@ -34,57 +32,83 @@ pub(crate) enum How {
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
     pub(crate) name: String,
-    pub(crate) dependencies: Vec<usize>,
+    pub(crate) edges: Vec<(usize, Otherwise)>,
+    pub(crate) parent: Option<usize>,
+    pub(crate) children: Vec<usize>,
     pub(crate) state: TaskState,
+    tolerated: bool,
+    priority: u8,
+    /// How many of its children may be between release and end.
+    bound: Option<u32>,
     /// Attempts started.
     attempts: u32,
     crashes: u32,
     /// The present or last lease, by its number; none before the first claim.
     lease: Option<u32>,
     session: String,
-    /// How often a step has readied it.
-    pub(crate) readied: u32,
+    /// The step that has made it ready, while it waits for its turn.
+    ready: Option<u32>,
+    /// The step that has released it last, and whether somebody has claimed it since.
+    released: Option<u32>,
+    is_claimed: bool,
+    /// The step by which its last lease has ended its attempt.
+    finished: Option<u32>,
+    /// It was a child, and its parent was reset.
+    is_gone: bool,
 }
 
 /// A workflow.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) tasks: Vec<Task>,
-    pub(crate) is_cancelled: bool,
+    pub(crate) run: u32,
+    bound: Option<u32>,
+    step: u32,
+    /// How it was ended from outside.
+    forced: Option<WorkflowState>,
+    last_retry: Option<String>,
 }
 
 impl Model {
-    pub(crate) fn new(dependencies: &[Vec<usize>]) -> Model {
-        let task = |(index, dependencies): (usize, &Vec<usize>)| Task {
-            name: format!("t{index}"),
-            dependencies: dependencies.clone(),
-            state: if dependencies.is_empty() { TaskState::Queued } else { TaskState::Waiting },
-            attempts: 0,
-            crashes: 0,
-            lease: None,
-            session: String::new(),
-            readied: 0,
-        };
-        Model { tasks: dependencies.iter().enumerate().map(task).collect(), is_cancelled: false }
+    pub(crate) fn new(specs: &[Spec], bound: Option<u32>, chosen: &[String]) -> Result<Model, String> {
+        let (tasks, forced, last_retry) = (Vec::new(), None, None);
+        let mut model = Model { tasks, run: 1, bound, step: 1, forced, last_retry };
+        model.add(specs, None);
+        model.settle(chosen)?;
+        Ok(model)
     }
 
     pub(crate) fn state(&self) -> WorkflowState {
-        if self.is_cancelled {
-            return WorkflowState::Cancelled;
+        if let Some(state) = self.forced {
+            return state;
         }
-        if self.tasks.iter().any(|task| !task.state.is_ended()) {
+        let mut own = self.tasks.iter().filter(|task| task.parent.is_none());
+        if own.clone().any(|task| !task.state.is_ended()) {
             return WorkflowState::Running;
         }
-        match self.tasks.iter().all(|task| task.state == TaskState::Completed) {
-            true => WorkflowState::Completed,
-            false => WorkflowState::Failed,
-        }
+        let is_good = |task: &Task| match task.state {
+            TaskState::Completed | TaskState::Skipped => true,
+            _ => task.tolerated,
+        };
+        if own.all(is_good) { WorkflowState::Completed } else { WorkflowState::Failed }
     }
 
-    /// Ready, and never claimed.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.tasks.iter().position(|task| !task.is_gone && task.name == name)
+    }
+
+    /// Released, and not claimed since.
     pub(crate) fn unclaimed(&self) -> Vec<String> {
-        let free = |task: &&Task| task.state == TaskState::Queued && task.lease.is_none();
-        self.tasks.iter().filter(free).map(|task| task.name.clone()).collect()
+        self.names(|task| task.is_free())
+    }
+
+    /// Without those that a worker has had and given back: their messages are in flight, to name them is
+    /// neither needed nor wrong.
+    pub(crate) fn without_abandoned(&self, mut names: Vec<String>) -> Vec<String> {
+        let is_back = |task: &Task| task.state == TaskState::Queued && task.is_claimed;
+        names.retain(|name| !self.find(name).is_some_and(|at| is_back(&self.tasks[at])));
+        names.sort();
+        names
     }
 
     /// The lease that whoever runs the task has.
@@ -93,11 +117,14 @@ impl Model {
     }
 
     pub(crate) fn claim(&mut self, index: usize, attempt: u32, session: &str, over: Option<u32>) -> Answer {
-        let released = self.unclaimed_dependents(index);
+        let released = self.released_by(self.tasks[index].finished);
+        let children = self.children(index);
+        let free = self
+            .names(|task| task.is_free() && (task.parent == Some(index) || released.contains(&task.name)));
         let task = &mut self.tasks[index];
         match task.state {
             state if state.is_ended() => return Answer::Over { state, released },
-            TaskState::Waiting => return Answer::NotReady,
+            TaskState::Waiting => return Answer::NotReady { released: free },
             TaskState::Running if over.is_some() && over == task.lease => {
                 task.crashes += 1;
                 task.attempts += 1;
@@ -107,101 +134,312 @@ impl Model {
             _ => task.attempts = attempt,
         }
         task.state = TaskState::Running;
+        task.is_claimed = true;
         task.session = session.to_owned();
-        task.lease = Some(task.lease.map_or(0, |lease| lease + 1));
-        Answer::Run { attempt: task.attempts, crashes: task.crashes }
+        task.raise();
+        Answer::Run { attempt: task.attempts, crashes: task.crashes, children }
     }
 
-    pub(crate) fn finish(&mut self, index: usize, lease: u32, how: How) -> Ended {
-        let done = |released, failed, workflow| Ended::Done { released, failed, workflow };
-        if self.tasks[index].lease != Some(lease) {
-            return Ended::Lost;
+    /// `chosen` is what the adapter has released.
+    pub(crate) fn finish(
+        &mut self,
+        index: usize,
+        lease: u32,
+        how: &How,
+        chosen: &[String],
+    ) -> Result<Ended, String> {
+        let task = &mut self.tasks[index];
+        if task.is_gone || task.lease != Some(lease) {
+            return Ok(Ended::Lost);
         }
-        if self.tasks[index].state != TaskState::Running {
-            return done(self.unclaimed_dependents(index), Vec::new(), self.state());
+        if task.state != TaskState::Running {
+            let released = self.released_by(self.tasks[index].finished);
+            return Ok(Ended::Done { released, ended: Vec::new(), workflow: self.state() });
         }
-        let (mut released, mut failed) = (Vec::new(), Vec::new());
+        self.step += 1;
+        task.finished = Some(self.step);
         match how {
-            How::Again => self.tasks[index].state = TaskState::Queued,
+            How::Again => task.state = TaskState::Queued,
             How::Abandoned => {
-                self.tasks[index].state = TaskState::Queued;
-                self.tasks[index].attempts -= 1;
+                task.state = TaskState::Queued;
+                task.attempts -= 1;
             }
-            How::Ended(state) => {
-                self.tasks[index].state = state;
-                self.settle_dependents(&mut released, &mut failed);
+            How::Ended(state) => task.state = *state,
+            How::Expanded { children, bound } => {
+                task.state = TaskState::Waiting;
+                task.attempts -= 1;
+                task.bound = *bound;
+                self.add(children, Some(index));
             }
         }
-        done(released, failed, self.state())
+        let ended = self.settle(chosen)?;
+        let mut released = chosen.to_vec();
+        released.sort();
+        Ok(Ended::Done { released, ended, workflow: self.state() })
     }
 
-    pub(crate) fn cancel(&mut self) {
-        self.is_cancelled = true;
+    /// Whether something was to be ended.
+    pub(crate) fn cancel(&mut self, why: Why) -> bool {
+        let state = match why {
+            Why::Request => WorkflowState::Cancelled,
+            Why::Timeout { run } if run == self.run => WorkflowState::Failed,
+            Why::Timeout { .. } => return false,
+        };
+        if self.state().is_ended() {
+            return false;
+        }
+        self.step += 1;
+        self.forced = Some(state);
         for task in self.tasks.iter_mut().filter(|task| !task.state.is_ended()) {
             task.state = TaskState::Cancelled;
-            task.lease = Some(task.lease.map_or(0, |lease| lease + 1));
+            task.ready = None;
+            task.finished = None;
+            task.raise();
+        }
+        true
+    }
+
+    pub(crate) fn retry(&mut self, by: &str, chosen: &[String]) -> Result<Again, String> {
+        if self.last_retry.as_deref() == Some(by) {
+            return Ok(Again::Running { released: self.unclaimed(), run: self.run });
+        }
+        if !self.state().is_ended() {
+            return Ok(Again::NotEnded);
+        }
+        let own: Vec<usize> = (0..self.tasks.len()).filter(|at| self.tasks[*at].parent.is_none()).collect();
+        if !own.iter().any(|at| self.tasks[*at].did_not_complete()) {
+            return Ok(Again::Nothing);
+        }
+        self.step += 1;
+        self.run += 1;
+        self.forced = None;
+        self.last_retry = Some(by.to_owned());
+        self.reset(&own);
+        self.settle(chosen)?;
+        let mut released = chosen.to_vec();
+        released.sort();
+        Ok(Again::Running { released, run: self.run })
+    }
+
+    /// The names of all tasks, as a reader of the workflow sees them.
+    pub(crate) fn order(&self) -> Vec<usize> {
+        let mut order = Vec::new();
+        for at in 0..self.tasks.len() {
+            if self.tasks[at].parent.is_none() {
+                self.order_below(at, &mut order);
+            }
+        }
+        order
+    }
+
+    fn order_below(&self, at: usize, order: &mut Vec<usize>) {
+        order.push(at);
+        for child in &self.tasks[at].children {
+            self.order_below(*child, order);
         }
     }
 
-    /// In the order of the file, which is one in which dependencies come first.
-    fn settle_dependents(&mut self, released: &mut Vec<String>, failed: &mut Vec<String>) {
-        for index in 0..self.tasks.len() {
-            if self.tasks[index].state != TaskState::Waiting {
+    fn add(&mut self, specs: &[Spec], parent: Option<usize>) {
+        let first = self.tasks.len();
+        for spec in specs {
+            let edges = spec.edges.iter().map(|(on, otherwise)| (first + on, *otherwise)).collect();
+            if let Some(parent) = parent {
+                let at = self.tasks.len();
+                self.tasks[parent].children.push(at);
+            }
+            self.tasks.push(Task {
+                name: spec.name.clone(),
+                edges,
+                parent,
+                children: Vec::new(),
+                state: TaskState::Waiting,
+                tolerated: spec.tolerated,
+                priority: spec.priority,
+                bound: None,
+                attempts: 0,
+                crashes: 0,
+                lease: None,
+                session: String::new(),
+                ready: None,
+                released: None,
+                is_claimed: false,
+                finished: None,
+                is_gone: false,
+            });
+        }
+    }
+
+    /// Decides what becomes of every waiting task until nothing changes, then gives turns.
+    fn settle(&mut self, chosen: &[String]) -> Result<Vec<(String, TaskState)>, String> {
+        let mut ended = Vec::new();
+        loop {
+            let before = ended.len();
+            for at in 0..self.tasks.len() {
+                let task = &self.tasks[at];
+                if task.state != TaskState::Waiting || task.ready.is_some() {
+                    continue;
+                }
+                match self.verdict(at) {
+                    Some(TaskState::Queued) => self.tasks[at].ready = Some(self.step),
+                    Some(state) => {
+                        self.tasks[at].state = state;
+                        ended.push((self.tasks[at].name.clone(), state));
+                    }
+                    None => {}
+                }
+            }
+            if ended.len() == before {
+                break;
+            }
+        }
+        self.give_turns(chosen)?;
+        ended.sort();
+        Ok(ended)
+    }
+
+    /// How the task ends, `Queued` if it is ready, none while it is open.
+    fn verdict(&self, at: usize) -> Option<TaskState> {
+        let task = &self.tasks[at];
+        if !task.children.is_empty() {
+            let all = task.children.iter().all(|child| self.tasks[*child].state.is_ended());
+            return all.then_some(TaskState::Queued);
+        }
+        let mut sum = TaskState::Queued;
+        for (on, otherwise) in &task.edges {
+            let state = self.tasks[*on].state;
+            if !state.is_ended() {
+                return None;
+            }
+            let one = verdict(state, *otherwise);
+            if sum == TaskState::Queued || one == TaskState::Failed {
+                sum = one;
+            }
+        }
+        Some(sum)
+    }
+
+    /// Releases what `chosen` names, if these are whose turn it is: group by group of equal priority that
+    /// became ready in the same step, as many as there is room for.
+    fn give_turns(&mut self, chosen: &[String]) -> Result<(), String> {
+        let mut groups: BTreeMap<(u8, u32), Vec<usize>> = BTreeMap::new();
+        for (at, task) in self.tasks.iter().enumerate() {
+            if let Some(ready) = task.ready {
+                groups.entry((9 - task.priority, ready)).or_default().push(at);
+            }
+        }
+        let mut given = 0;
+        for group in groups.into_values() {
+            let mut families: BTreeMap<Option<usize>, (usize, Vec<usize>)> = BTreeMap::new();
+            for at in group {
+                let (size, taken) = families.entry(self.tasks[at].parent).or_default();
+                *size += 1;
+                if chosen.contains(&self.tasks[at].name) {
+                    taken.push(at);
+                }
+            }
+            let possible: usize =
+                families.iter().map(|(parent, (size, _))| self.room(*parent).min(*size)).sum();
+            let possible = possible.min(self.room(None));
+            let taken: usize = families.values().map(|(_, taken)| taken.len()).sum();
+            for (parent, (_, taken)) in families {
+                if taken.len() > self.room(parent) {
+                    return Err(format!("{chosen:?}: more than the bound of a parent allows"));
+                }
+                for at in taken {
+                    let task = &mut self.tasks[at];
+                    task.state = TaskState::Queued;
+                    (task.ready, task.released, task.is_claimed) = (None, Some(self.step), false);
+                }
+            }
+            if taken != possible {
+                return Err(format!("{chosen:?}: {taken} of a group of which {possible} have their turn"));
+            }
+            given += taken;
+        }
+        match given == chosen.len() {
+            true => Ok(()),
+            false => Err(format!("{chosen:?}: not all of them were ready")),
+        }
+    }
+
+    /// How many more may be between release and end, of a parent's children or of all.
+    fn room(&self, parent: Option<usize>) -> usize {
+        let bound = parent.map_or(self.bound, |parent| self.tasks[parent].bound);
+        let Some(bound) = bound else { return usize::MAX / 1024 };
+        let is_one = |task: &Task| parent.is_none() || task.parent == parent;
+        let is_active = |task: &Task| matches!(task.state, TaskState::Queued | TaskState::Running);
+        let active = self.tasks.iter().filter(|task| is_one(task) && is_active(task)).count();
+        usize::try_from(bound).expect("small").saturating_sub(active)
+    }
+
+    /// Resets what did not complete among these, which are all tasks of the file or all children of a parent.
+    fn reset(&mut self, level: &[usize]) {
+        let mut reset: Vec<usize> = Vec::new();
+        for at in level {
+            // Edges lead back in the list.
+            let depends = self.tasks[*at].edges.iter().any(|(on, _)| reset.contains(on));
+            if !depends && !self.tasks[*at].did_not_complete() {
                 continue;
             }
-            let states = self.tasks[index].dependencies.iter().map(|at| self.tasks[*at].state);
-            let states: Vec<TaskState> = states.collect();
-            if states.iter().any(|state| state.is_ended() && *state != TaskState::Completed) {
-                self.tasks[index].state = TaskState::Failed;
-                failed.push(self.tasks[index].name.clone());
-            } else if states.iter().all(|state| *state == TaskState::Completed) {
-                self.tasks[index].state = TaskState::Queued;
-                self.tasks[index].readied += 1;
-                released.push(self.tasks[index].name.clone());
+            reset.push(*at);
+            let task = &mut self.tasks[*at];
+            task.state = TaskState::Waiting;
+            (task.ready, task.released, task.is_claimed, task.finished) = (None, None, false, None);
+            (task.attempts, task.crashes) = (0, 0);
+            task.raise();
+            let children = task.children.clone();
+            if depends {
+                self.forget_children(*at);
+            } else {
+                self.reset(&children);
             }
         }
     }
 
-    fn unclaimed_dependents(&self, index: usize) -> Vec<String> {
-        if self.tasks[index].state != TaskState::Completed {
-            return Vec::new();
+    fn forget_children(&mut self, at: usize) {
+        for child in std::mem::take(&mut self.tasks[at].children) {
+            self.tasks[child].is_gone = true;
+            self.tasks[child].state = TaskState::Cancelled;
+            self.forget_children(child);
         }
-        let depends = |task: &&Task| task.dependencies.contains(&index);
-        let free = |task: &&Task| task.state == TaskState::Queued && task.lease.is_none();
-        self.tasks.iter().filter(depends).filter(free).map(|task| task.name.clone()).collect()
+    }
+
+    fn children(&self, at: usize) -> Vec<String> {
+        self.tasks[at].children.iter().map(|child| self.tasks[*child].name.clone()).collect()
+    }
+
+    fn released_by(&self, step: Option<u32>) -> Vec<String> {
+        self.names(|task| step.is_some() && task.is_free() && task.released == step)
+    }
+
+    fn names(&self, which: impl Fn(&Task) -> bool) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.tasks.iter().filter(|task| which(task)).map(|task| task.name.clone()).collect();
+        names.sort();
+        names
     }
 }
 
-impl Answer {
-    pub(crate) fn of(claimed: &Claimed) -> Answer {
-        match claimed {
-            Claimed::Run { lease, crashes, .. } => Answer::Run { attempt: lease.attempt, crashes: *crashes },
-            Claimed::Held { session, .. } => Answer::Held { session: session.to_string() },
-            Claimed::NotReady => Answer::NotReady,
-            Claimed::Next { attempt, .. } => Answer::Next { attempt: *attempt },
-            Claimed::Over { state, released } => {
-                Answer::Over { state: *state, released: sorted(names(released)) }
-            }
-            Claimed::NoWorkflow => Answer::NoWorkflow,
-        }
+impl Task {
+    fn is_free(&self) -> bool {
+        self.state == TaskState::Queued && !self.is_claimed
+    }
+
+    fn did_not_complete(&self) -> bool {
+        matches!(self.state, TaskState::Failed | TaskState::Cancelled | TaskState::Expired)
+    }
+
+    /// Makes every lease before this void.
+    fn raise(&mut self) {
+        self.lease = Some(self.lease.map_or(0, |lease| lease + 1));
     }
 }
 
-impl Ended {
-    pub(crate) fn of(finished: &Finished) -> Ended {
-        match finished {
-            Finished::Done { released, failed, workflow } => Ended::Done {
-                released: sorted(names(released)),
-                failed: sorted(failed.iter().map(|id| id.as_str()).collect()),
-                workflow: workflow.expect("the task belongs to a workflow"),
-            },
-            Finished::Lost => Ended::Lost,
-        }
+/// The table of the law; `Queued` stands for satisfied.
+pub(crate) fn verdict(end: TaskState, otherwise: Otherwise) -> TaskState {
+    match (end, otherwise) {
+        (TaskState::Completed, _) | (_, Otherwise::Continue) => TaskState::Queued,
+        (TaskState::Skipped, _) | (_, Otherwise::Skip) => TaskState::Skipped,
+        (_, Otherwise::Fail) => TaskState::Failed,
     }
-}
-
-pub(crate) fn sorted(names: Vec<&str>) -> Vec<String> {
-    let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-    names.sort();
-    names
 }

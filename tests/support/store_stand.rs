@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use serde_json::{Value, json};
 use std::fmt::Debug;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -13,9 +14,10 @@ use std::time::{Duration, SystemTime};
 use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::{Id, TaskKey};
-use gleitzeit::core::state::TaskState;
+use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::{
-    Change, Claim, Claimed, Created, End, Fence, Finished, Lease, Message, Plan, PlannedTask, Released, Store,
+    Accepted, Cancelled, Change, Claim, Claimed, Created, Edge, End, Fence, Finished, Lease, Message,
+    Otherwise, Plan, PlannedTask, Released, Retried, Store, TaskRecord, Why, WorkflowRecord,
 };
 use gleitzeit::topology::Address;
 use gleitzeit::wire::record::{Ending, Head};
@@ -78,7 +80,7 @@ pub(crate) fn document(key: &TaskKey, state: TaskState, result: Value) -> Bytes 
 
 pub(crate) fn ended(key: &TaskKey, state: TaskState, result: Value) -> End {
     let entry = json!({"attempt": 1, "status": state.name()}).to_string();
-    End::Ended { state, document: document(key, state, result), keep: true, ttl: TTL, entry }
+    End::Ended { state, document: document(key, state, result), keep: true, ttl: TTL, entry, retry: None }
 }
 
 /// A plan from task ids and the ids that each depends on.
@@ -86,34 +88,103 @@ pub(crate) fn plan(workflow: &str, tasks: &[(&str, &[&str])]) -> Plan {
     let place = |name: &str| tasks.iter().position(|(task, _)| *task == name).expect("a known task");
     let tasks = tasks.iter().map(|(task, dependencies)| {
         let key = within(workflow, task);
-        let body = json!({"id": task, "workflow": workflow}).to_string();
         PlannedTask {
             head: head(&key),
-            message: Message {
-                address: Address::parse("echo.v1").expect("valid"),
-                priority: 4,
-                body: Bytes::from(body),
-            },
-            dependencies: dependencies.iter().map(|name| place(name)).collect(),
+            message: message(&key, 4),
+            dependencies: dependencies.iter().map(|name| edge(place(name), Otherwise::Fail)).collect(),
+            tolerated: false,
         }
     });
     Plan {
         id: id(workflow),
         name: format!("Plan {workflow}"),
         tasks: tasks.collect(),
+        max_parallel: None,
+        timeout: None,
+        reply: None,
+        digest: None,
         result_ttl: TTL,
         refused: None,
     }
+}
+
+/// A plan from task ids and the ids that each depends on, with what their end means.
+pub(crate) fn graph(workflow: &str, tasks: &[(&str, &[(&str, Otherwise)])]) -> Plan {
+    Plan { tasks: planned(workflow, tasks), ..plan(workflow, &[]) }
+}
+
+/// Tasks of a plan or of an expansion.
+pub(crate) fn planned(workflow: &str, tasks: &[(&str, &[(&str, Otherwise)])]) -> Vec<PlannedTask> {
+    let place = |name: &str| tasks.iter().position(|(task, _)| *task == name).expect("a known task");
+    let task = |(name, edges): &(&str, &[(&str, Otherwise)])| {
+        let key = within(workflow, name);
+        PlannedTask {
+            head: head(&key),
+            message: message(&key, 4),
+            dependencies: edges.iter().map(|(on, otherwise)| edge(place(on), *otherwise)).collect(),
+            tolerated: false,
+        }
+    };
+    tasks.iter().map(task).collect()
+}
+
+/// A task's message.
+pub(crate) fn message(key: &TaskKey, priority: u8) -> Message {
+    let workflow = key.workflow().map(Id::as_str);
+    let body = json!({"id": key.id().as_str(), "workflow": workflow}).to_string();
+    Message { address: Address::parse("echo.v1").expect("valid"), priority, body: Bytes::from(body) }
+}
+
+/// The plan with at most `bound` tasks at once.
+pub(crate) fn bounded(plan: Plan, bound: u32) -> Plan {
+    Plan { max_parallel: NonZeroU32::new(bound), ..plan }
+}
+
+pub(crate) fn edge(on: usize, otherwise: Otherwise) -> Edge {
+    Edge { on, otherwise }
+}
+
+pub(crate) fn accepted(key: &TaskKey) -> Accepted {
+    Accepted::Task { head: head(key), digest: None }
+}
+
+/// A `Created` that has nothing to publish.
+pub(crate) fn taken_in(state: WorkflowState) -> Created {
+    Created { state, released: vec![], differs: false }
+}
+
+/// A `Claimed::Over` that has nothing to publish.
+pub(crate) fn over(state: TaskState) -> Claimed {
+    Claimed::Over { state, released: vec![], differs: false }
+}
+
+/// A `Claimed::NotReady` that has nothing to publish.
+pub(crate) fn not_ready() -> Claimed {
+    Claimed::NotReady { released: vec![] }
+}
+
+/// A `Finished::Done` that has nothing to publish, and has failed these.
+pub(crate) fn done(names: &[&str], workflow: Option<WorkflowState>) -> Finished {
+    Finished::Done { released: vec![], ended: failed(names), workflow }
+}
+
+/// Failed dependents as `Finished::Done` names them.
+pub(crate) fn failed(names: &[&str]) -> Vec<(Id, TaskState)> {
+    names.iter().map(|name| (id(name), TaskState::Failed)).collect()
 }
 
 pub(crate) fn names(released: &[Released]) -> Vec<&str> {
     released.iter().map(|released| released.key.id().as_str()).collect()
 }
 
+pub(crate) fn owned(released: &[Released]) -> Vec<String> {
+    names(released).into_iter().map(str::to_owned).collect()
+}
+
 /// The released of a `Finished::Done`.
 pub(crate) fn released(finished: Finished) -> Vec<String> {
     match finished {
-        Finished::Done { released, .. } => names(&released).into_iter().map(str::to_owned).collect(),
+        Finished::Done { released, .. } => owned(&released),
         Finished::Lost => panic!("the lease is lost"),
     }
 }
@@ -181,6 +252,44 @@ impl Stand {
         self.end(&lease, TaskState::Completed).await
     }
 
+    /// Claims and ends so.
+    pub(crate) async fn end_as(&self, key: &TaskKey, state: TaskState) -> Finished {
+        let lease = self.lease(key).await;
+        self.end(&lease, state).await
+    }
+
+    /// Plans children.
+    pub(crate) async fn expand(&self, lease: &Lease, tasks: Vec<PlannedTask>, bound: u32) -> Finished {
+        self.finish(lease, &End::Expanded { tasks, max_parallel: NonZeroU32::new(bound) }).await
+    }
+
+    pub(crate) async fn cancel(&self, root: &str, why: Why) -> Cancelled {
+        self.store.cancel(&id(root), why, self.now()).await.expect("cancel answers")
+    }
+
+    pub(crate) async fn retry(&self, root: &str, by: &str) -> Retried {
+        self.store.retry(&id(root), &id(by), self.now()).await.expect("retry answers")
+    }
+
+    /// The names of what a retry of this request has released and nobody has claimed yet.
+    pub(crate) async fn retried(&self, root: &str, by: &str) -> Vec<String> {
+        match self.retry(root, by).await {
+            Retried::Running { released, .. } => owned(&released),
+            other => panic!("{other:?} where a retry was expected"),
+        }
+    }
+
+    pub(crate) async fn workflow(&self, root: &str) -> WorkflowRecord {
+        self.store.workflow(&id(root)).await.expect("workflow answers").expect("it is known")
+    }
+
+    /// The state of every task of a workflow: `a completed, b running`.
+    pub(crate) async fn states(&self, root: &str) -> String {
+        let tasks = self.workflow(root).await.tasks;
+        let word = |task: &TaskRecord| format!("{} {}", task.head.key.id(), task.state);
+        tasks.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
     pub(crate) async fn state(&self, key: &TaskKey) -> Option<TaskState> {
         self.store.task(key).await.expect("task answers").map(|task| task.state)
     }
@@ -199,7 +308,7 @@ impl Stand {
 }
 
 pub(crate) fn claim(key: &TaskKey, attempt: u32, session: &str) -> Claim {
-    Claim { head: head(key), attempt, session: id(session), over: None, inputs: Vec::new() }
+    Claim { head: head(key), attempt, session: id(session), over: None, inputs: Vec::new(), digest: None }
 }
 
 pub(crate) fn lease(claimed: Claimed) -> Lease {

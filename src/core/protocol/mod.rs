@@ -64,6 +64,7 @@ mod validate;
 pub use check::Leniency;
 pub use id::{ProtocolId, ProtocolIdError, Version};
 pub use load::{FILE_BYTES_MAX, Source};
+pub(crate) use parameter::schema;
 pub use read::Problem;
 pub use registry::{LoadError, LookupError, Method, Protocols};
 pub(crate) use spec::is_method_name;

@@ -5,10 +5,10 @@ use serde_json::{Number, Value};
 
 use crate::core::protocol::check::{Check, Leniency, shown};
 use crate::core::protocol::number;
-use crate::core::protocol::read::{Node, Report, below};
+use crate::core::protocol::read::{Node, Problem, Report, below};
 use crate::core::protocol::spec::{Fields, ParameterSpec, Type};
 use crate::core::protocol::validate::fill;
-use crate::core::violation::Path;
+use crate::core::violation::{Path, Violation};
 
 /// Longest regular expression, in bytes.
 const PATTERN_BYTES_MAX: usize = 4096;
@@ -72,6 +72,38 @@ pub(super) fn parameter(value: &Value, path: String, report: &mut Report<'_>) ->
     check_constraints(&node, &spec, report);
     check_values(&node, &spec, report);
     Some(spec)
+}
+
+/// Reads one schema that stands outside of a protocol file.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn schema(value: &Value, path: &Path<'_>) -> Result<ParameterSpec, Vec<Violation>> {
+    let mut problems = Vec::new();
+    let mut report = Report { source: "", protocol: None, problems: &mut problems };
+    let spec = parameter(value, path.to_string(), &mut report);
+    match spec {
+        Some(spec) if problems.is_empty() => Ok(spec),
+        Some(_) | None => {
+            let violation =
+                |one: Problem| Violation { path: one.path, problem: one.message, allowed: String::new() };
+            Err(problems.into_iter().map(violation).collect())
+        }
+    }
+}
+
+impl ParameterSpec {
+    /// The value with the defaults inside it filled in, if it obeys.
+    ///
+    /// # Errors
+    /// Every violation.
+    pub(crate) fn accept(&self, mut value: Value, path: &Path<'_>) -> Result<Value, Vec<Violation>> {
+        fill(self, &mut value);
+        let mut check = Check::new(Leniency::Exact);
+        check.value(self, &value, path);
+        let violations = check.violations.into_vec();
+        if violations.is_empty() { Ok(value) } else { Err(violations) }
+    }
 }
 
 fn types(node: &Node<'_>, report: &mut Report<'_>) -> Vec<Type> {

@@ -16,11 +16,12 @@ use crate::core::protocol::spec::{MethodSpec, ProtocolSpec};
 use crate::core::violation::Violation;
 
 /// The protocols that are compiled in, with the names of their files.
-const BUILTIN: [(&str, &str); 4] = [
+const BUILTIN: [(&str, &str); 5] = [
     ("echo-v1.yaml (built in)", include_str!("../../../topology/protocols/echo-v1.yaml")),
     ("llm-v1.yaml (built in)", include_str!("../../../topology/protocols/llm-v1.yaml")),
     ("mcp-v1.yaml (built in)", include_str!("../../../topology/protocols/mcp-v1.yaml")),
     ("python-v1.yaml (built in)", include_str!("../../../topology/protocols/python-v1.yaml")),
+    ("workflow-v1.yaml (built in)", include_str!("../../../topology/protocols/workflow-v1.yaml")),
 ];
 
 /// All protocols that a process knows, consistent, inheritance resolved. It does not change.
@@ -275,7 +276,7 @@ mod tests {
     fn what_is_built_in_is_consistent_described_and_has_examples() {
         let protocols = builtin();
         let names: Vec<String> = protocols.iter().map(|spec| spec.id.to_string()).collect();
-        assert_eq!(names, ["echo/v1", "llm/v1", "mcp/v1", "python/v1"]);
+        assert_eq!(names, ["echo/v1", "llm/v1", "mcp/v1", "python/v1", "workflow/v1"]);
         for spec in protocols.iter() {
             assert!(spec.description.is_some(), "{}", spec.id);
             for method in &spec.methods {
@@ -341,12 +342,12 @@ mod tests {
         check(
             "pyton/v1",
             "execute",
-            "unknown protocol pyton/v1; did you mean python/v1?; known: echo/v1, llm/v1, mcp/v1, python/v1",
+            "unknown protocol pyton/v1; did you mean python/v1?; known: echo/v1, llm/v1, mcp/v1, python/v1, workflow/v1",
         );
         check(
             "python/v2",
             "execute",
-            "unknown protocol python/v2; did you mean python/v1?; known: echo/v1, llm/v1, mcp/v1, python/v1",
+            "unknown protocol python/v2; did you mean python/v1?; known: echo/v1, llm/v1, mcp/v1, python/v1, workflow/v1",
         );
         check(
             "python/v1",

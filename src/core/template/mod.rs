@@ -13,15 +13,23 @@
 //! A path is walked from the provider's result first and from the document if that fails. A step is a key of
 //! an object or an index of an array, never anything else. What a reference brings in is data: it is not
 //! looked at again, so a result that contains `${...}` stays as it is.
+//!
+//! The parameters of a workflow use the same spelling and are put in before it is read (`parameters.rs`); what
+//! they bring in is escaped, so that it stays data.
 
+mod parameters;
+mod source;
 mod text;
 mod walk;
 
 use serde_json::Value;
 use std::fmt;
 
+pub(crate) use self::parameters::{Insertion, Place, escape};
+pub use self::source::Source;
+use self::source::{Nulls, resolve};
 use self::text::{Piece, Pieces, beginnings, steps, whole_reference};
-use self::walk::{resolve, weight};
+use self::walk::weight;
 use super::code::Code;
 use super::failure::Failure;
 use super::violation::Path;
@@ -71,6 +79,12 @@ impl fmt::Display for Unresolved {
     }
 }
 
+/// Whether the text is one reference and nothing else.
+#[must_use]
+pub fn is_reference(text: &str) -> bool {
+    whole_reference(text).is_some()
+}
+
 /// Every reference in `value`, in the order of the text. `root` is the name of the value in paths: `params`.
 #[must_use]
 pub fn references(value: &Value, root: &str) -> Vec<Reference> {
@@ -105,25 +119,57 @@ fn collect(value: &Value, place: &Path<'_>, found: &mut Vec<Reference>) {
     }
 }
 
-/// Replaces every reference in `value`. `document` gives the result document of a task by the name that the
-/// reference uses, `None` for what it does not know. `bytes_max` bounds what is brought in, because a short
-/// text may refer to a large result many times.
+/// Replaces every reference in `value`. `source` gives what a name in a reference stands for, `None` for what
+/// it does not know. `bytes_max` bounds what is brought in, because a short text may refer to a large result
+/// many times.
 ///
 /// # Errors
 /// Everything that could not be replaced.
 pub fn fill<'a>(
     mut value: Value,
     root: &str,
-    document: &dyn Fn(&str) -> Option<&'a Value>,
+    source: &dyn Fn(&str) -> Option<Source<'a>>,
     bytes_max: usize,
 ) -> Result<Value, Vec<Unresolved>> {
-    let mut filling = Filling { document, bytes_left: bytes_max, bytes_max, unresolved: Vec::new() };
+    let mut filling = Filling { source, bytes_left: bytes_max, bytes_max, unresolved: Vec::new() };
     filling.fill(&mut value, &Path::Root(root));
     if filling.unresolved.is_empty() { Ok(value) } else { Err(filling.unresolved) }
 }
 
+/// What one reference of a condition stands for. A condition asks, so whatever is below null is null.
+///
+/// # Errors
+/// Why it stands for nothing.
+pub fn value_of<'a>(
+    reference: &Reference,
+    source: &dyn Fn(&str) -> Option<Source<'a>>,
+) -> Result<&'a Value, Unresolved> {
+    let found = match reference.flaw {
+        Some(flaw) => Err(flaw.to_owned()),
+        None => look_up(&reference.text, source, Nulls::Absorb),
+    };
+    let Reference { text, at, .. } = reference;
+    found.map_err(|reason| Unresolved { text: text.clone(), at: at.clone(), reason })
+}
+
+fn look_up<'a>(
+    text: &str,
+    source: &dyn Fn(&str) -> Option<Source<'a>>,
+    nulls: Nulls,
+) -> Result<&'a Value, String> {
+    let found = beginnings(text).find_map(|(task, rest)| Some((task, source(task)?, rest)));
+    let Some((task, source, rest)) = found else {
+        let first = beginnings(text).last().map_or("", |(task, _)| task);
+        return Err(format!("there is no result of a task {first:?}"));
+    };
+    resolve(source, &steps(rest), nulls).map_err(|reason| match source {
+        Source::Value(_) => format!("{task:?} {reason}"),
+        Source::Task(_) | Source::Substituted { .. } => format!("the result of task {task:?} {reason}"),
+    })
+}
+
 struct Filling<'f, 'a> {
-    document: &'f dyn Fn(&str) -> Option<&'a Value>,
+    source: &'f dyn Fn(&str) -> Option<Source<'a>>,
     bytes_left: usize,
     bytes_max: usize,
     unresolved: Vec<Unresolved>,
@@ -168,16 +214,10 @@ impl<'a> Filling<'_, 'a> {
 
     /// What the reference stands for; if nothing, that is noted.
     fn look_up(&mut self, text: &str, place: &Path<'_>) -> Option<&'a Value> {
-        let found = beginnings(text).find_map(|(task, rest)| Some((task, (self.document)(task)?, rest)));
-        let Some((task, document, rest)) = found else {
-            let first = beginnings(text).last().map_or("", |(task, _)| task);
-            self.refuse(text, place, format!("there is no result of a task {first:?}"));
-            return None;
-        };
-        let value = match resolve(document, &steps(rest)) {
+        let value = match look_up(text, self.source, Nulls::Keep) {
             Ok(value) => value,
             Err(reason) => {
-                self.refuse(text, place, format!("the result of task {task:?} {reason}"));
+                self.refuse(text, place, reason);
                 return None;
             }
         };
@@ -237,7 +277,7 @@ mod tests {
 
     fn filled(value: Value) -> Result<Value, String> {
         let documents = documents();
-        let fill = fill(value, "params", &|task| documents.get(task), 10_000);
+        let fill = fill(value, "params", &|task| documents.get(task).map(Source::Task), 10_000);
         fill.map_err(|unresolved| unresolved.iter().map(Unresolved::to_string).collect::<Vec<_>>().join("; "))
     }
 
@@ -349,7 +389,7 @@ mod tests {
     #[test]
     fn what_is_brought_in_is_bounded() {
         let large = json!({"result": "x".repeat(600)});
-        let document = |_: &str| Some(&large);
+        let document = |_: &str| Some(Source::Task(&large));
         assert!(fill(json!(["${a}"]), "params", &document, 1000).is_ok());
         let failed = fill(json!(["${a}", "${a}"]), "params", &document, 1000).expect_err("too much");
         assert_eq!(failed[0].at, "params[1]");
@@ -381,7 +421,7 @@ mod tests {
         #[test]
         fn any_value_is_filled_or_refused(value in any_json(), result in any_json()) {
             let document = json!({"id": "a", "status": "completed", "result": result});
-            let known = |task: &str| (task == "a").then_some(&document);
+            let known = |task: &str| (task == "a").then_some(Source::Task(&document));
             let found = references(&value, "params");
             let refused = found.iter().any(|r| r.flaw.is_some() || r.task(|task| task == "a").is_none());
             match fill(value.clone(), "params", &known, usize::MAX) {
@@ -404,7 +444,7 @@ mod tests {
         #[test]
         fn a_result_is_never_looked_at_again(result in any_json()) {
             let document = json!({ "result": {"x": result.clone()} });
-            let known = |task: &str| (task == "a").then_some(&document);
+            let known = |task: &str| (task == "a").then_some(Source::Task(&document));
             let filled = fill(json!({"p": "${a.x}", "q": "<${a.x}>"}), "params", &known, usize::MAX);
             let as_text = result.as_str().map_or_else(|| result.to_string(), str::to_owned);
             prop_assert_eq!(filled, Ok(json!({"p": result, "q": format!("<{as_text}>")})));

@@ -1,33 +1,24 @@
-//! From a result document to the part of it that a reference means.
+//! From a value to a part of it.
 
 use serde_json::Value;
 
-/// Other names, known from the original, of keys of a document.
-const DOCUMENT_ALIASES: [(&str, &str); 3] =
-    [("task_id", "id"), ("completed_at", "ended_at"), ("duration_seconds", "execution_time")];
-
-/// Follows the steps from the provider's result, or else from the document.
-pub(super) fn resolve<'a>(document: &'a Value, steps: &[&str]) -> Result<&'a Value, String> {
-    let result = document.get("result").unwrap_or(&Value::Null);
-    if steps.is_empty() {
-        return Ok(result.get("result").unwrap_or(result));
-    }
-    let reason = match walk(result, steps) {
-        Ok(value) => return Ok(value),
-        Err(reason) => reason,
-    };
-    let alias = DOCUMENT_ALIASES.iter().find(|(alias, _)| *alias == steps[0]).map(|(_, key)| *key);
-    let first = document.get(steps[0]).or_else(|| document.get(alias?));
-    first.and_then(|first| walk(first, &steps[1..]).ok()).ok_or(reason)
+/// What is below null.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nulls {
+    /// Nothing: null has no parts.
+    Keep,
+    /// Null.
+    Absorb,
 }
 
 /// Follows the steps by keys and indices; says where it ended otherwise.
-fn walk<'a>(start: &'a Value, steps: &[&str]) -> Result<&'a Value, String> {
+pub(super) fn walk<'a>(start: &'a Value, steps: &[&str], nulls: Nulls) -> Result<&'a Value, String> {
     let mut value = start;
     for (done, step) in steps.iter().enumerate() {
         let next = match value {
             Value::Object(members) => members.get(*step),
             Value::Array(items) => index(step).and_then(|index| items.get(index)),
+            Value::Null if nulls == Nulls::Absorb => return Ok(value),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
         };
         let Some(next) = next else {

@@ -137,6 +137,11 @@ impl Problems {
         }
     }
 
+    /// Counts problems that somebody else has found and not kept.
+    pub(super) fn count_beyond(&mut self, beyond: usize) {
+        self.beyond += beyond;
+    }
+
     /// Whether more would only be counted; then hints are not worth their time.
     pub(super) fn is_full(&self) -> bool {
         self.found.len() >= PROBLEMS_MAX

@@ -1,23 +1,23 @@
 //! From a document to drafts: every member read by itself, nothing yet held against anything else.
 
 use serde_json::{Map, Value};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::load::mapping;
-use super::problem::{Problems, Refused};
+use super::problem::Problems;
+use super::task::{self, TaskDraft};
 use super::{TASKS_MAX, TIMEOUT_MAX_SECONDS};
 use crate::core::code::Code;
 use crate::core::id::Id;
 use crate::core::priority::Priority;
-use crate::core::protocol::ProtocolId;
 use crate::core::reading::{Reading, SECONDS_MAX};
-use crate::core::task::{Draft, KEY_CHARACTERS_MAX, NAME_CHARACTERS_MAX, Origin, Spec};
+use crate::core::task::{Draft, KEY_CHARACTERS_MAX, NAME_CHARACTERS_MAX, Origin};
 use crate::core::violation::Path;
 
 /// The longest description, in characters.
 const DESCRIPTION_CHARACTERS_MAX: usize = 10_000;
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 19] = [
     "type",
     "v",
     "id",
@@ -31,14 +31,23 @@ const KEYS: [&str; 13] = [
     "idempotency_key",
     "providers",
     "version",
+    "parameters",
+    "max_parallel",
+    "max_parallel_tasks",
+    "execution_mode",
+    "wait_for_completion",
+    "outputs",
 ];
-const TASK_KEYS: [&str; 4] = ["id", "parameters", "dependencies", "depends_on"];
 
-/// Keys that would change what runs, if they were followed: to ignore them would be a lie.
-const UNSUPPORTED: [&str; 6] =
-    ["batch", "template", "conditions", "execution_mode", "max_parallel", "parameters"];
-const TASK_UNSUPPORTED: [&str; 7] =
-    ["when", "condition", "conditions", "for_each", "on_failure", "critical", "workflow"];
+/// Keys that would change what runs, if they were followed: to ignore them would be a lie. Each with what to
+/// write instead.
+const UNSUPPORTED: [(&str, &str); 5] = [
+    ("batch", "a file, which `gleitzeit run` or `gleitzeit submit` makes a workflow with a task per file"),
+    ("template", "a file, which `gleitzeit run` or `gleitzeit submit` makes a workflow with a task per file"),
+    ("condition", "`when` in a task"),
+    ("conditions", "`when` in a task"),
+    ("variables", "`parameters`"),
+];
 
 /// A workflow before its parts are held against each other.
 #[derive(Debug)]
@@ -47,6 +56,7 @@ pub(super) struct WorkflowDraft {
     pub(super) name: Option<String>,
     pub(super) description: String,
     pub(super) tasks: Vec<TaskDraft>,
+    pub(super) max_parallel: Option<NonZeroU32>,
     pub(super) timeout: Option<Duration>,
     pub(super) result_ttl: Option<Duration>,
     pub(super) idempotency_key: Option<String>,
@@ -55,37 +65,37 @@ pub(super) struct WorkflowDraft {
     pub(super) problems: Problems,
 }
 
-/// A task before its names are looked up.
-#[derive(Debug)]
-pub(super) struct TaskDraft {
-    /// As given.
-    pub(super) id: Option<Id>,
-    pub(super) name: Option<String>,
-    /// `None` if something about it was refused.
-    pub(super) spec: Option<Spec>,
-    /// As written, each with its index in the list.
-    pub(super) dependencies: Vec<(usize, String)>,
-    pub(super) extra: Map<String, Value>,
+/// How a document is to be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Keys that are not known are refused.
+    pub(super) refuses_unknown: bool,
+    /// It is a task of another workflow.
+    pub(super) is_nested: bool,
 }
 
-/// Reads the members of a workflow.
-pub(super) fn document(document: Value) -> Result<WorkflowDraft, Refused> {
-    let members = mapping(document)?;
-    let mut reading = Reading::default();
+/// Reads the members of a workflow, after its parameters have been put in.
+pub(super) fn members(mut members: Map<String, Value>, problems: Problems, manner: Manner) -> WorkflowDraft {
+    let mut reading = Reading { refuses_unknown: manner.refuses_unknown, ..Reading::default() };
     let mut draft = WorkflowDraft {
         id: None,
         name: None,
         description: String::new(),
         tasks: Vec::new(),
+        max_parallel: None,
         timeout: None,
         result_ttl: None,
         idempotency_key: None,
         metadata: Map::new(),
         warnings: Vec::new(),
-        problems: Problems::default(),
+        problems,
     };
-    let mut priority = None;
-    let mut tasks = None;
+    if manner.is_nested {
+        leave_to_the_outer(&mut members, &mut reading);
+    }
+    let whole = Path::Root("workflow");
+    task::unite(&mut members, "max_parallel", "max_parallel_tasks", &whole, &mut reading);
+    let (mut priority, mut tasks) = (None, None);
     for (key, value) in members {
         let path = Path::Root(&key);
         match key.as_str() {
@@ -110,16 +120,51 @@ pub(super) fn document(document: Value) -> Result<WorkflowDraft, Refused> {
             "priority" => priority = default_priority(&path, value, &mut reading),
             "result_ttl" => draft.result_ttl = reading.seconds(&path, &value, SECONDS_MAX),
             "idempotency_key" => draft.idempotency_key = reading.text(&path, value, KEY_CHARACTERS_MAX),
+            "max_parallel" => draft.max_parallel = reading.parallel(&path, &value),
+            "execution_mode" => execution_mode(&path, &value, &mut draft, &mut reading),
             "version" => {}
-            unsupported if UNSUPPORTED.contains(&unsupported) => refuse_unsupported(&path, &mut reading),
-            _ => reading.warn_unknown(&path, KEYS),
+            "wait_for_completion" | "outputs" => reading.warn(format!("{key} has no effect")),
+            _ => unknown(&path, &mut reading),
         }
     }
     read_tasks(tasks, priority, &mut draft, &mut reading);
     identify(&mut draft, &mut reading);
     draft.problems.extend(Code::WorkflowValidationFailed, reading.violations.into_vec());
     draft.warnings = reading.warnings;
-    Ok(draft)
+    draft
+}
+
+fn unknown(path: &Path<'_>, reading: &mut Reading) {
+    let key = path.to_string();
+    match UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == key) {
+        Some((_, instead)) => reading.refuse(path, "is not supported", *instead),
+        None => reading.warn_unknown(path, KEYS),
+    }
+}
+
+/// Takes out what the workflow around a nested one decides.
+fn leave_to_the_outer(members: &mut Map<String, Value>, reading: &mut Reading) {
+    for key in ["id", "idempotency_key", "result_ttl"] {
+        if members.shift_remove(key).is_some() {
+            reading.warn(format!("{key} has no effect in a nested workflow"));
+        }
+    }
+    if members.shift_remove("timeout").is_some() {
+        let path = Path::Root("timeout");
+        reading.refuse(&path, "is not supported in a nested workflow", "`timeout` of its tasks");
+    }
+}
+
+/// One after the other is one at a time.
+fn execution_mode(path: &Path<'_>, value: &Value, draft: &mut WorkflowDraft, reading: &mut Reading) {
+    match value.as_str() {
+        Some("parallel") => {}
+        Some("sequential") if draft.max_parallel.is_some_and(|bound| bound != NonZeroU32::MIN) => {
+            reading.refuse(path, "found sequential beside max_parallel", "one of them");
+        }
+        Some("sequential") => draft.max_parallel = Some(NonZeroU32::MIN),
+        Some(_) | None => reading.mismatch(path, value, "parallel or sequential"),
+    }
 }
 
 fn read_tasks(
@@ -132,12 +177,8 @@ fn read_tasks(
     let tasks = match tasks {
         Some(Value::Array(tasks)) if tasks.len() > TASKS_MAX => {
             let problem = format!("has {} tasks", tasks.len());
-            return draft.problems.add(
-                Code::WorkflowTooLarge,
-                "tasks",
-                problem,
-                format!("at most {TASKS_MAX}"),
-            );
+            let allowed = format!("at most {TASKS_MAX}");
+            return draft.problems.add(Code::WorkflowTooLarge, "tasks", problem, allowed);
         }
         Some(Value::Array(tasks)) => tasks,
         Some(other) => return reading.mismatch(&path, &other, "a list of tasks"),
@@ -148,99 +189,9 @@ fn read_tasks(
     }
     draft.tasks = Vec::with_capacity(tasks.len());
     for (index, task) in tasks.into_iter().enumerate() {
-        let task = read_task(task, &path.index(index), priority, reading);
+        let task = task::read(task, &path.index(index), priority, reading);
         draft.tasks.push(task);
     }
-}
-
-fn read_task(value: Value, path: &Path<'_>, priority: Option<Priority>, reading: &mut Reading) -> TaskDraft {
-    let mut task =
-        TaskDraft { id: None, name: None, spec: None, dependencies: Vec::new(), extra: Map::new() };
-    let Some(mut members) = reading.map(path, value) else { return task };
-    unite(&mut members, "params", "parameters", path, reading);
-    unite(&mut members, "dependencies", "depends_on", path, reading);
-    let (has_protocol, has_method) = (members.contains_key("protocol"), members.contains_key("method"));
-
-    let mut draft = Draft::default();
-    for (key, value) in members {
-        let path = path.key(&key);
-        let Some(value) = draft.take(&key, value, Origin::File, &path, reading) else { continue };
-        match key.as_str() {
-            "id" => task.id = reading.id(&path, &value),
-            "dependencies" => task.dependencies = dependencies(&path, value, reading),
-            unsupported if TASK_UNSUPPORTED.contains(&unsupported) => refuse_unsupported(&path, reading),
-            _ => {
-                reading.warn_unknown(&path, Spec::KEYS.into_iter().chain(TASK_KEYS));
-                task.extra.insert(key, value);
-            }
-        }
-    }
-    if !has_method {
-        reading.refuse(&path.key("method"), "method is required", "text such as python/execute");
-    }
-    if draft.idempotency_key.take().is_some() {
-        reading.warn(format!("{path}.idempotency_key has no effect: the workflow's own decides"));
-    }
-    draft.check(&path.key("expires_at"), reading);
-    draft.priority = draft.priority.or(priority).or(Some(Priority::NORMAL));
-    let protocol = if has_protocol { draft.protocol.take() } else { implied(&draft, path, reading) };
-    let spec = protocol.and_then(|protocol| draft.finish(protocol));
-    task.name = spec.as_ref().and_then(|spec| spec.name.clone());
-    task.spec = spec;
-    task
-}
-
-/// The protocol that the method's name implies: `llm/chat` is `llm/v1`, `execute` is `python/v1`.
-fn implied(draft: &Draft, path: &Path<'_>, reading: &mut Reading) -> Option<ProtocolId> {
-    let method = draft.method.as_deref()?;
-    let (name, problem) = match method.split_once('/') {
-        Some((name, _)) => (name, None),
-        None => ("python", Some(format!("{path}: no protocol is given, python/v1 is taken"))),
-    };
-    if let Some(problem) = problem {
-        reading.warn(problem);
-    }
-    match ProtocolId::new(name, "v1") {
-        Ok(protocol) => Some(protocol),
-        Err(error) => {
-            reading.refuse(&path.key("method"), error.to_string(), "a protocol's name before the slash");
-            None
-        }
-    }
-}
-
-/// Makes one of two spellings; both are fine as long as they say the same.
-fn unite(
-    members: &mut Map<String, Value>,
-    name: &'static str,
-    alias: &'static str,
-    path: &Path<'_>,
-    reading: &mut Reading,
-) {
-    let Some(value) = members.shift_remove(alias) else { return };
-    match members.get(name) {
-        Some(other) if *other != value => {
-            let problem = format!("differs from {name}, which means the same");
-            reading.refuse(&path.key(alias), problem, "one of them");
-        }
-        Some(_) => {}
-        None => _ = members.insert(name.to_owned(), value),
-    }
-}
-
-fn dependencies(path: &Path<'_>, value: Value, reading: &mut Reading) -> Vec<(usize, String)> {
-    let Value::Array(values) = value else {
-        reading.mismatch(path, &value, "a list of ids or names of tasks");
-        return Vec::new();
-    };
-    let mut names = Vec::with_capacity(values.len());
-    for (index, value) in values.into_iter().enumerate() {
-        match value {
-            Value::String(name) => names.push((index, name)),
-            other => reading.mismatch(&path.index(index), &other, "the id or name of a task"),
-        }
-    }
-    names
 }
 
 /// The workflow's priority counts for tasks without one.
@@ -250,21 +201,14 @@ fn default_priority(path: &Path<'_>, value: Value, reading: &mut Reading) -> Opt
     draft.priority
 }
 
-fn refuse_unsupported(path: &Path<'_>, reading: &mut Reading) {
-    reading.refuse(path, "is not supported", "leave it out");
-}
-
 /// The id is that of the idempotency key, if there is one.
 fn identify(draft: &mut WorkflowDraft, reading: &mut Reading) {
     let Some(keyed) = draft.idempotency_key.as_deref().map(Id::from_idempotency_key) else { return };
     match &draft.id {
         Some(id) if *id != keyed => {
             let problem = format!("found {:?} beside an idempotency_key", id.as_str());
-            reading.refuse(
-                &Path::Root("id"),
-                problem,
-                format!("no id, or {keyed}, which belongs to that key"),
-            );
+            let allowed = format!("no id, or {keyed}, which belongs to that key");
+            reading.refuse(&Path::Root("id"), problem, allowed);
         }
         Some(_) => {}
         None => draft.id = Some(keyed),

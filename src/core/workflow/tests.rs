@@ -6,10 +6,19 @@ use super::*;
 use crate::core::code::Code;
 use crate::core::priority::Priority;
 
-fn read(document: Value) -> Result<Workflow, Refused> {
+mod batch;
+mod graph;
+mod nested;
+mod parameters;
+
+fn protocols() -> &'static Protocols {
     // Reading the protocols takes longer than most workflows.
     static PROTOCOLS: LazyLock<Protocols> = LazyLock::new(|| Protocols::builtin().expect("built in"));
-    Workflow::read(document, &PROTOCOLS)
+    &PROTOCOLS
+}
+
+fn read(document: Value) -> Result<Workflow, Refused> {
+    Workflow::read(document, protocols())
 }
 
 fn yaml(text: &str) -> Result<Workflow, Refused> {
@@ -168,7 +177,7 @@ fn malformed_values_are_refused_all_at_once() {
         "tasks[8].protocol: ",
         "tasks[9].parameters: differs from params",
         "tasks[10].retry.delay: found beside base_delay",
-        "tasks[11].for_each: is not supported",
+        "tasks[11].for_each: ${a} refers to no task of this workflow",
     ];
     check_refused(document, Code::WorkflowValidationFailed, &expected);
 }
@@ -181,7 +190,7 @@ fn odd_values_are_warned_about() {
     ]}))
     .expect("a workflow");
     let expected = [
-        "unknown key wait_for_completion",
+        "wait_for_completion has no effect",
         "tasks[0].priority: 4 counts as normal",
         "tasks[0].retry.delay: better written base_delay",
         "unknown key tasks[0].retry.tries",
@@ -359,6 +368,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
         "id|name|tasks|method|protocol|params|parameters|dependencies|depends_on|priority|timeout|retry",
         "delay|base_delay|max_attempts|metadata|type|v|message|seconds|idempotency_key|expires_at|not_before",
+        "when|for_each|max_parallel|on_failure|critical|task|default|workflow|execution_mode|a|required",
     ];
     leaf.prop_recursive(5, 64, 6, move |inner| {
         prop_oneof![

@@ -8,6 +8,10 @@
 //! | `P:{ID}:root` | hash: a task on its own, a workflow, or the mark of a cancel that came first (`kind`) | no |
 //! | `P:{WORKFLOW}:task:TASK` | hash: a task of a workflow | no |
 //! | `P:{WORKFLOW}:order` | list: its tasks' ids in the order of the file | no |
+//! | `P:{WORKFLOW}:parents` | list: those of its tasks that have planned others | no |
+//! | `P:{WORKFLOW}:ready` | sorted set: tasks that wait for their turn, by priority and readiness | no |
+//! | `P:{WORKFLOW}:ready:TASK` | sorted set: the same, of the children of a task that bounds them | no |
+//! | `P:{WORKFLOW}:turns` | sorted set: tasks whose children may have a turn, by the first of them | no |
 //! | `P:session:ID` | a worker session lives as long as this key | no |
 //!
 //! Every key of a root has the root's id as hash tag, so that all of it is in one slot. No id contains a

@@ -7,16 +7,29 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use super::RedisStore;
+use super::plan::otherwise;
 use super::reply::{Reply, corrupt};
 use super::steps::{task_state, workflow_state};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
-use crate::store::{Filter, StoreError, Summary, TaskRecord, WorkflowRecord};
+use crate::store::{Filter, Otherwise, StoreError, Summary, TaskRecord, WorkflowRecord};
 use crate::wire::record::Head;
 
 /// What a task's record is read from; `lua/workflow.lua` asks for the same.
-const TASK_FIELDS: [&str; 10] =
-    ["head", "state", "attempts", "crashes", "session", "started", "ended", "due", "history", "dependencies"];
+const TASK_FIELDS: [&str; 12] = [
+    "head",
+    "state",
+    "attempts",
+    "crashes",
+    "session",
+    "started",
+    "ended",
+    "due",
+    "history",
+    "dependencies",
+    "parent",
+    "tolerated",
+];
 
 /// How many keys the server looks at in one step of `list`.
 const SCAN_COUNT: usize = 1000;
@@ -58,6 +71,22 @@ impl RedisStore {
     pub(super) async fn read_document(&self, key: String) -> Result<Option<Bytes>, StoreError> {
         let document: Option<Vec<u8>> = self.connection.query("result", redis::cmd("GET").arg(key)).await?;
         Ok(document.map(Bytes::from))
+    }
+
+    pub(super) async fn read_documents(
+        &self,
+        root: &Id,
+        tasks: &[Id],
+    ) -> Result<Vec<Option<Bytes>>, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut cmd = redis::cmd("MGET");
+        for task in tasks {
+            cmd.arg(self.prefix.result(&TaskKey::within(root.clone(), task.clone())));
+        }
+        let documents: Vec<Option<Vec<u8>>> = self.connection.query("results", &cmd).await?;
+        Ok(documents.into_iter().map(|document| document.map(Bytes::from)).collect())
     }
 
     /// Walks over every key of the database in small steps, so its time grows with everything that the
@@ -135,7 +164,12 @@ fn task_record(root: &Id, mut reply: Reply) -> Result<Option<TaskRecord>, StoreE
     let (started, ended_at, due) = (reply.time()?, reply.time()?, reply.time()?);
     let history = reply.optional_text()?.unwrap_or_default();
     let dependencies = reply.optional_text()?.unwrap_or_default();
-    let dependencies: Result<Vec<Id>, _> = dependencies.split_whitespace().map(Id::parse).collect();
+    let dependencies = dependencies.split_whitespace().map(|edge| {
+        dependency(edge).ok_or_else(|| reply.corrupt(format!("{edge:?} where a dependency was expected")))
+    });
+    let dependencies = dependencies.collect::<Result<Vec<(Id, Otherwise)>, StoreError>>()?;
+    let parent = reply.optional_text()?.map(|text| Id::parse(&text)).transpose();
+    let tolerated = reply.optional_text()?.is_some();
     // What was true of an earlier state stays in the hash; taking it out would cost a command per step.
     let is_running = state == crate::core::state::TaskState::Running;
     let is_delayed = state == crate::core::state::TaskState::Delayed;
@@ -150,8 +184,16 @@ fn task_record(root: &Id, mut reply: Reply) -> Result<Option<TaskRecord>, StoreE
         ended_at,
         due: due.filter(|_| is_delayed),
         history: history.lines().map(str::to_owned).collect(),
-        dependencies: dependencies.map_err(|error| reply.corrupt(error.to_string()))?,
+        dependencies,
+        parent: parent.map_err(|error| reply.corrupt(error.to_string()))?,
+        tolerated,
     }))
+}
+
+/// An edge as `plan::push_tasks` writes it.
+fn dependency(edge: &str) -> Option<(Id, Otherwise)> {
+    let otherwise = otherwise(edge.chars().next()?)?;
+    Some((Id::parse(edge.get(1..)?).ok()?, otherwise))
 }
 
 fn task_head(step: &'static str, root: &Id, open: &str) -> Result<Head, StoreError> {

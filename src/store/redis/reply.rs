@@ -22,6 +22,20 @@ impl Reply {
         }
     }
 
+    /// Which step answered.
+    pub(super) fn step(&self) -> &'static str {
+        self.step
+    }
+
+    /// 1 or 0.
+    pub(super) fn flag(&mut self) -> Result<bool, StoreError> {
+        match self.text()?.as_str() {
+            "0" => Ok(false),
+            "1" => Ok(true),
+            other => Err(corrupt(self.step, format!("{other:?} where 0 or 1 was expected"))),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rest.len() == 0
     }

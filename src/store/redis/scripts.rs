@@ -26,6 +26,7 @@ pub(super) struct Scripts {
     pub(super) claim: Script,
     pub(super) finish: Script,
     pub(super) cancel: Script,
+    pub(super) retry: Script,
     pub(super) accept: Script,
     pub(super) workflow: Script,
 }
@@ -44,15 +45,16 @@ impl Scripts {
             Script::new(&text)
         };
         let step = |parts: &[&str]| step_after("", parts);
-        let ending = include_str!("lua/ending.lua");
+        let (ending, graph) = (include_str!("lua/ending.lua"), include_str!("lua/graph.lua"));
         Scripts {
-            create: step(&[ending, include_str!("lua/create.lua")]),
+            create: step(&[ending, graph, include_str!("lua/create.lua")]),
             claim: step_after(include_str!("lua/claim_new.lua"), &[include_str!("lua/claim.lua")]),
             finish: step_after(
                 include_str!("lua/finish_alone.lua"),
-                &[ending, include_str!("lua/finish.lua")],
+                &[ending, graph, include_str!("lua/finish.lua")],
             ),
             cancel: step(&[ending, include_str!("lua/cancel.lua")]),
+            retry: step(&[ending, graph, include_str!("lua/retry.lua")]),
             accept: step(&[include_str!("lua/accept.lua")]),
             workflow: step(&[include_str!("lua/workflow.lua")]),
         }
@@ -81,12 +83,17 @@ fn constants(document_bytes_max: u64) -> String {
     constant("local DEPENDENCY_MARK", record::DEPENDENCY_MARK);
     constant("local OMITTED", record::RESULT_OMITTED);
     constant("local CANCELLED", &marked(record::cancelled(now)));
+    constant("local TIMED_OUT", &marked(record::timed_out(now)));
+    constant("local SKIPPED", &marked(record::skipped(now)));
     constant("local DEPENDENCY_FAILED", &marked(record::dependency_failed(now)));
     let lost = record::attempt_lost(ATTEMPT_MARK, SESSION_MARK, STARTED_MARK, NOW_MARK);
     constant("local ATTEMPT_LOST", &lost);
     let refused = marked(record::workflow_status(WorkflowState::Failed, created, now, None));
     let refused = refused.replace(r#""error":null"#, &format!(r#""error":{ERROR_MARK}"#));
     constant("local WORKFLOW_REFUSED", &refused);
+    let failure = record::workflow_timed_out();
+    let timed_out = record::workflow_status(WorkflowState::Failed, created, now, Some(&failure));
+    constant("local WORKFLOW_TIMED_OUT", &marked(timed_out));
     for state in WorkflowState::ALL.into_iter().filter(|state| state.is_ended()) {
         let error = record::workflow_failure(state);
         let status = marked(record::workflow_status(state, created, now, error.as_ref()));
@@ -107,6 +114,9 @@ mod tests {
             text.lines().find(|line| line.starts_with(name)).expect("the constant is there").to_owned()
         };
         assert_eq!(line("local CANCELLED").matches(NOW_MARK).count(), 1);
+        assert_eq!(line("local TIMED_OUT").matches(NOW_MARK).count(), 1);
+        assert_eq!(line("local SKIPPED").matches(NOW_MARK).count(), 1);
+        assert_eq!(line("local SKIPPED").matches(record::DEPENDENCY_MARK).count(), 1);
         assert_eq!(line("local DEPENDENCY_FAILED").matches(NOW_MARK).count(), 1);
         assert_eq!(line("local DEPENDENCY_FAILED").matches(record::DEPENDENCY_MARK).count(), 2);
         assert_eq!(line("local WORKFLOW_REFUSED").matches(ERROR_MARK).count(), 1);

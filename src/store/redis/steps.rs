@@ -1,17 +1,15 @@
-//! The steps that change state: what each script is sent, and what its answer means.
+//! The steps of a delivery, and `accept`: what each script is sent, and what its answer means.
 
-use serde_json::json;
+use redis::ScriptInvocation;
 use std::time::Duration;
 
 use super::RedisStore;
+use super::plan::push_tasks;
 use super::reply::{Reply, corrupt};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{
-    Accepted, Cancelled, Claim, Claimed, Created, End, Fence, Finished, Lease, Message, Plan, Released,
-    StoreError,
-};
+use crate::store::{Accepted, Claim, Claimed, End, Fence, Finished, Lease, Message, Released, StoreError};
 use crate::topology::Address;
 use crate::wire::record;
 
@@ -22,48 +20,6 @@ const ACCEPT_BATCH: usize = 1000;
 const TOMBSTONE_MIN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl RedisStore {
-    pub(super) async fn create_step(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
-        const STEP: &str = "create";
-        let mut dependents = vec![Vec::new(); plan.tasks.len()];
-        for (index, task) in plan.tasks.iter().enumerate() {
-            for dependency in &task.dependencies {
-                let unknown = || corrupt(STEP, format!("task {index} depends on task {dependency}"));
-                dependents.get_mut(*dependency).ok_or_else(unknown)?.push(index);
-            }
-        }
-        let names = |indices: &[usize]| {
-            let ids: Vec<&str> = indices.iter().map(|at| plan.tasks[*at].head.key.id().as_str()).collect();
-            ids.join(" ")
-        };
-        let mut script = self.scripts.create.key(self.prefix.root(&plan.id));
-        script
-            .arg(now.to_string())
-            .arg(record::workflow_open(&plan.id, &plan.name))
-            .arg(millis(plan.result_ttl))
-            .arg(millis(tombstone_ttl(plan.result_ttl)))
-            .arg(self.prefix.channel(&plan.id))
-            .arg(plan.refused.as_ref().map(|failure| json!(failure).to_string()).unwrap_or_default())
-            .arg(plan.tasks.len());
-        for (task, dependents) in plan.tasks.iter().zip(&dependents) {
-            script
-                .arg(task.head.key.id().as_str())
-                .arg(task.head.open())
-                .arg(task.message.address.as_str())
-                .arg(task.message.priority)
-                .arg(&task.message.body[..])
-                .arg(task.dependencies.len())
-                .arg(names(&task.dependencies))
-                .arg(names(dependents));
-        }
-        let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
-        match reply.text()?.as_str() {
-            "running" => Ok(Created::Running(released(&plan.id, reply.list()?)?)),
-            "over" => Ok(Created::Over(workflow_state(&mut reply)?)),
-            "clash" => Err(clash(STEP, &plan.id, "a task on its own")),
-            other => Err(reply.corrupt(format!("the answer {other:?}"))),
-        }
-    }
-
     pub(super) async fn claim_step(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
         const STEP: &str = "claim";
         let key = &claim.head.key;
@@ -80,7 +36,8 @@ impl RedisStore {
             .arg(claim.head.open())
             .arg(self.prefix.channel(&key.root))
             .arg(millis(self.result_ttl))
-            .arg(millis(tombstone_ttl(self.result_ttl)));
+            .arg(millis(tombstone_ttl(self.result_ttl)))
+            .arg(claim.digest.as_deref().unwrap_or_default());
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "run" => {
@@ -92,22 +49,20 @@ impl RedisStore {
                 while !documents.is_empty() {
                     inputs.push(documents.bytes()?);
                 }
-                Ok(Claimed::Run {
-                    lease: Lease { key: key.clone(), fence, attempt },
-                    inputs,
-                    crashes,
-                    history,
-                })
+                let children = ids(reply.list()?)?;
+                let lease = Lease { key: key.clone(), fence, attempt };
+                Ok(Claimed::Run { lease, inputs, crashes, history, children })
             }
             "held" => Ok(Claimed::Held { session: reply.parsed()?, fence: Fence(reply.parsed()?) }),
-            "waiting" => Ok(Claimed::NotReady),
+            "waiting" => Ok(Claimed::NotReady { released: released(&key.root, reply.list()?)? }),
             "next" => {
                 let attempt = reply.parsed()?;
                 Ok(Claimed::Next { attempt, due: reply.time()?.unwrap_or(now) })
             }
             "over" => {
                 let state = task_state(&mut reply)?;
-                Ok(Claimed::Over { state, released: released(&key.root, reply.list()?)? })
+                let released = released(&key.root, reply.list()?)?;
+                Ok(Claimed::Over { state, released, differs: reply.flag()? })
             }
             "unknown" => Ok(Claimed::NoWorkflow),
             "clash" => Err(clash(STEP, &key.root, "a workflow")),
@@ -130,10 +85,36 @@ impl RedisStore {
             End::Again { due, .. } if *due > now => script.arg("again").arg(TaskState::Delayed.name()),
             End::Again { .. } => script.arg("again").arg(TaskState::Queued.name()),
             End::Abandoned => script.arg("abandoned").arg(TaskState::Queued.name()),
+            End::Expanded { .. } => script.arg("expanded").arg(TaskState::Waiting.name()),
         };
         script.arg(now.to_string());
+        self.push_end(&mut script, key, end)?;
+        let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
+        match reply.text()?.as_str() {
+            "lost" => Ok(Finished::Lost),
+            "done" => {
+                let state = match key.task {
+                    Some(_) => Some(workflow_state(&mut reply)?),
+                    None => reply.text().map(|_| None)?,
+                };
+                let mut pairs = reply.list()?;
+                let mut ended = Vec::new();
+                while !pairs.is_empty() {
+                    ended.push((pairs.parsed()?, task_state(&mut pairs)?));
+                }
+                let released = released(&key.root, reply.list()?)?;
+                Ok(Finished::Done { released, ended, workflow: state })
+            }
+            "refused" => Err(corrupt(STEP, format!("{key} cannot end its attempt so: {}", reply.text()?))),
+            other => Err(reply.corrupt(format!("the answer {other:?}"))),
+        }
+    }
+
+    /// What `lua/finish.lua` wants to know of the end itself.
+    fn push_end(&self, script: &mut ScriptInvocation, key: &TaskKey, end: &End) -> Result<(), StoreError> {
+        const STEP: &str = "finish";
         match end {
-            End::Ended { state, document, keep, ttl, entry } => {
+            End::Ended { state, document, keep, ttl, entry, retry } => {
                 if !state.is_ended() {
                     return Err(corrupt(STEP, format!("a task cannot end as {state}")));
                 }
@@ -146,83 +127,74 @@ impl RedisStore {
                     .arg(millis(*ttl))
                     .arg(millis(tombstone_ttl(*ttl)))
                     .arg(self.prefix.channel(&key.root))
-                    .arg(cut.unwrap_or(0))
-                    .arg(key.id().as_str());
+                    .arg(cut.unwrap_or(0));
+                if let (None, Some(message)) = (&key.task, retry) {
+                    script.arg(message.address.as_str()).arg(message.priority).arg(&message.body[..]);
+                }
             }
             End::Again { due, entry } => {
                 script.arg(one_line(entry)).arg(due.to_string());
             }
+            End::Expanded { tasks, max_parallel } => {
+                if tasks.is_empty() {
+                    return Err(corrupt(STEP, format!("{key} cannot wait for no children")));
+                }
+                script.arg(max_parallel.map(|tasks| tasks.to_string()).unwrap_or_default()).arg(tasks.len());
+                push_tasks(STEP, script, tasks)?;
+            }
             End::Abandoned => {}
         }
-        let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
-        match reply.text()?.as_str() {
-            "lost" => Ok(Finished::Lost),
-            "done" => {
-                let state = match key.task {
-                    Some(_) => Some(workflow_state(&mut reply)?),
-                    None => reply.text().map(|_| None)?,
-                };
-                let mut names = reply.list()?;
-                let mut failed = Vec::new();
-                while !names.is_empty() {
-                    failed.push(names.parsed()?);
-                }
-                let released = released(&key.root, reply.list()?)?;
-                Ok(Finished::Done { released, failed, workflow: state })
-            }
-            other => Err(reply.corrupt(format!("the answer {other:?}"))),
-        }
+        Ok(())
     }
 
-    pub(super) async fn cancel_step(&self, root: &Id, now: Timestamp) -> Result<Cancelled, StoreError> {
-        const STEP: &str = "cancel";
-        let mut script = self.scripts.cancel.key(self.prefix.root(root));
-        script
-            .key(self.prefix.outcome(root))
-            .arg(now.to_string())
-            .arg(millis(self.result_ttl))
-            .arg(millis(tombstone_ttl(self.result_ttl)))
-            .arg(self.prefix.channel(root));
-        let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
-        match reply.text()?.as_str() {
-            "done" => {
-                let mut pairs = reply.list()?;
-                let mut running = Vec::new();
-                while !pairs.is_empty() {
-                    let name = pairs.text()?;
-                    let task = if name.is_empty() { None } else { Some(id(STEP, &name)?) };
-                    running.push((TaskKey { root: root.clone(), task }, pairs.parsed()?));
-                }
-                Ok(Cancelled::Done { running })
-            }
-            "over" => Ok(Cancelled::Over(reply.text()?)),
-            "marked" => Ok(Cancelled::Marked),
-            other => Err(reply.corrupt(format!("the answer {other:?}"))),
-        }
-    }
-
-    pub(super) async fn accept_step(&self, accepted: &[Accepted], now: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn accept_step(
+        &self,
+        accepted: &[Accepted],
+        now: Timestamp,
+    ) -> Result<Vec<Id>, StoreError> {
         const STEP: &str = "accept";
         let now = now.to_string();
+        let mut different = Vec::new();
         for batch in accepted.chunks(ACCEPT_BATCH) {
             let mut pipeline = redis::pipe();
+            let mut digests = Vec::new();
             for one in batch {
-                let (root, kind, head) = match one {
-                    Accepted::Task(head) => (&head.key.root, "task", head.open()),
-                    Accepted::Workflow { id, name } => (id, "workflow", record::workflow_open(id, name)),
+                let (root, kind, head, digest) = match one {
+                    Accepted::Task { head, digest } => (&head.key.root, "task", head.open(), digest),
+                    Accepted::Workflow { id, name, digest } => {
+                        (id, "workflow", record::workflow_open(id, name), digest)
+                    }
                 };
                 let script = &self.scripts.accept;
                 pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(self.prefix.root(root));
-                pipeline.arg(kind).arg(head).arg(&now).ignore();
+                pipeline.arg(kind).arg(head).arg(&now).arg(digest.as_deref().unwrap_or_default()).ignore();
+                digests.extend(digest.as_ref().map(|digest| (root, digest)));
             }
             self.connection.script_pipeline(STEP, &self.scripts.accept, &pipeline).await?;
+            different.append(&mut self.different(&digests).await?);
         }
-        Ok(())
+        Ok(different)
+    }
+
+    /// Those whose record has another digest. A record's digest never changes once it is there, so this may
+    /// come after the step that has noted it.
+    async fn different(&self, digests: &[(&Id, &String)]) -> Result<Vec<Id>, StoreError> {
+        if digests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for (root, _) in digests {
+            pipeline.cmd("HGET").arg(self.prefix.root(root)).arg("digest");
+        }
+        let known: Vec<Option<String>> = self.connection.pipeline("accept", &pipeline).await?;
+        let differs = |known: &Option<String>, given: &String| known.as_ref().is_some_and(|k| k != given);
+        let pairs = digests.iter().zip(&known).filter(|((_, given), known)| differs(known, given));
+        Ok(pairs.map(|((root, _), _)| (*root).clone()).collect())
     }
 }
 
 /// How long the record of an end outlives it, for results that are kept for `result_ttl`.
-fn tombstone_ttl(result_ttl: Duration) -> Duration {
+pub(super) fn tombstone_ttl(result_ttl: Duration) -> Duration {
     result_ttl.saturating_mul(7).max(TOMBSTONE_MIN)
 }
 
@@ -239,10 +211,13 @@ fn one_line(entry: &str) -> std::borrow::Cow<'_, str> {
     entry.into()
 }
 
-fn released(workflow: &Id, mut reply: Reply) -> Result<Vec<Released>, StoreError> {
+/// The messages to publish; without a name it is that of a task on its own.
+pub(super) fn released(root: &Id, mut reply: Reply) -> Result<Vec<Released>, StoreError> {
     let mut released = Vec::new();
     while !reply.is_empty() {
-        let key = TaskKey::within(workflow.clone(), reply.parsed()?);
+        let name = reply.text()?;
+        let task = if name.is_empty() { None } else { Some(id(reply.step(), &name)?) };
+        let key = TaskKey { root: root.clone(), task };
         let address = Address::parse(&reply.text()?).map_err(|error| reply.corrupt(error.to_string()))?;
         let priority = reply.parsed()?;
         let body = reply.bytes()?.ok_or_else(|| reply.corrupt(format!("{key} has no message")))?;
@@ -251,11 +226,19 @@ fn released(workflow: &Id, mut reply: Reply) -> Result<Vec<Released>, StoreError
     Ok(released)
 }
 
-fn id(step: &'static str, text: &str) -> Result<Id, StoreError> {
+pub(super) fn ids(mut reply: Reply) -> Result<Vec<Id>, StoreError> {
+    let mut ids = Vec::new();
+    while !reply.is_empty() {
+        ids.push(reply.parsed()?);
+    }
+    Ok(ids)
+}
+
+pub(super) fn id(step: &'static str, text: &str) -> Result<Id, StoreError> {
     Id::parse(text).map_err(|error| corrupt(step, error.to_string()))
 }
 
-fn clash(step: &'static str, id: &Id, what: &str) -> StoreError {
+pub(super) fn clash(step: &'static str, id: &Id, what: &str) -> StoreError {
     corrupt(step, format!("the id {id} is already that of {what}"))
 }
 

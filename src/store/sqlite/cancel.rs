@@ -4,14 +4,29 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
 use super::ending;
+use super::flow::Flow;
 use super::rows::{self, Cleaning, Workflow};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::Cancelled;
+use crate::store::{Cancelled, Why};
+use crate::wire::record;
 
 /// `result_ttl` is for documents whose task or workflow has not said how long they are wanted.
 pub(super) fn cancel(
+    tx: &Connection,
+    root: &Id,
+    why: Why,
+    result_ttl: Duration,
+    now: Timestamp,
+) -> rusqlite::Result<Cancelled> {
+    match why {
+        Why::Request => end_on_request(tx, root, result_ttl, now),
+        Why::Timeout { run } => time_out(tx, root, run, now),
+    }
+}
+
+fn end_on_request(
     tx: &Connection,
     root: &Id,
     result_ttl: Duration,
@@ -31,8 +46,34 @@ pub(super) fn cancel(
     }
     // One that nobody has taken in yet ends without tasks, and `create` will find it ended.
     let result_ttl = if workflow.state == WorkflowState::Accepted { result_ttl } else { workflow.result_ttl };
-    let running = ending::cancel_workflow(tx, root, Workflow { result_ttl, ..workflow }, now)?;
-    Ok(Cancelled::Done { running })
+    let mut flow = Flow::of(tx, root, Workflow { result_ttl, ..workflow }, 0, now);
+    let running = ending::end_all(&mut flow, &record::cancelled(now), WorkflowState::Cancelled, None)?;
+    Ok(Cancelled::Done { running, reply: reply(tx, root)? })
+}
+
+/// Only a run of a workflow has a time; what is not that run is none of this step's business.
+fn time_out(tx: &Connection, root: &Id, run: u32, now: Timestamp) -> rusqlite::Result<Cancelled> {
+    if let Some(task) = rows::find_task(tx, &TaskKey::alone(root.clone()))? {
+        return Ok(Cancelled::Over(task.state.name().to_owned()));
+    }
+    let Some(workflow) = rows::find_workflow(tx, root)? else {
+        let is_marked = rows::is_marked(tx, root)?;
+        let state = if is_marked { WorkflowState::Cancelled.name() } else { "unknown" };
+        return Ok(Cancelled::Over(state.to_owned()));
+    };
+    if workflow.state != WorkflowState::Running || workflow.run != run {
+        return Ok(Cancelled::Over(workflow.state.name().to_owned()));
+    }
+    let error = serde_json::to_string(&record::workflow_timed_out());
+    let error = error.map_err(|error| rows::unexpected(0, error))?;
+    let mut flow = Flow::of(tx, root, workflow, 0, now);
+    let running = ending::end_all(&mut flow, &record::timed_out(now), WorkflowState::Failed, Some(&error))?;
+    Ok(Cancelled::Done { running, reply: reply(tx, root)? })
+}
+
+fn reply(tx: &Connection, workflow: &Id) -> rusqlite::Result<Option<String>> {
+    tx.prepare_cached("SELECT reply FROM workflows WHERE id = ?1")?
+        .query_row([workflow.as_str()], |row| row.get(0))
 }
 
 fn cancel_task(
@@ -56,5 +97,5 @@ fn cancel_task(
         let session = Id::parse(task.session.as_deref().unwrap_or_default());
         running.push((key, session.map_err(|error| rows::unexpected(5, error))?));
     }
-    Ok(Cancelled::Done { running })
+    Ok(Cancelled::Done { running, reply: None })
 }

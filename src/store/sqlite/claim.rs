@@ -4,12 +4,13 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
+use super::create::digest_differs;
 use super::ending::{self, remember};
 use super::rows::{self, Clash, Task};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
-use crate::store::{Claim, Claimed, Fence, Lease};
+use crate::store::{Claim, Claimed, Fence, Lease, Released};
 use crate::wire::record;
 
 /// `result_ttl` is for the document of a task that was cancelled before anybody had seen it.
@@ -26,13 +27,17 @@ pub(super) fn claim(
             None => first(tx, claim, result_ttl, now),
         };
     };
+    let differs = match &claim.digest {
+        Some(digest) if key.workflow().is_none() => digest_differs(tx, &key.root, digest)?,
+        Some(_) | None => false,
+    };
     let claimed = match task.state {
         TaskState::Completed
         | TaskState::Failed
         | TaskState::Cancelled
         | TaskState::Expired
-        | TaskState::Skipped => over(tx, key, &task)?,
-        TaskState::Waiting => Claimed::NotReady,
+        | TaskState::Skipped => over(tx, key, &task, differs)?,
+        TaskState::Waiting => Claimed::NotReady { released: not_ready(tx, key, &task)? },
         TaskState::Running if claim.over != Some(task.fence) => held(&task)?,
         TaskState::Running => {
             note_lost(tx, &task, now)?;
@@ -40,9 +45,10 @@ pub(super) fn claim(
             run(tx, claim, &task, attempt, crashes, now)?
         }
         TaskState::Accepted | TaskState::Queued | TaskState::Delayed => {
-            if claim.attempt <= task.attempts {
-                let (attempt, due) = (task.attempts.saturating_add(1), task.due.unwrap_or(now));
-                Claimed::Next { attempt, due }
+            // An attempt that has waited for its children has started before, and goes on.
+            let expected = if task.resumes { task.attempts.max(1) } else { task.attempts.saturating_add(1) };
+            if claim.attempt < expected {
+                Claimed::Next { attempt: expected, due: task.due.unwrap_or(now) }
             } else {
                 // A higher one than expected: the file has lost its last writes, the message knows better.
                 run(tx, claim, &task, claim.attempt, task.crashes, now)?
@@ -52,14 +58,20 @@ pub(super) fn claim(
     Ok(Ok(claimed))
 }
 
-fn over(tx: &Connection, key: &TaskKey, task: &Task) -> rusqlite::Result<Claimed> {
+fn over(tx: &Connection, key: &TaskKey, task: &Task, differs: bool) -> rusqlite::Result<Claimed> {
     let released = match key.workflow() {
-        Some(workflow) if task.state == TaskState::Completed => {
-            rows::unclaimed_dependents(tx, workflow, task.n)?
-        }
-        Some(_) | None => Vec::new(),
+        Some(workflow) => rows::released_by(tx, workflow, task.n)?,
+        None => Vec::new(),
     };
-    Ok(Claimed::Over { state: task.state, released })
+    Ok(Claimed::Over { state: task.state, released, differs })
+}
+
+/// Only a task that has planned others and waits for them has released anything.
+fn not_ready(tx: &Connection, key: &TaskKey, task: &Task) -> rusqlite::Result<Vec<Released>> {
+    match key.workflow() {
+        Some(workflow) => rows::unclaimed_children(tx, workflow, task.n),
+        None => Ok(Vec::new()),
+    }
 }
 
 fn held(task: &Task) -> rusqlite::Result<Claimed> {
@@ -87,7 +99,7 @@ fn run(
     let fence = Fence(task.fence.0 + 1);
     tx.prepare_cached(
         "UPDATE tasks SET state = 'running', attempts = ?2, crashes = ?3, fence = ?4, session = ?5,
-             started_at = ?6, due = NULL WHERE n = ?1",
+             started_at = ?6, due = NULL, resumes = 0, released_by = NULL WHERE n = ?1",
     )?
     .execute(params![
         task.n,
@@ -104,7 +116,14 @@ fn run(
     for input in &claim.inputs {
         inputs.push(input_of(tx, &key.root, input)?);
     }
-    Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes, history })
+    // Nobody plans children without a lease either.
+    let children = if task.fence.0 > 0 { rows::children(tx, task.n)? } else { Vec::new() };
+    if task.resumes {
+        // What its expansion has released is not this lease's to tell.
+        tx.prepare_cached("UPDATE tasks SET released_by = 0 WHERE released_by = ?1 AND released_by > 0")?
+            .execute([task.n])?;
+    }
+    Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes, history, children })
 }
 
 /// A running workflow's results have no TTL, so none is looked at.
@@ -119,10 +138,17 @@ fn input_of(tx: &Connection, workflow: &Id, task: &Id) -> rusqlite::Result<Optio
     Ok(document.map(Bytes::from))
 }
 
-/// A task of a workflow that has no record of it.
+/// A task of a workflow that has no record of it. A mark stands for its end; and where a retry has thrown
+/// children away this may be the message of one.
 fn without_record(tx: &Connection, workflow: &Id) -> rusqlite::Result<Claimed> {
-    if rows::is_marked(tx, workflow)? {
-        return Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new() });
+    let is_over: bool = tx
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM marks WHERE root = ?1)
+                 OR EXISTS (SELECT 1 FROM workflows WHERE id = ?1 AND floor > 0)",
+        )?
+        .query_row([workflow.as_str()], |row| row.get(0))?;
+    if is_over {
+        return Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new(), differs: false });
     }
     Ok(Claimed::NoWorkflow)
 }
@@ -147,7 +173,7 @@ fn first(
     let fence = Fence(u64::from(!is_marked));
     tx.prepare_cached(
         "INSERT INTO tasks (root, task, name, protocol, method, state, attempts, fence, session, started_at,
-             created_at) VALUES (?1, '', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+             created_at, digest) VALUES (?1, '', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10)",
     )?
     .execute(params![
         head.key.root.as_str(),
@@ -159,15 +185,16 @@ fn first(
         rows::fence_column(fence),
         (!is_marked).then_some(claim.session.as_str()),
         now.as_millis(),
+        claim.digest,
     ])?;
     if is_marked {
         // It ends now, so that whoever follows it learns of it.
         let n = tx.last_insert_rowid();
         tx.prepare_cached("DELETE FROM marks WHERE root = ?1")?.execute([head.key.root.as_str()])?;
         ending::cancel_alone(tx, n, head, result_ttl, now)?;
-        return Ok(Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new() }));
+        return Ok(Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new(), differs: false }));
     }
     let lease = Lease { key: head.key.clone(), fence, attempt: claim.attempt };
     let inputs = vec![None; claim.inputs.len()];
-    Ok(Ok(Claimed::Run { lease, inputs, crashes: 0, history: Vec::new() }))
+    Ok(Ok(Claimed::Run { lease, inputs, crashes: 0, history: Vec::new(), children: Vec::new() }))
 }

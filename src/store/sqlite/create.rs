@@ -1,42 +1,95 @@
 //! Taking in what the broker has confirmed: `accept` and `create`.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::time::Duration;
 
-use super::ending::{self, Flow};
-use super::rows::{self, Clash, Missing, Workflow};
+use super::ending;
+use super::flow::Flow;
+use super::plant::plant;
+use super::rows::{self, Clash, Workflow};
 use crate::core::clock::Timestamp;
-use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{Accepted, Created, Plan, PlannedTask, Released};
+use crate::core::id::Id;
+use crate::core::state::WorkflowState;
+use crate::store::{Accepted, Created, Plan, Released};
+use crate::wire::record::{self, Head};
 
 /// Notes what nobody knows yet. A mark stays a mark.
-pub(super) fn accept(tx: &Connection, accepted: &[Accepted], now: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn accept(tx: &Connection, accepted: &[Accepted], now: Timestamp) -> rusqlite::Result<Vec<Id>> {
+    let mut different = Vec::new();
     for one in accepted {
-        match one {
-            Accepted::Task(head) => tx
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO tasks (root, task, name, protocol, method, state, created_at)
-                     SELECT ?1, '', ?2, ?3, ?4, 'accepted', ?5
-                     WHERE NOT EXISTS (SELECT 1 FROM marks WHERE root = ?1)
-                       AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = ?1)",
-                )?
-                .execute(params![
-                    head.key.root.as_str(),
-                    head.name,
-                    head.protocol,
-                    head.method,
-                    now.as_millis()
-                ])?,
-            Accepted::Workflow { id, name } => tx
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO workflows (id, name, state, created_at)
-                     SELECT ?1, ?2, 'accepted', ?3
-                     WHERE NOT EXISTS (SELECT 1 FROM marks WHERE root = ?1)
-                       AND NOT EXISTS (SELECT 1 FROM tasks WHERE root = ?1 AND task = '')",
-                )?
-                .execute(params![id.as_str(), name, now.as_millis()])?,
+        let (root, digest, is_new) = match one {
+            Accepted::Task { head, digest } => {
+                (&head.key.root, digest, accept_task(tx, head, digest.as_deref(), now)?)
+            }
+            Accepted::Workflow { id, name, digest } => {
+                (id, digest, accept_workflow(tx, id, name, digest.as_deref(), now)?)
+            }
         };
+        let Some(digest) = digest else { continue };
+        if !is_new && digest_differs(tx, root, digest)? {
+            different.push(root.clone());
+        }
     }
-    Ok(())
+    Ok(different)
+}
+
+fn accept_task(tx: &Connection, head: &Head, digest: Option<&str>, now: Timestamp) -> rusqlite::Result<bool> {
+    let inserted = tx
+        .prepare_cached(
+            "INSERT OR IGNORE INTO tasks (root, task, name, protocol, method, state, created_at, digest)
+             SELECT ?1, '', ?2, ?3, ?4, 'accepted', ?5, ?6
+             WHERE NOT EXISTS (SELECT 1 FROM marks WHERE root = ?1)
+               AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = ?1)",
+        )?
+        .execute(params![
+            head.key.root.as_str(),
+            head.name,
+            head.protocol,
+            head.method,
+            now.as_millis(),
+            digest
+        ])?;
+    Ok(inserted > 0)
+}
+
+fn accept_workflow(
+    tx: &Connection,
+    id: &Id,
+    name: &str,
+    digest: Option<&str>,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let inserted = tx
+        .prepare_cached(
+            "INSERT OR IGNORE INTO workflows (id, name, state, created_at, digest)
+             SELECT ?1, ?2, 'accepted', ?3, ?4
+             WHERE NOT EXISTS (SELECT 1 FROM marks WHERE root = ?1)
+               AND NOT EXISTS (SELECT 1 FROM tasks WHERE root = ?1 AND task = '')",
+        )?
+        .execute(params![id.as_str(), name, now.as_millis(), digest])?;
+    Ok(inserted > 0)
+}
+
+/// Whether the root is known with another digest. If it is known with none it has this one from now on.
+pub(super) fn digest_differs(tx: &Connection, root: &Id, digest: &str) -> rusqlite::Result<bool> {
+    let known: Option<Option<String>> = tx
+        .prepare_cached(
+            "SELECT digest FROM tasks WHERE root = ?1 AND task = ''
+             UNION ALL SELECT digest FROM workflows WHERE id = ?1",
+        )?
+        .query_row([root.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(known) = known else { return Ok(false) };
+    if let Some(known) = known {
+        return Ok(known != digest);
+    }
+    for sql in [
+        "UPDATE tasks SET digest = ?2 WHERE root = ?1 AND task = ''",
+        "UPDATE workflows SET digest = ?2 WHERE id = ?1",
+    ] {
+        tx.prepare_cached(sql)?.execute([root.as_str(), digest])?;
+    }
+    Ok(false)
 }
 
 pub(super) fn create(
@@ -44,102 +97,90 @@ pub(super) fn create(
     plan: &Plan,
     now: Timestamp,
 ) -> rusqlite::Result<Result<Created, Clash>> {
-    match rows::find_workflow(tx, &plan.id)?.map(|workflow| workflow.state) {
-        None | Some(WorkflowState::Accepted) => {}
-        Some(WorkflowState::Running) => {
-            return Ok(Ok(Created::Running(rows::unclaimed(tx, &plan.id)?)));
-        }
-        Some(
-            state @ (WorkflowState::Completed
-            | WorkflowState::Failed
-            | WorkflowState::Cancelled
-            | WorkflowState::Expired),
-        ) => return Ok(Ok(Created::Over(state))),
-    }
     let is_task =
         tx.prepare_cached("SELECT 1 FROM tasks WHERE root = ?1 AND task = ''")?.exists([plan.id.as_str()])?;
     if is_task {
         return Ok(Err(Clash("a task on its own")));
     }
+    let differs = match &plan.digest {
+        Some(digest) => digest_differs(tx, &plan.id, digest)?,
+        None => false,
+    };
+    let known = rows::find_workflow(tx, &plan.id)?.map(|workflow| workflow.state);
+    let (state, released) = match known {
+        None | Some(WorkflowState::Accepted) => take_in(tx, plan, now)?,
+        Some(WorkflowState::Running) => (WorkflowState::Running, rows::unclaimed(tx, &plan.id)?),
+        Some(
+            state @ (WorkflowState::Completed
+            | WorkflowState::Failed
+            | WorkflowState::Cancelled
+            | WorkflowState::Expired),
+        ) => (state, Vec::new()),
+    };
+    Ok(Ok(Created { state, released, differs }))
+}
+
+fn take_in(tx: &Connection, plan: &Plan, now: Timestamp) -> rusqlite::Result<(WorkflowState, Vec<Released>)> {
     insert_workflow(tx, plan, now)?;
-    insert_tasks(tx, plan, now)?;
+    let mut flow = Flow::of(tx, &plan.id, row_of(plan), 0, now);
+    plant(&mut flow, &plan.tasks, None)?;
 
     let marked = tx.prepare_cached("DELETE FROM marks WHERE root = ?1")?.execute([plan.id.as_str()])? > 0;
     if marked {
-        ending::cancel_workflow(tx, &plan.id, row_of(plan), now)?;
-        return Ok(Ok(Created::Over(WorkflowState::Cancelled)));
+        ending::end_all(&mut flow, &record::cancelled(now), WorkflowState::Cancelled, None)?;
+        return Ok((WorkflowState::Cancelled, Vec::new()));
     }
     if let Some(failure) = &plan.refused {
         let reason = serde_json::to_string(failure).map_err(|error| rows::unexpected(0, error))?;
-        let state = Flow::of(tx, &plan.id, row_of(plan), now).refuse(&reason)?;
-        return Ok(Ok(Created::Over(state)));
+        flow.end_as(WorkflowState::Failed, Some(&reason))?;
+        return Ok((WorkflowState::Failed, Vec::new()));
     }
     if plan.tasks.is_empty() {
-        let state = Flow::of(tx, &plan.id, row_of(plan), now).close(false)?;
-        return Ok(Ok(Created::Over(state)));
+        return Ok((flow.close()?, Vec::new()));
+    }
+    if plan.max_parallel.is_some() {
+        flow.save()?;
+        return Ok((WorkflowState::Running, rows::unclaimed(tx, &plan.id)?));
     }
     let ready = plan.tasks.iter().filter(|task| task.dependencies.is_empty());
     let released = ready.map(|task| Released { key: task.head.key.clone(), message: task.message.clone() });
-    Ok(Ok(Created::Running(released.collect())))
+    Ok((WorkflowState::Running, released.collect()))
 }
 
 fn row_of(plan: &Plan) -> Workflow {
-    let total = i64::try_from(plan.tasks.len()).unwrap_or(i64::MAX);
-    let state = WorkflowState::Running;
-    Workflow { state, total, open: total, broken: 0, result_ttl: plan.result_ttl }
+    Workflow {
+        state: WorkflowState::Running,
+        open: i64::try_from(plan.tasks.len()).unwrap_or(i64::MAX),
+        broken: 0,
+        ends: 0,
+        max_parallel: plan.max_parallel.map(|max| i64::from(max.get())),
+        active: 0,
+        run: 1,
+        floor: 0,
+        result_ttl: plan.result_ttl,
+    }
 }
 
 fn insert_workflow(tx: &Connection, plan: &Plan, now: Timestamp) -> rusqlite::Result<()> {
     let row = row_of(plan);
-    let result_ttl = i64::try_from(row.result_ttl.as_millis()).unwrap_or(i64::MAX);
+    let nanos = |timeout: Duration| i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX);
     tx.prepare_cached(
-        "INSERT INTO workflows (id, name, state, total, open, result_ttl, created_at)
-         VALUES (?1, ?2, 'running', ?3, ?3, ?4, ?5)
-         ON CONFLICT (id) DO UPDATE SET name = ?2, state = 'running', total = ?3, open = ?3, result_ttl = ?4",
-    )?
-    .execute(params![plan.id.as_str(), plan.name, row.total, result_ttl, now.as_millis()])?;
-    Ok(())
-}
-
-fn insert_tasks(tx: &Connection, plan: &Plan, now: Timestamp) -> rusqlite::Result<()> {
-    let mut numbers = Vec::with_capacity(plan.tasks.len());
-    for task in &plan.tasks {
-        numbers.push(insert_task(tx, plan, task, now)?);
-    }
-    let mut edge =
-        tx.prepare_cached("INSERT OR IGNORE INTO edges (dependency, dependent) VALUES (?1, ?2)")?;
-    for (task, dependent) in plan.tasks.iter().zip(&numbers) {
-        for index in &task.dependencies {
-            let Some(dependency) = numbers.get(*index) else {
-                let missing = Missing(format!("task {index}, which {} depends on", task.head.key));
-                return Err(rows::unexpected(0, missing));
-            };
-            edge.execute([dependency, dependent])?;
-        }
-    }
-    Ok(())
-}
-
-fn insert_task(tx: &Connection, plan: &Plan, task: &PlannedTask, now: Timestamp) -> rusqlite::Result<i64> {
-    let head = &task.head;
-    let state = if task.dependencies.is_empty() { TaskState::Queued } else { TaskState::Waiting };
-    tx.prepare_cached(
-        "INSERT INTO tasks (root, task, name, protocol, method, state, pending, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO workflows (id, name, state, open, max_parallel, timeout, reply, digest, result_ttl,
+             created_at)
+         VALUES (?1, ?2, 'running', ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (id) DO UPDATE SET name = ?2, state = 'running', open = ?3, max_parallel = ?4,
+             timeout = ?5, reply = ?6, result_ttl = ?8",
     )?
     .execute(params![
         plan.id.as_str(),
-        head.key.id().as_str(),
-        head.name,
-        head.protocol,
-        head.method,
-        state.name(),
-        i64::try_from(task.dependencies.len()).unwrap_or(i64::MAX),
-        now.as_millis(),
+        plan.name,
+        row.open,
+        row.max_parallel,
+        plan.timeout.map(nanos),
+        plan.reply,
+        plan.digest,
+        i64::try_from(row.result_ttl.as_millis()).unwrap_or(i64::MAX),
+        now.as_millis()
     ])?;
-    let n = tx.last_insert_rowid();
-    let body: &[u8] = &task.message.body;
-    tx.prepare_cached("INSERT INTO planned (task, address, priority, body) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![n, task.message.address.as_str(), task.message.priority, body])?;
-    Ok(n)
+    Ok(())
 }

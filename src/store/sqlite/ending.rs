@@ -1,9 +1,10 @@
-//! How tasks that have no attempt to report, and workflows, end.
+//! How tasks that have no attempt to report end, and what is left of an attempt.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::time::Duration;
 
-use super::rows::{self, Cleaning, Workflow};
+use super::flow::Flow;
+use super::rows::{self, Cleaning, Missing};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
@@ -57,144 +58,58 @@ pub(super) fn cancel_alone(
 pub(super) struct Open {
     pub(super) n: i64,
     pub(super) head: Head,
-    pub(super) state: TaskState,
-    pub(super) session: Option<String>,
+    pub(super) tolerated: bool,
+    state: TaskState,
+    session: Option<String>,
 }
 
-/// A workflow while a step ends tasks of it.
-#[derive(Debug)]
-pub(super) struct Flow<'a> {
-    tx: &'a Connection,
-    pub(super) id: &'a Id,
-    pub(super) now: Timestamp,
-    row: Workflow,
+const OPEN_COLUMNS: &str = "n, task, state, session, tolerated, name, protocol, method";
+
+pub(super) fn open_task(tx: &Connection, workflow: &Id, n: i64) -> rusqlite::Result<Open> {
+    tx.prepare_cached(&format!("SELECT {OPEN_COLUMNS} FROM tasks WHERE n = ?1"))?
+        .query_row([n], |row| open(workflow, row))
+        .optional()?
+        .ok_or_else(|| rows::unexpected(0, Missing(format!("task {n} of {workflow}"))))
 }
 
-impl<'a> Flow<'a> {
-    pub(super) fn of(tx: &'a Connection, id: &'a Id, row: Workflow, now: Timestamp) -> Flow<'a> {
-        Flow { tx, id, now, row }
-    }
-
-    /// Counts the end of a task, and gives its place in the order of ends.
-    pub(super) fn count(&mut self, state: TaskState) -> i64 {
-        self.row.open -= 1;
-        if state != TaskState::Completed {
-            self.row.broken += 1;
-        }
-        self.row.total - self.row.open
-    }
-
-    /// Ends a task that has no attempt to report: its document is its head and `ending`.
-    pub(super) fn end_unrun(&mut self, task: &Open, state: TaskState, ending: &str) -> rusqlite::Result<()> {
-        let ended_seq = self.count(state);
-        self.tx
-            .prepare_cached(
-                "UPDATE tasks SET state = ?2, ended_at = ?3, ended_seq = ?4, session = NULL, due = NULL,
-                     fence = CASE WHEN fence > 0 THEN fence + 1 ELSE 0 END WHERE n = ?1",
-            )?
-            .execute(params![task.n, state.name(), self.now.as_millis(), ended_seq])?;
-        keep_document(self.tx, task.n, true, (task.head.open() + ending).as_bytes())
-    }
-
-    /// The dependents of a task that wait, in the order of the file.
-    pub(super) fn waiting_dependents(&self, n: i64) -> rusqlite::Result<Vec<Open>> {
-        self.tx
-            .prepare_cached(
-                "SELECT t.n, t.task, t.state, t.session, t.name, t.protocol, t.method
-                 FROM edges e JOIN tasks t ON t.n = e.dependent
-                 WHERE e.dependency = ?1 AND t.state = 'waiting' ORDER BY e.dependent",
-            )?
-            .query_map([n], |row| open(self.id, row))?
-            .collect()
-    }
-
-    /// Every task that has not ended, in the order of the file.
-    pub(super) fn open_tasks(&self) -> rusqlite::Result<Vec<Open>> {
-        self.tx
-            .prepare_cached(
-                "SELECT n, task, state, session, name, protocol, method FROM tasks
-                 WHERE root = ?1 AND task <> '' AND ended_at IS NULL ORDER BY n",
-            )?
-            .query_map([self.id.as_str()], |row| open(self.id, row))?
-            .collect()
-    }
-
-    /// Writes the counts down, and ends the workflow if no task is open any more. Gives its state.
-    pub(super) fn close(self, cancelled: bool) -> rusqlite::Result<WorkflowState> {
-        let state = if self.row.open > 0 {
-            WorkflowState::Running
-        } else if cancelled {
-            WorkflowState::Cancelled
-        } else if self.row.broken > 0 {
-            WorkflowState::Failed
-        } else {
-            WorkflowState::Completed
-        };
-        if state.is_ended() {
-            self.end(state, None)?;
-        } else {
-            self.tx
-                .prepare_cached("UPDATE workflows SET open = ?2, broken = ?3 WHERE id = ?1")?
-                .execute(params![self.id.as_str(), self.row.open, self.row.broken])?;
-        }
-        Ok(state)
-    }
-
-    /// Ends a workflow whose plan cannot be run; it has no tasks.
-    pub(super) fn refuse(self, reason: &str) -> rusqlite::Result<WorkflowState> {
-        self.end(WorkflowState::Failed, Some(reason))?;
-        Ok(WorkflowState::Failed)
-    }
-
-    fn end(&self, state: WorkflowState, error: Option<&str>) -> rusqlite::Result<()> {
-        let cleaning = Cleaning::after(self.now, self.row.result_ttl);
-        self.tx
-            .prepare_cached(
-                "UPDATE workflows SET open = ?2, broken = ?3, state = ?4, ended_at = ?5, clean_at = ?6,
-                     forget_at = ?7, error = ?8 WHERE id = ?1",
-            )?
-            .execute(params![
-                self.id.as_str(),
-                self.row.open,
-                self.row.broken,
-                state.name(),
-                self.now.as_millis(),
-                cleaning.results_at,
-                cleaning.forget_at,
-                error
-            ])?;
-        Ok(())
-    }
+/// Every task of a workflow that has not ended, in the order of the file, children after it.
+fn open_tasks(tx: &Connection, workflow: &Id) -> rusqlite::Result<Vec<Open>> {
+    tx.prepare_cached(&format!(
+        "SELECT {OPEN_COLUMNS} FROM tasks WHERE root = ?1 AND task <> '' AND ended_at IS NULL ORDER BY n"
+    ))?
+    .query_map([workflow.as_str()], |row| open(workflow, row))?
+    .collect()
 }
 
-fn open(workflow: &Id, row: &rusqlite::Row<'_>) -> rusqlite::Result<Open> {
+fn open(workflow: &Id, row: &Row<'_>) -> rusqlite::Result<Open> {
     let key = TaskKey::within(workflow.clone(), rows::parsed(row, 1)?);
     Ok(Open {
         n: row.get(0)?,
-        head: rows::head(key, row, 4)?,
+        head: rows::head(key, row, 5)?,
+        tolerated: row.get(4)?,
         state: rows::task_state(row, 2)?,
         session: row.get(3)?,
     })
 }
 
-/// Ends every open task of a workflow and the workflow itself. Gives what was running, with its sessions.
-pub(super) fn cancel_workflow(
-    tx: &Connection,
-    id: &Id,
-    row: Workflow,
-    now: Timestamp,
+/// Ends every open task of a workflow with `ending`, and the workflow itself as `state`, for the reason
+/// `error` if the state does not say enough. Gives what was running, with its sessions.
+pub(super) fn end_all(
+    flow: &mut Flow<'_>,
+    ending: &str,
+    state: WorkflowState,
+    error: Option<&str>,
 ) -> rusqlite::Result<Vec<(TaskKey, Id)>> {
-    let mut flow = Flow::of(tx, id, row, now);
-    let ending = record::cancelled(now);
     let mut running = Vec::new();
-    for task in flow.open_tasks()? {
-        flow.end_unrun(&task, TaskState::Cancelled, &ending)?;
+    for task in open_tasks(flow.tx, flow.id)? {
+        flow.end_unrun(&task, TaskState::Cancelled, ending)?;
         if task.state != TaskState::Running {
             continue;
         }
         let session = Id::parse(task.session.as_deref().unwrap_or_default());
         running.push((task.head.key, session.map_err(|error| rows::unexpected(3, error))?));
     }
-    flow.close(true)?;
+    flow.tx.prepare_cached("DELETE FROM turns WHERE root = ?1")?.execute([flow.id.as_str()])?;
+    flow.end_as(state, error)?;
     Ok(running)
 }

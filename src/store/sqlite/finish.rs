@@ -1,15 +1,17 @@
 //! Ending an attempt, and with it, in the same step, whatever follows from that.
 
 use rusqlite::{Connection, params};
-use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::ending::{self, Flow};
-use super::rows::{self, Cleaning, Missing, Task};
+use super::ending;
+use super::flow::Flow;
+use super::plant::plant;
+use super::rows::{self, Cleaning, Missing, Task, Wrong};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
-use crate::store::{End, Finished, Lease};
+use crate::store::{End, Finished, Lease, Message, PlannedTask};
 use crate::wire::record;
 
 pub(super) fn finish(
@@ -27,11 +29,18 @@ pub(super) fn finish(
         return repeat(tx, key, &task);
     }
     match end {
-        End::Ended { state, document, keep, ttl, entry } => {
+        End::Ended { state, document, keep, ttl, entry, retry } => {
             ending::remember(tx, task.n, task.fence, entry)?;
+            let (state, document) = (*state, document.as_ref());
             match key.workflow() {
-                None => end_alone(tx, task.n, *state, document, keep.then_some(*ttl), now),
-                Some(workflow) => end_within(tx, workflow, key.id(), task.n, *state, document, *keep, now),
+                None => {
+                    keep_for_retry(tx, &task, state, retry.as_ref())?;
+                    end_alone(tx, task.n, state, document, keep.then_some(*ttl), now)
+                }
+                Some(workflow) => {
+                    let flow = flow_of(tx, workflow, &task, now)?;
+                    end_within(flow, &task, state, document, *keep)
+                }
             }
         }
         End::Again { due, entry } => {
@@ -39,6 +48,13 @@ pub(super) fn finish(
             let state = if *due > now { TaskState::Delayed } else { TaskState::Queued };
             put_back(tx, task.n, state, task.attempts, Some(*due))?;
             still_running(tx, key)
+        }
+        End::Expanded { tasks, max_parallel } => {
+            let Some(workflow) = key.workflow() else {
+                let wrong = format!("task {key} is on its own and cannot plan others");
+                return Err(rows::unexpected(0, Wrong(wrong)));
+            };
+            expand(flow_of(tx, workflow, &task, now)?, &task, tasks, *max_parallel)
         }
         End::Abandoned => {
             put_back(tx, task.n, TaskState::Queued, task.attempts.saturating_sub(1), None)?;
@@ -50,13 +66,18 @@ pub(super) fn finish(
 /// The lease has done its step already, and its answer was lost: the answer again.
 fn repeat(tx: &Connection, key: &TaskKey, task: &Task) -> rusqlite::Result<Finished> {
     let Some(workflow) = key.workflow() else { return still_running(tx, key) };
-    let released = if task.state == TaskState::Completed {
-        rows::unclaimed_dependents(tx, workflow, task.n)?
-    } else {
-        Vec::new()
-    };
+    let released = rows::released_by(tx, workflow, task.n)?;
     let state = workflow_of(tx, workflow)?.state;
-    Ok(Finished::Done { released, failed: Vec::new(), workflow: Some(state) })
+    Ok(Finished::Done { released, ended: Vec::new(), workflow: Some(state) })
+}
+
+fn flow_of<'a>(
+    tx: &'a Connection,
+    workflow: &'a Id,
+    task: &Task,
+    now: Timestamp,
+) -> rusqlite::Result<Flow<'a>> {
+    Ok(Flow::of(tx, workflow, workflow_of(tx, workflow)?, task.n, now))
 }
 
 fn workflow_of(tx: &Connection, id: &Id) -> rusqlite::Result<rows::Workflow> {
@@ -80,7 +101,7 @@ fn still_running(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Finished> {
         Some(workflow) => Some(workflow_of(tx, workflow)?.state),
         None => None,
     };
-    Ok(Finished::Done { released: Vec::new(), failed: Vec::new(), workflow })
+    Ok(Finished::Done { released: Vec::new(), ended: Vec::new(), workflow })
 }
 
 /// Without a `ttl` nobody wants the document.
@@ -101,47 +122,77 @@ fn end_alone(
     if ttl.is_some() {
         ending::keep_document(tx, n, true, document)?;
     }
-    Ok(Finished::Done { released: Vec::new(), failed: Vec::new(), workflow: None })
+    Ok(Finished::Done { released: Vec::new(), ended: Vec::new(), workflow: None })
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one lease and one end")]
-fn end_within(
+/// The message of a task on its own, to be published again when somebody retries it. One that was kept before
+/// goes when the task completes.
+fn keep_for_retry(
     tx: &Connection,
-    workflow: &Id,
-    task: &Id,
-    n: i64,
+    task: &Task,
+    state: TaskState,
+    message: Option<&Message>,
+) -> rusqlite::Result<()> {
+    if let Some(message) = message {
+        return rows::keep_message(tx, task.n, message);
+    }
+    // A first lease ends no retry.
+    if state == TaskState::Completed && task.fence.0 > 1 {
+        tx.prepare_cached("DELETE FROM planned WHERE task = ?1")?.execute([task.n])?;
+    }
+    Ok(())
+}
+
+fn end_within(
+    mut flow: Flow<'_>,
+    task: &Task,
     state: TaskState,
     document: &[u8],
     keep: bool,
-    now: Timestamp,
 ) -> rusqlite::Result<Finished> {
-    let mut flow = Flow::of(tx, workflow, workflow_of(tx, workflow)?, now);
-    let ended_seq = flow.count(state);
+    let (tx, workflow, n) = (flow.tx, flow.id, task.n);
+    let ended_seq = flow.next_end();
     tx.prepare_cached(
         "UPDATE tasks SET state = ?2, ended_at = ?3, ended_seq = ?4, session = NULL WHERE n = ?1",
     )?
-    .execute(params![n, state.name(), now.as_millis(), ended_seq])?;
+    .execute(params![n, state.name(), flow.now.as_millis(), ended_seq])?;
     if keep {
         ending::keep_document(tx, n, true, document)?;
     } else {
         // Nobody reads the result, but the workflow's document tells how the task ended.
         ending::keep_document(tx, n, false, &without_result(document))?;
     }
-    let (mut released, mut failed) = (Vec::new(), Vec::new());
-    if state == TaskState::Completed {
-        tx.prepare_cached(
-            "UPDATE tasks SET pending = pending - 1,
-                 state = CASE WHEN pending = 1 AND state = 'waiting' THEN 'queued' ELSE state END
-             WHERE n IN (SELECT dependent FROM edges WHERE dependency = ?1)",
-        )?
-        .execute([n])?;
-        // None of them can have been ready before this step, so all that are ready are this step's.
-        released = rows::unclaimed_dependents(tx, workflow, n)?;
-    } else {
-        failed = fail_dependents(&mut flow, task, n)?;
+    flow.give_up_turn(task.parent)?;
+    flow.settle(n, state, task.parent)?;
+    flow.count(task.parent, task.tolerated, state)?;
+    let workflow_state = flow.close()?;
+    let released = rows::released_by(tx, workflow, n)?;
+    Ok(Finished::Done { released, ended: flow.ended, workflow: Some(workflow_state) })
+}
+
+/// The task waits, for the same attempt, until the tasks that it has planned have ended.
+fn expand(
+    mut flow: Flow<'_>,
+    task: &Task,
+    tasks: &[PlannedTask],
+    max_parallel: Option<NonZeroU32>,
+) -> rusqlite::Result<Finished> {
+    let (tx, n) = (flow.tx, task.n);
+    let has_children = tx.prepare_cached("SELECT 1 FROM parents WHERE task = ?1")?.exists([n])?;
+    if has_children || tasks.is_empty() {
+        let wrong = if has_children { "has planned tasks before" } else { "plans no task" };
+        return Err(rows::unexpected(0, Wrong(format!("task {n} of {} {wrong}", flow.id))));
     }
-    let state = flow.close(false)?;
-    Ok(Finished::Done { released, failed, workflow: Some(state) })
+    tx.prepare_cached("INSERT INTO parents (task, open, max_parallel) VALUES (?1, ?2, ?3)")?.execute(
+        params![n, i64::try_from(tasks.len()).unwrap_or(i64::MAX), max_parallel.map(NonZeroU32::get)],
+    )?;
+    tx.prepare_cached("UPDATE tasks SET state = 'waiting', session = NULL, resumes = 1 WHERE n = ?1")?
+        .execute([n])?;
+    flow.give_up_turn(task.parent)?;
+    plant(&mut flow, tasks, Some(n))?;
+    let workflow = flow.close()?;
+    let released = rows::released_by(tx, flow.id, n)?;
+    Ok(Finished::Done { released, ended: flow.ended, workflow: Some(workflow) })
 }
 
 /// A task's document without its result.
@@ -150,25 +201,4 @@ pub(super) fn without_result(document: &[u8]) -> Vec<u8> {
         Some(offset) => [&document[..offset], record::RESULT_OMITTED.as_bytes()].concat(),
         None => document.to_vec(),
     }
-}
-
-/// Ends whatever waits for a task that did not complete, and whatever waits for that; nearest first.
-fn fail_dependents(flow: &mut Flow<'_>, task: &Id, n: i64) -> rusqlite::Result<Vec<Id>> {
-    let ending = record::dependency_failed(flow.now);
-    let mut failed = Vec::new();
-    let mut causes = VecDeque::from([(task.clone(), n)]);
-    while let Some((cause, n)) = causes.pop_front() {
-        let waiting = flow.waiting_dependents(n)?;
-        if waiting.is_empty() {
-            continue;
-        }
-        let ending = ending.replace(record::DEPENDENCY_MARK, cause.as_str());
-        for dependent in waiting {
-            flow.end_unrun(&dependent, TaskState::Failed, &ending)?;
-            let id = dependent.head.key.id().clone();
-            failed.push(id.clone());
-            causes.push_back((id, dependent.n));
-        }
-    }
-    Ok(failed)
 }

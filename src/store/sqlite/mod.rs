@@ -4,14 +4,16 @@
 //! file that bears its name. Steps of many callers share a commit; each sees what those before it did.
 //!
 //! *The state machine of a task* has four numbers, the same as in Redis. `attempts` counts the attempts that
-//! have started: a task that is queued waits for attempt `attempts + 1`, a message for an earlier one is told
-//! the next. `fence` rises with each lease and when a cancel makes a lease void; 0 says that nobody has ever
-//! claimed the task, which is how a repeat knows what may not have been published. `crashes` counts attempts
-//! that ended with their worker. `pending` counts dependencies that have not completed; the step that brings
-//! it to 0 is the one that releases the task.
+//! have started: a task that is queued waits for attempt `attempts + 1` (the same one again if it `resumes`),
+//! a message for an earlier one is told the next. `fence` rises with each lease, and when a cancel or a retry
+//! makes a lease void. `crashes` counts attempts that ended with their worker. `pending` counts dependencies
+//! that have not ended; the step that brings it to 0 decides (`flow`).
 //!
-//! *Finish may be repeated.* A lease that is current but whose task does not run any more has done its step:
-//! its answer was lost, and it is given again, with those dependents that nobody has claimed.
+//! *Steps may be repeated.* A task that is released says by whose step (`released_by`) until it is claimed, so
+//! a repeat answers exactly what may not have been published. A lease that is current but whose task does not
+//! run any more has done its step: its answer was lost, and it is given again.
+//!
+//! *Children* are tasks like others, with a `parent`. What counts for all of them is in `parents`.
 //!
 //! *A workflow's document* is put together when it is read, from its tasks' documents. If they are more than
 //! [`Settings::document_bytes_max`], they stand in it without their results (`"result_omitted":true`), and
@@ -29,7 +31,11 @@ mod claim;
 mod create;
 mod ending;
 mod finish;
+mod flow;
+mod plant;
 mod read;
+mod reset;
+mod retry;
 mod rows;
 mod session;
 mod watch;
@@ -44,8 +50,8 @@ use tokio::sync::OnceCell;
 
 use self::rows::Clash;
 use super::{
-    Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Store,
-    StoreError, Summary, TaskRecord, WorkflowRecord,
+    Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Retried, Store,
+    StoreError, Summary, TaskRecord, Why, WorkflowRecord,
 };
 use crate::core::clock::{Clock, Timestamp};
 use crate::core::id::{Id, TaskKey};
@@ -137,9 +143,9 @@ fn clash(step: &'static str, id: &Id, Clash(what): Clash) -> StoreError {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<(), StoreError> {
+    async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<Vec<Id>, StoreError> {
         if accepted.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let accepted = accepted.to_vec();
         let accept = move |tx: &rusqlite::Connection| create::accept(tx, &accepted, now);
@@ -147,7 +153,8 @@ impl Store for SqliteStore {
     }
 
     async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
-        let ends = |created: &Result<Created, Clash>| matches!(created, Ok(Created::Over(_)));
+        let ends =
+            |created: &Result<Created, Clash>| matches!(created, Ok(created) if created.state.is_ended());
         let (plan_of, tell) = (plan.clone(), self.tell(&plan.id, ends));
         let create = move |tx: &rusqlite::Connection| create::create(tx, &plan_of, now);
         let created = self.database.write_then("create", create, tell).await;
@@ -180,12 +187,18 @@ impl Store for SqliteStore {
         finished.map_err(|error| self.failed("finish", error))
     }
 
-    async fn cancel(&self, root: &Id, now: Timestamp) -> Result<Cancelled, StoreError> {
+    async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
         let ends = |cancelled: &Cancelled| matches!(cancelled, Cancelled::Done { .. });
         let (root_of, tell, ttl) = (root.clone(), self.tell(root, ends), self.settings.result_ttl);
-        let cancel = move |tx: &rusqlite::Connection| cancel::cancel(tx, &root_of, ttl, now);
+        let cancel = move |tx: &rusqlite::Connection| cancel::cancel(tx, &root_of, why, ttl, now);
         let cancelled = self.database.write_then("cancel", cancel, tell).await;
         cancelled.map_err(|error| self.failed("cancel", error))
+    }
+
+    async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
+        let (root, by) = (root.clone(), by.clone());
+        let retry = move |tx: &rusqlite::Connection| retry::retry(tx, &root, &by, now);
+        self.database.write("retry", retry).await.map_err(|error| self.failed("retry", error))
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
@@ -223,6 +236,12 @@ impl Store for SqliteStore {
         let (key, now) = (key.clone(), self.clock.now());
         let read = move |tx: &rusqlite::Connection| read::result(tx, &key, now);
         self.database.read("result", read).await.map_err(|error| self.failed("result", error))
+    }
+
+    async fn results(&self, root: &Id, tasks: &[Id]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let (root, tasks, now) = (root.clone(), tasks.to_vec(), self.clock.now());
+        let read = move |tx: &rusqlite::Connection| read::results(tx, &root, &tasks, now);
+        self.database.read("results", read).await.map_err(|error| self.failed("results", error))
     }
 
     async fn outcome(&self, root: &Id) -> Result<Option<Bytes>, StoreError> {

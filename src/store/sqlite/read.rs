@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::HashMap;
 
 use super::finish::without_result;
+use super::plant::otherwise;
 use super::rows;
 use crate::core::clock::Timestamp;
 use crate::core::failure::Failure;
@@ -12,8 +14,8 @@ use crate::core::state::TaskState;
 use crate::store::{Filter, Summary, TaskRecord, WorkflowRecord};
 use crate::wire::record;
 
-const TASK_COLUMNS: &str =
-    "n, state, attempts, crashes, session, started_at, ended_at, due, name, protocol, method, task";
+const TASK_COLUMNS: &str = "n, state, attempts, crashes, session, started_at, ended_at, due, name, protocol, \
+    method, task, tolerated, parent";
 
 pub(super) fn task(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Option<TaskRecord>> {
     tx.prepare_cached(&format!("SELECT {TASK_COLUMNS} FROM tasks WHERE root = ?1 AND task = ?2"))?
@@ -36,15 +38,33 @@ pub(super) fn workflow(tx: &Connection, id: &Id) -> rusqlite::Result<Option<Work
         })
         .optional()?;
     let Some(mut record) = record else { return Ok(None) };
-    record.tasks = tx
+    let tasks: Vec<(i64, Option<i64>, TaskRecord)> = tx
         .prepare_cached(&format!(
             "SELECT {TASK_COLUMNS} FROM tasks WHERE root = ?1 AND task <> '' ORDER BY n"
         ))?
         .query_map([id.as_str()], |row| {
-            task_record(tx, TaskKey::within(id.clone(), rows::parsed(row, 11)?), row)
+            let task = task_record(tx, TaskKey::within(id.clone(), rows::parsed(row, 11)?), row)?;
+            Ok((row.get(0)?, row.get(13)?, task))
         })?
         .collect::<rusqlite::Result<_>>()?;
+    record.tasks = children_after_parents(tasks);
     Ok(Some(record))
+}
+
+/// `tasks` are numbered and name their parents; brothers and sisters stay in their order.
+fn children_after_parents(tasks: Vec<(i64, Option<i64>, TaskRecord)>) -> Vec<TaskRecord> {
+    let mut children: HashMap<Option<i64>, Vec<(i64, TaskRecord)>> = HashMap::new();
+    for (n, parent, task) in tasks.into_iter().rev() {
+        children.entry(parent).or_default().push((n, task));
+    }
+    // The next one is the last.
+    let mut ahead = children.remove(&None).unwrap_or_default();
+    let mut ordered = Vec::new();
+    while let Some((n, task)) = ahead.pop() {
+        ordered.push(task);
+        ahead.extend(children.remove(&Some(n)).unwrap_or_default());
+    }
+    ordered
 }
 
 fn task_record(tx: &Connection, key: TaskKey, row: &Row<'_>) -> rusqlite::Result<TaskRecord> {
@@ -53,11 +73,18 @@ fn task_record(tx: &Connection, key: TaskKey, row: &Row<'_>) -> rusqlite::Result
     let is_running = state == TaskState::Running;
     let dependencies = tx
         .prepare_cached(
-            "SELECT t.task FROM edges e JOIN tasks t ON t.n = e.dependency
+            "SELECT t.task, e.otherwise FROM edges e JOIN tasks t ON t.n = e.dependency
              WHERE e.dependent = ?1 ORDER BY e.dependency",
         )?
-        .query_map([n], |row| rows::parsed(row, 0))?
+        .query_map([n], |row| Ok((rows::parsed(row, 0)?, otherwise(row.get(1)?))))?
         .collect::<rusqlite::Result<_>>()?;
+    let parent = match row.get::<_, Option<i64>>(13)? {
+        Some(parent) => tx
+            .prepare_cached("SELECT task FROM tasks WHERE n = ?1")?
+            .query_row([parent], |row| rows::parsed(row, 0))
+            .optional()?,
+        None => None,
+    };
     Ok(TaskRecord {
         head: rows::head(key, row, 8)?,
         state,
@@ -69,6 +96,8 @@ fn task_record(tx: &Connection, key: TaskKey, row: &Row<'_>) -> rusqlite::Result
         due: rows::time(row, 7)?.filter(|_| state == TaskState::Delayed),
         history: rows::history(tx, n)?,
         dependencies,
+        parent,
+        tolerated: row.get(12)?,
     })
 }
 
@@ -83,6 +112,15 @@ pub(super) fn result(tx: &Connection, key: &TaskKey, now: Timestamp) -> rusqlite
         .query_row(params![key.root.as_str(), rows::task_column(key), now.as_millis()], |row| row.get(0))
         .optional()?;
     Ok(document.map(Bytes::from))
+}
+
+pub(super) fn results(
+    tx: &Connection,
+    root: &Id,
+    tasks: &[Id],
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Option<Bytes>>> {
+    tasks.iter().map(|task| result(tx, &TaskKey::within(root.clone(), task.clone()), now)).collect()
 }
 
 /// The document of a task on its own or of a whole workflow while it exists.
@@ -128,20 +166,20 @@ fn refusal(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Failure>> {
     Ok(Failure::from_json(&value))
 }
 
-/// The documents of a workflow's tasks in the order of the file: whole, without results, or head and status
+/// The documents of a workflow's tasks in the order of the file, without children: whole, without results, or head and status
 /// only, the fullest that stays within `bytes_max`.
 fn documents(tx: &Connection, workflow: &Id, bytes_max: u64) -> rusqlite::Result<Vec<Vec<u8>>> {
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     let whole: i64 = tx
         .prepare_cached(
             "SELECT coalesce(sum(length(r.document)), 0) FROM tasks t JOIN results r ON r.task = t.n
-             WHERE t.root = ?1 AND t.task <> ''",
+             WHERE t.root = ?1 AND t.task <> '' AND t.parent IS NULL",
         )?
         .query_row([workflow.as_str()], |row| row.get(0))?;
     let cut = usize::try_from(whole).unwrap_or(usize::MAX) > bytes_max;
     let tasks: Vec<(i64, String)> = tx
         .prepare_cached(&format!(
-            "SELECT {TASK_COLUMNS} FROM tasks WHERE root = ?1 AND task <> '' ORDER BY n"
+            "SELECT {TASK_COLUMNS} FROM tasks WHERE root = ?1 AND task <> '' AND parent IS NULL ORDER BY n"
         ))?
         .query_map([workflow.as_str()], |row| Ok((row.get(0)?, least(workflow, row)?)))?
         .collect::<rusqlite::Result<_>>()?;

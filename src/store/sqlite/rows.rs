@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::cmp::Reverse;
 use std::error::Error as StdError;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,15 +33,24 @@ pub(super) struct Task {
     pub(super) session: Option<String>,
     pub(super) due: Option<Timestamp>,
     pub(super) started_at: Option<Timestamp>,
+    /// The last of its attempts goes on after its children.
+    pub(super) resumes: bool,
+    /// The number of the task that has planned it.
+    pub(super) parent: Option<i64>,
+    pub(super) tolerated: bool,
 }
 
 /// What a step needs to know of a workflow.
 #[derive(Debug)]
 pub(super) struct Workflow {
     pub(super) state: WorkflowState,
-    pub(super) total: i64,
     pub(super) open: i64,
     pub(super) broken: i64,
+    pub(super) ends: i64,
+    pub(super) max_parallel: Option<i64>,
+    pub(super) active: i64,
+    pub(super) run: u32,
+    pub(super) floor: i64,
     pub(super) result_ttl: Duration,
 }
 
@@ -69,8 +79,8 @@ pub(super) fn task_column(key: &TaskKey) -> &str {
 
 pub(super) fn find_task(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Option<Task>> {
     tx.prepare_cached(
-        "SELECT n, state, attempts, crashes, fence, session, due, started_at FROM tasks
-         WHERE root = ?1 AND task = ?2",
+        "SELECT n, state, attempts, crashes, fence, session, due, started_at, resumes, parent, tolerated
+         FROM tasks WHERE root = ?1 AND task = ?2",
     )?
     .query_row(params![key.root.as_str(), task_column(key)], |row| {
         Ok(Task {
@@ -82,23 +92,33 @@ pub(super) fn find_task(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Opti
             session: row.get(5)?,
             due: time(row, 6)?,
             started_at: time(row, 7)?,
+            resumes: row.get(8)?,
+            parent: row.get(9)?,
+            tolerated: row.get(10)?,
         })
     })
     .optional()
 }
 
 pub(super) fn find_workflow(tx: &Connection, id: &Id) -> rusqlite::Result<Option<Workflow>> {
-    tx.prepare_cached("SELECT state, total, open, broken, result_ttl FROM workflows WHERE id = ?1")?
-        .query_row([id.as_str()], |row| {
-            Ok(Workflow {
-                state: workflow_state(row, 0)?,
-                total: row.get(1)?,
-                open: row.get(2)?,
-                broken: row.get(3)?,
-                result_ttl: Duration::from_millis(row.get::<_, i64>(4)?.unsigned_abs()),
-            })
+    tx.prepare_cached(
+        "SELECT state, open, broken, ends, max_parallel, active, run, floor, result_ttl
+         FROM workflows WHERE id = ?1",
+    )?
+    .query_row([id.as_str()], |row| {
+        Ok(Workflow {
+            state: workflow_state(row, 0)?,
+            open: row.get(1)?,
+            broken: row.get(2)?,
+            ends: row.get(3)?,
+            max_parallel: row.get(4)?,
+            active: row.get(5)?,
+            run: row.get(6)?,
+            floor: row.get(7)?,
+            result_ttl: Duration::from_millis(row.get::<_, i64>(8)?.unsigned_abs()),
         })
-        .optional()
+    })
+    .optional()
 }
 
 /// Whether somebody cancelled `root` before anybody had seen it.
@@ -106,42 +126,80 @@ pub(super) fn is_marked(tx: &Connection, root: &Id) -> rusqlite::Result<bool> {
     tx.prepare_cached("SELECT 1 FROM marks WHERE root = ?1")?.exists([root.as_str()])
 }
 
-/// The dependents of a task that are ready and that nobody has claimed, in the order of the file.
-pub(super) fn unclaimed_dependents(
-    tx: &Connection,
-    workflow: &Id,
-    n: i64,
-) -> rusqlite::Result<Vec<Released>> {
-    tx.prepare_cached(
-        "SELECT t.task, p.address, p.priority, p.body
-         FROM edges e JOIN tasks t ON t.n = e.dependent JOIN planned p ON p.task = t.n
-         WHERE e.dependency = ?1 AND t.state = 'queued' AND t.fence = 0 ORDER BY e.dependent",
-    )?
+const RELEASED_COLUMNS: &str = "t.task, p.address, p.priority, p.body, t.turn";
+
+/// What the steps of task `n` have released and nobody has claimed.
+pub(super) fn released_by(tx: &Connection, workflow: &Id, n: i64) -> rusqlite::Result<Vec<Released>> {
+    tx.prepare_cached(&format!(
+        "SELECT {RELEASED_COLUMNS} FROM tasks t JOIN planned p ON p.task = t.n
+         WHERE t.released_by = ?1 AND t.released_by > 0 AND t.state = 'queued' ORDER BY t.n"
+    ))?
     .query_map([n], |row| released(workflow, row))?
-    .collect()
+    .collect::<rusqlite::Result<_>>()
+    .map(in_turn)
 }
 
-/// The tasks of a workflow that are ready and that nobody has claimed, in the order of the file.
+/// What has been released of a workflow, by whatever step, and nobody has claimed.
 pub(super) fn unclaimed(tx: &Connection, workflow: &Id) -> rusqlite::Result<Vec<Released>> {
-    tx.prepare_cached(
-        "SELECT t.task, p.address, p.priority, p.body FROM tasks t JOIN planned p ON p.task = t.n
-         WHERE t.root = ?1 AND t.state = 'queued' AND t.fence = 0 ORDER BY t.n",
-    )?
+    tx.prepare_cached(&format!(
+        "SELECT {RELEASED_COLUMNS} FROM tasks t JOIN planned p ON p.task = t.n
+         WHERE t.root = ?1 AND t.task <> '' AND t.state = 'queued' AND t.released_by IS NOT NULL ORDER BY t.n"
+    ))?
     .query_map([workflow.as_str()], |row| released(workflow, row))?
-    .collect()
+    .collect::<rusqlite::Result<_>>()
+    .map(in_turn)
 }
 
-fn released(workflow: &Id, row: &Row<'_>) -> rusqlite::Result<Released> {
-    let address: String = row.get(1)?;
-    let body: Vec<u8> = row.get(3)?;
-    Ok(Released {
-        key: TaskKey::within(workflow.clone(), parsed(row, 0)?),
-        message: Message {
-            address: Address::parse(&address).map_err(|error| unexpected(1, error))?,
-            priority: row.get(2)?,
-            body: Bytes::from(body),
-        },
+/// The children of task `n` that have been released, by whatever step, and nobody has claimed; and what its
+/// own step has released beside them.
+pub(super) fn unclaimed_children(tx: &Connection, workflow: &Id, n: i64) -> rusqlite::Result<Vec<Released>> {
+    tx.prepare_cached(&format!(
+        "SELECT {RELEASED_COLUMNS} FROM tasks t JOIN planned p ON p.task = t.n
+         WHERE t.n IN (SELECT n FROM tasks WHERE parent = ?1
+                       UNION SELECT n FROM tasks WHERE released_by = ?1 AND released_by > 0)
+           AND t.state = 'queued' AND t.released_by IS NOT NULL ORDER BY t.n"
+    ))?
+    .query_map([n], |row| released(workflow, row))?
+    .collect::<rusqlite::Result<_>>()
+    .map(in_turn)
+}
+
+/// In the order in which they were released: what had to wait for its turn after what had not.
+fn in_turn(mut released: Vec<(Option<i64>, Released)>) -> Vec<Released> {
+    released.sort_by_key(|(turn, task)| turn.map(|turn| (Reverse(task.message.priority), turn)));
+    released.into_iter().map(|(_, task)| task).collect()
+}
+
+fn released(workflow: &Id, row: &Row<'_>) -> rusqlite::Result<(Option<i64>, Released)> {
+    let key = TaskKey::within(workflow.clone(), parsed(row, 0)?);
+    Ok((row.get(4)?, Released { key, message: message(row, 1)? }))
+}
+
+/// Reads `address, priority, body` from the column `first` on.
+pub(super) fn message(row: &Row<'_>, first: usize) -> rusqlite::Result<Message> {
+    let address: String = row.get(first)?;
+    let body: Vec<u8> = row.get(first + 2)?;
+    Ok(Message {
+        address: Address::parse(&address).map_err(|error| unexpected(first, error))?,
+        priority: row.get(first + 1)?,
+        body: Bytes::from(body),
     })
+}
+
+pub(super) fn keep_message(tx: &Connection, n: i64, message: &Message) -> rusqlite::Result<()> {
+    let body: &[u8] = &message.body;
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO planned (task, address, priority, body) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![n, message.address.as_str(), message.priority, body])?;
+    Ok(())
+}
+
+/// The tasks that task `n` has planned, in their order.
+pub(super) fn children(tx: &Connection, n: i64) -> rusqlite::Result<Vec<Id>> {
+    tx.prepare_cached("SELECT task FROM tasks WHERE parent = ?1 ORDER BY n")?
+        .query_map([n], |row| parsed(row, 0))?
+        .collect()
 }
 
 /// The attempts of a task that have ended, oldest first.
@@ -201,3 +259,8 @@ pub(super) fn unexpected(column: usize, error: impl StdError + Send + Sync + 'st
 #[derive(Debug, thiserror::Error)]
 #[error("the record of {0} is missing")]
 pub(super) struct Missing(pub(super) String);
+
+/// A step that cannot be made, whatever the file holds.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Wrong(pub(super) String);

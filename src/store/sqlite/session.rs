@@ -59,8 +59,13 @@ pub(super) fn clean(tx: &Connection, now: Timestamp) -> rusqlite::Result<()> {
             tx.prepare_cached("UPDATE tasks SET clean_at = forget_at WHERE n = ?1")?.execute([n])?;
             continue;
         }
-        tx.prepare_cached("DELETE FROM history WHERE task = ?1")?.execute([n])?;
-        tx.prepare_cached("DELETE FROM tasks WHERE n = ?1")?.execute([n])?;
+        for sql in [
+            "DELETE FROM planned WHERE task = ?1",
+            "DELETE FROM history WHERE task = ?1",
+            "DELETE FROM tasks WHERE n = ?1",
+        ] {
+            tx.prepare_cached(sql)?.execute([n])?;
+        }
     }
     clean_workflows(tx, at)
 }
@@ -76,12 +81,22 @@ fn clean_workflows(tx: &Connection, at: i64) -> rusqlite::Result<()> {
         .collect::<rusqlite::Result<_>>()?;
     for (id, has_more_time) in workflows {
         let of_its_tasks = |sql: &str| tx.prepare_cached(sql)?.execute([&id]);
-        of_its_tasks("DELETE FROM results WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
-        of_its_tasks("DELETE FROM planned WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
         if has_more_time {
+            // What was never to be kept still says so, for a retry.
+            of_its_tasks(
+                "DELETE FROM results WHERE kept = 1 AND task IN (SELECT n FROM tasks WHERE root = ?1)",
+            )?;
+            // Messages are kept where there is something to retry.
+            of_its_tasks(
+                "DELETE FROM planned WHERE task IN (SELECT n FROM tasks WHERE root = ?1) AND NOT EXISTS (
+                     SELECT 1 FROM tasks WHERE root = ?1 AND state IN ('failed', 'cancelled', 'expired'))",
+            )?;
             of_its_tasks("UPDATE workflows SET clean_at = forget_at WHERE id = ?1")?;
             continue;
         }
+        of_its_tasks("DELETE FROM results WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
+        of_its_tasks("DELETE FROM planned WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
+        of_its_tasks("DELETE FROM parents WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
         of_its_tasks("DELETE FROM history WHERE task IN (SELECT n FROM tasks WHERE root = ?1)")?;
         of_its_tasks("DELETE FROM edges WHERE dependency IN (SELECT n FROM tasks WHERE root = ?1)")?;
         of_its_tasks("DELETE FROM tasks WHERE root = ?1")?;

@@ -17,9 +17,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What has ended of a root.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Seen {
-    /// How many of its tasks; they are numbered in the order of ending.
+    /// How many ends of tasks; each task has the number of its last one.
     tasks: i64,
-    root: bool,
+    /// How many ends of the root itself: one per run.
+    root: i64,
 }
 
 struct Watcher {
@@ -81,8 +82,8 @@ impl Watcher {
 fn look(tx: &Connection, root: &Id) -> rusqlite::Result<Seen> {
     let seen = tx
         .prepare_cached(
-            "SELECT total - open, ended_at IS NOT NULL FROM workflows WHERE id = ?1
-             UNION ALL SELECT 0, ended_at IS NOT NULL FROM tasks WHERE root = ?1 AND task = '' LIMIT 1",
+            "SELECT ends, run - (ended_at IS NULL) FROM workflows WHERE id = ?1
+             UNION ALL SELECT 0, run - (ended_at IS NULL) FROM tasks WHERE root = ?1 AND task = '' LIMIT 1",
         )?
         .query_row([root.as_str()], |row| Ok(Seen { tasks: row.get(0)?, root: row.get(1)? }))
         .optional()?;
@@ -100,7 +101,7 @@ fn since(tx: &Connection, root: &Id, seen: Seen) -> rusqlite::Result<(Seen, Vec<
             changes.push(Change::Task(rows::parsed(row, 0)?));
         }
     }
-    if now.root && !seen.root {
+    if now.root > seen.root {
         changes.push(Change::Root);
     }
     Ok((now, changes))

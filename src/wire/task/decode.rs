@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-use super::{REPUBLISHED_BYTES_MAX, Reply, TASK_BYTES_MAX, Task};
+use super::{Item, REPUBLISHED_BYTES_MAX, Reply, TASK_BYTES_MAX, Task};
 use crate::core::code::Code;
+use crate::core::condition::CONDITION_BYTES_MAX;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
@@ -17,6 +18,9 @@ use crate::wire::{Properties, check_version, newer, object};
 
 /// The keys of a task message besides those of [`Spec`].
 const KEYS: [&str; 7] = ["v", "id", "workflow", "inputs", "attempt", "reply", "traceparent"];
+
+/// The keys that only a task of a workflow has.
+const WORKFLOW_KEYS: [&str; 6] = ["substitutes", "when", "for_each", "max_parallel", "item", "index"];
 
 /// The longest name of a queue in AMQP, and of what travels beside it, in characters.
 const SHORT_TEXT_MAX: usize = 255;
@@ -121,33 +125,47 @@ fn traces(
 
 fn read(members: Map<String, Value>, properties: &Properties, queue: &ProtocolId) -> Result<Task, Failure> {
     let has = |key: &str| members.get(key).is_some_and(|value| !value.is_null());
-    let (has_method, has_id) = (has("method"), has("id"));
+    let (has_method, has_id, is_within) = (has("method"), has("id"), has("workflow"));
+    let mut item = Value::Null;
+    let mut index = None;
     let mut reading = Reading::default();
     let mut draft = Draft::default();
     let mut task = Task::new(None, Spec::new(queue.clone(), "", Value::Null));
     for (key, value) in members {
         // Null is absent; what we do not know is not ours to drop.
-        if value.is_null() && (Spec::KEYS.contains(&key.as_str()) || KEYS.contains(&key.as_str())) {
+        let keys = || Spec::KEYS.into_iter().chain(KEYS).chain(WORKFLOW_KEYS);
+        if value.is_null() && key != "item" && keys().any(|known| known == key) {
             continue;
         }
         let path = Path::Root(&key);
+        if !is_within && WORKFLOW_KEYS.contains(&key.as_str()) {
+            reading.refuse(&path, "found without workflow", "it in tasks of workflows");
+            continue;
+        }
         let Some(value) = draft.take(&key, value, Origin::Message, &path, &mut reading) else { continue };
         match key.as_str() {
             "v" => check_version(&value, &mut reading),
             "id" => task.id = reading.id(&path, &value),
             "workflow" => task.workflow = reading.id(&path, &value),
             "inputs" => task.inputs = inputs(&path, value, &mut reading),
+            "substitutes" => task.substitutes = substitutes(&path, value, &mut reading),
+            "when" => task.when = reading.text(&path, value, CONDITION_BYTES_MAX),
+            "for_each" => task.for_each = Some(value),
+            "max_parallel" => task.max_parallel = reading.parallel(&path, &value),
+            "item" => item = value,
+            "index" => index = position(&path, &value, &mut reading),
             "attempt" => task.attempt = attempt(&path, &value, &mut reading).unwrap_or(1),
             "reply" => task.reply = reply(value, &mut reading),
             "traceparent" => {
                 task.traceparent = value.as_str().filter(|text| is_trace(text)).map(str::to_owned)
             }
             _ => {
-                reading.warn_unknown(&path, Spec::KEYS.into_iter().chain(KEYS));
+                reading.warn_unknown(&path, keys());
                 task.extra.insert(key, value);
             }
         }
     }
+    task.item = index.map(|index| Item { value: item, index });
     if !has_method {
         reading.refuse(&Path::Root("method"), "is missing", "text such as execute");
     }
@@ -208,6 +226,25 @@ fn inputs(path: &Path<'_>, value: Value, reading: &mut Reading) -> BTreeMap<Stri
         }
     }
     inputs
+}
+
+fn substitutes(path: &Path<'_>, value: Value, reading: &mut Reading) -> BTreeMap<Id, Value> {
+    let mut substitutes = BTreeMap::new();
+    for (id, value) in reading.map(path, value).unwrap_or_default() {
+        match Id::parse(&id) {
+            Ok(id) => _ = substitutes.insert(id, value),
+            Err(error) => reading.refuse(&path.key(&id), error.to_string(), "ids of tasks"),
+        }
+    }
+    substitutes
+}
+
+/// A position in a list.
+fn position(path: &Path<'_>, value: &Value, reading: &mut Reading) -> Option<u64> {
+    if value.as_u64().is_none() {
+        reading.mismatch(path, value, "a whole number from 0");
+    }
+    value.as_u64()
 }
 
 fn attempt(path: &Path<'_>, value: &Value, reading: &mut Reading) -> Option<u32> {
@@ -399,6 +436,29 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_workflow_gives_is_read_in_its_tasks_alone() {
+        let mut body = json!({
+            "id": "t.1", "workflow": "w", "method": "execute", "item": null, "index": 1, "when": "${item} == none",
+            "substitutes": {"load": null, "count": 0}, "for_each": [1, "${x}"], "max_parallel": 4,
+        });
+        let task = plain(body.clone());
+        assert_eq!(task.item, Some(Item { value: Value::Null, index: 1 }));
+        assert_eq!(task.substitutes.values().collect::<Vec<_>>(), [&json!(0), &Value::Null]);
+        assert_eq!(
+            (task.for_each, task.max_parallel.map(|bound| bound.get())),
+            (Some(json!([1, "${x}"])), Some(4))
+        );
+        assert_eq!(task.warnings, [""; 0]);
+        body.as_object_mut().expect("an object").remove("workflow");
+        let refused = decoded(&body, &Properties::default()).expect_err("refused");
+        assert!(refused.failure.message.contains("when: found without workflow"), "{}", refused.failure);
+        let wrong = json!({"id": "t", "workflow": "w", "method": "x", "index": -1, "max_parallel": 0,
+            "substitutes": {"a b": 1}, "when": 7});
+        let refused = decoded(&wrong, &Properties::default()).expect_err("refused");
+        assert_eq!(refused.failure.details["violations"].as_array().map(Vec::len), Some(4));
+    }
+
+    #[test]
     fn a_refused_message_tells_which_task_it_was_and_who_waits() {
         let properties = Properties { reply_to: Some("q".to_owned()), ..Properties::default() };
         let body = json!({"id": "t", "workflow": "w", "method": 7});
@@ -423,32 +483,6 @@ mod tests {
         check(&vec![b' '; TASK_BYTES_MAX + 1], Code::TaskTooLarge);
         check(b"{}", Code::TaskValidationFailed);
         check(br#"{"v": 0, "method": "execute"}"#, Code::TaskValidationFailed);
-    }
-
-    #[test]
-    fn what_a_worker_adds_to_a_message_of_the_largest_size_is_not_held_against_it() {
-        let sized = |rest: Value, bytes: usize| {
-            let mut message = json!({"method": "execute", "params": {"code": ""}});
-            message.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
-            let pad = "x".repeat(bytes - message.to_string().len());
-            message["params"]["code"] = Value::from(pad);
-            message
-        };
-        let own = Properties { message_id: Some("t1".to_owned()), ..Properties::default() };
-        let slack = 4 * 1024;
-        let republished = sized(json!({"id": "t1"}), TASK_BYTES_MAX + slack);
-        decoded(&republished, &own).expect("an id was assigned");
-        let again = sized(json!({"id": "t1", "attempt": 2}), TASK_BYTES_MAX + 1);
-        decoded(&again, &Properties::default()).expect("another attempt");
-
-        for (message, properties) in [
-            (sized(json!({"id": "t1"}), TASK_BYTES_MAX + 1), Properties::default()),
-            (sized(json!({"id": "t1"}), TASK_BYTES_MAX + slack + 1), own.clone()),
-            (sized(json!({}), TASK_BYTES_MAX + 1), own),
-        ] {
-            let refused = decoded(&message, &properties).expect_err("too large");
-            assert_eq!(refused.failure.code, Code::TaskTooLarge);
-        }
     }
 
     #[test]

@@ -29,6 +29,12 @@ impl Serialize for Body<'_> {
         let has_params = spec.params.as_object().is_none_or(|params| !params.is_empty());
         out.some("params", has_params.then_some(&spec.params))?;
         out.some("inputs", (!task.inputs.is_empty()).then_some(&task.inputs))?;
+        out.some("substitutes", (!task.substitutes.is_empty()).then_some(&task.substitutes))?;
+        out.some("when", task.when.as_ref())?;
+        out.some("for_each", task.for_each.as_ref())?;
+        out.some("max_parallel", task.max_parallel)?;
+        out.some("item", task.item.as_ref().map(|item| &item.value))?;
+        out.some("index", task.item.as_ref().map(|item| item.index))?;
         out.some("priority", task.priority())?;
         out.some("timeout", spec.timeout.map(seconds))?;
         out.some("retry", spec.retry.as_ref())?;
@@ -72,7 +78,7 @@ pub(crate) fn seconds(duration: Duration) -> Number {
     Number::from_f64(duration.as_secs_f64()).unwrap_or_else(|| Number::from(duration.as_secs()))
 }
 
-fn reply(reply: &Reply) -> Value {
+pub(super) fn reply(reply: &Reply) -> Value {
     match &reply.correlation_id {
         Some(id) => serde_json::json!({"to": reply.to, "correlation_id": id}),
         None => serde_json::json!({"to": reply.to}),
@@ -83,6 +89,7 @@ fn reply(reply: &Reply) -> Value {
 mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+    use std::num::NonZeroU32;
 
     use super::*;
     use crate::core::clock::Timestamp;
@@ -91,7 +98,7 @@ mod tests {
     use crate::core::retry::RetryPolicy;
     use crate::core::task::Spec;
     use crate::wire::Properties;
-    use crate::wire::task::{Decoded, decode};
+    use crate::wire::task::{Decoded, Item, decode};
 
     fn read(body: &[u8]) -> Task {
         let protocol = "python/v1".parse().expect("valid");
@@ -165,6 +172,9 @@ mod tests {
             key in prop::option::of(".{1,9}"),
             reply in prop::option::of(("[a-z]{1,9}", prop::option::of(".{1,9}"))),
             inputs in prop::collection::btree_map(".{1,9}", "[a-z]{1,9}", 0..3),
+            when in prop::option::of(".{1,9}"),
+            item in prop::option::of((any_params(), 0..9_u64)),
+            (list, bound) in (prop::option::of(any_params()), prop::option::of(1..99_u32)),
             extra in prop::option::of(any_params()),
         ) -> Task {
             let id_of = |text: String| Id::parse(&text).expect("valid");
@@ -182,6 +192,13 @@ mod tests {
             task.attempt = attempt;
             task.reply = reply.map(|(to, correlation_id)| Reply { to, correlation_id });
             task.inputs = inputs.into_iter().map(|(name, id)| (name, id_of(id))).collect::<BTreeMap<_, _>>();
+            if task.workflow.is_some() {
+                task.substitutes = task.inputs.values().map(|id| (id.clone(), Value::Null)).collect();
+                task.when = when;
+                task.item = item.map(|(value, index)| Item { value, index });
+                task.for_each = list;
+                task.max_parallel = bound.and_then(NonZeroU32::new);
+            }
             if let Some(extra) = extra {
                 task.extra.insert("later".to_owned(), extra);
                 task.warnings.push("unknown key later".to_owned());

@@ -11,19 +11,21 @@
 //! - A body that is refused still says, where it can be read, which task it was and who waits for the answer.
 //!
 //! A task of a workflow has `workflow`, and `inputs`: from each name that its references use to the id of the
-//! task meant, so that a worker fetches exactly these results and need not know the workflow.
+//! task meant, so that a worker fetches exactly these results and need not know the workflow. What else only
+//! such a task has is in `references.rs`.
 
 mod decode;
 mod encode;
+mod references;
 
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
-use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
+use crate::core::reading::Reading;
 use crate::core::task::Spec;
-use crate::core::template::{self, Reference, Unresolved, references};
 use crate::wire::record::Head;
 
 pub use decode::{Decoded, Refused, decode};
@@ -53,6 +55,16 @@ pub struct Task {
     pub spec: Spec,
     /// From the names in references to the ids of the tasks meant.
     pub inputs: BTreeMap<String, Id>,
+    /// What references to these tasks' results see when they did not complete.
+    pub substitutes: BTreeMap<Id, Value>,
+    /// An expression on results; the task is skipped where it does not hold.
+    pub when: Option<String>,
+    /// A list, or a reference to one: the task stands for one task per item.
+    pub for_each: Option<Value>,
+    /// How many of its items may run at once.
+    pub max_parallel: Option<NonZeroU32>,
+    /// The item that the task is for, if it is one of those that a `for_each` made.
+    pub item: Option<Item>,
     /// The attempt that the message is for, from 1.
     pub attempt: u32,
     /// Who waits for the result: the task's own, or the workflow's if it belongs to one.
@@ -65,6 +77,15 @@ pub struct Task {
     pub warnings: Vec<String>,
 }
 
+/// What one of the tasks of a `for_each` is for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// The value: `${item}`.
+    pub value: Value,
+    /// Its position in the list, from 0: `${index}`.
+    pub index: u64,
+}
+
 /// Who waits for a result document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -72,6 +93,31 @@ pub struct Reply {
     pub to: String,
     /// What the reply is to carry.
     pub correlation_id: Option<String>,
+}
+
+impl Reply {
+    /// As the store keeps it for a workflow.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        encode::reply(self).to_string()
+    }
+
+    /// Reads what [`Reply::encode`] wrote.
+    #[must_use]
+    pub fn decode(text: &str) -> Option<Reply> {
+        let value = serde_json::from_str(text).ok()?;
+        decode::reply(value, &mut Reading::default())
+    }
+}
+
+/// Stands for what a task with an idempotency key asks for, so that another task under the same key is
+/// noticed; `None` without a key, and for later attempts. The same request has the same digest whoever waits
+/// for it.
+#[must_use]
+pub fn digest(task: &Task) -> Option<String> {
+    task.spec.idempotency_key.as_ref().filter(|_| task.attempt == 1)?;
+    let request = Task { id: None, reply: None, traceparent: None, ..task.clone() };
+    Some(crate::core::id::digest(&encode(&request)))
 }
 
 impl Task {
@@ -83,6 +129,11 @@ impl Task {
             workflow: None,
             spec,
             inputs: BTreeMap::new(),
+            substitutes: BTreeMap::new(),
+            when: None,
+            for_each: None,
+            max_parallel: None,
+            item: None,
             attempt: 1,
             reply: None,
             traceparent: None,
@@ -114,77 +165,5 @@ impl Task {
     #[must_use]
     pub fn priority(&self) -> Option<u8> {
         self.spec.priority.map(Priority::number)
-    }
-
-    /// The tasks whose results the parameters need, each once.
-    #[must_use]
-    pub fn needs(&self) -> Vec<Id> {
-        let mut ids: Vec<Id> = self.inputs.values().cloned().collect();
-        ids.sort();
-        ids.dedup();
-        ids
-    }
-
-    /// The parameters with every reference replaced. `document` gives the result document of a needed task.
-    /// Outside a workflow there is nothing to refer to, and the parameters are what they are.
-    ///
-    /// # Errors
-    /// `TASK_PARAMETER_ERROR` names every reference that cannot be replaced, and why; one that stands in code
-    /// among them, since not every message comes from a workflow that was checked.
-    pub fn fill<'a>(&self, document: impl Fn(&Id) -> Option<&'a Value>) -> Result<Value, Failure> {
-        if self.workflow.is_none() {
-            return Ok(self.spec.params.clone());
-        }
-        let in_code: Vec<Unresolved> = references(&self.spec.params, "params")
-            .into_iter()
-            .filter(|reference| self.spec.is_code(&reference.at))
-            .map(|Reference { text, at, .. }| Unresolved { text, at, reason: "it stands in code".to_owned() })
-            .collect();
-        if !in_code.is_empty() {
-            return Err(template::failure(&in_code));
-        }
-        let by_name = |name: &str| self.inputs.get(name).and_then(&document);
-        template::fill(self.spec.params.clone(), "params", &by_name, INPUT_BYTES_MAX)
-            .map_err(|unresolved| template::failure(&unresolved))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::core::code::Code;
-
-    fn task(params: Value) -> Task {
-        let id = |text| Id::parse(text).expect("valid");
-        let mut task =
-            Task::new(Some(id("t")), Spec::new("python/v1".parse().expect("valid"), "execute", params));
-        task.workflow = Some(id("w"));
-        task.inputs = [("Load Data".to_owned(), id("load")), ("load".to_owned(), id("load"))].into();
-        task
-    }
-
-    #[test]
-    fn references_are_filled_by_the_names_that_they_use() {
-        let document = json!({"id": "load", "result": {"result": [1, 2]}});
-        let task =
-            task(json!({"code": "context", "context": ["${Load Data}", "${load.result[1]}", "$${load}"]}));
-        assert_eq!(task.needs().len(), 1);
-        let filled = task.fill(|id| (id.as_str() == "load").then_some(&document));
-        assert_eq!(filled, Ok(json!({"code": "context", "context": [[1, 2], 2, "${load}"]})));
-    }
-
-    #[test]
-    fn nothing_is_filled_into_code_or_outside_a_workflow() {
-        let document = json!({"result": "import os"});
-        for params in [json!({"code": "${load}"}), json!(["${load}"])] {
-            let failure = task(params).fill(|_| Some(&document)).expect_err("refused");
-            assert_eq!(failure.code, Code::TaskParameterError);
-            assert!(failure.message.contains("it stands in code"), "{failure}");
-        }
-        let mut alone = task(json!({"code": "f'${price}'", "context": "$${x}"}));
-        alone.workflow = None;
-        assert_eq!(alone.fill(|_| Some(&document)), Ok(alone.spec.params.clone()));
     }
 }

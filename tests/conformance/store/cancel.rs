@@ -1,22 +1,18 @@
 //! Ends from outside.
 
-use super::stand::{Stand, alone, document, head, id, names, parse, plan, within};
+use super::stand::{Stand, accepted, alone, document, id, names, over, parse, plan, taken_in, within};
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Accepted, Cancelled, Claimed, Created, Finished};
+use gleitzeit::store::{Accepted, Cancelled, Finished, Why};
 use serde_json::json;
 
 async fn cancel(stand: &Stand, root: &str) -> Cancelled {
-    stand.store.cancel(&id(root), stand.now()).await.expect("cancel answers")
-}
-
-fn over(state: TaskState) -> Claimed {
-    Claimed::Over { state, released: vec![] }
+    stand.store.cancel(&id(root), Why::Request, stand.now()).await.expect("cancel answers")
 }
 
 pub(crate) async fn a_queued_task_is_cancelled(stand: Stand) {
     let key = alone("t");
-    stand.store.accept(&[Accepted::Task(head(&key))], stand.now()).await.expect("answers");
-    assert_eq!(cancel(&stand, "t").await, Cancelled::Done { running: vec![] });
+    stand.store.accept(&[accepted(&key)], stand.now()).await.expect("answers");
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Done { running: vec![], reply: None });
     let document = parse(stand.result(&key).await);
     assert_eq!((&document["status"], &document["id"]), (&json!("cancelled"), &json!("t")));
     assert_eq!(document["error"]["name"], "TASK_CANCELLED");
@@ -28,7 +24,7 @@ pub(crate) async fn a_running_task_is_cancelled(stand: Stand) {
     let key = alone("t");
     let lease = stand.lease(&key).await;
     let running = vec![(key.clone(), id("worker"))];
-    assert_eq!(cancel(&stand, "t").await, Cancelled::Done { running });
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Done { running, reply: None });
     assert_eq!(stand.end(&lease, TaskState::Completed).await, Finished::Lost);
     assert_eq!(stand.state(&key).await, Some(TaskState::Cancelled));
     assert_eq!(parse(stand.result(&key).await)["status"], "cancelled");
@@ -63,18 +59,18 @@ pub(crate) async fn a_mark_is_obeyed_by_create(stand: Stand) {
     assert_eq!(stand.claim(&within("w", "a"), 1, "worker").await, over(TaskState::Cancelled));
     let plan = plan("w", &[("a", &[]), ("b", &["a"])]);
     for _ in 0..2 {
-        assert_eq!(stand.create(&plan).await, Created::Over(WorkflowState::Cancelled));
+        assert_eq!(stand.create(&plan).await, taken_in(WorkflowState::Cancelled));
     }
     assert_eq!(parse(stand.outcome("w").await)["status"], "cancelled");
     assert_eq!(stand.claim(&within("w", "a"), 1, "worker").await, over(TaskState::Cancelled));
 }
 
 pub(crate) async fn an_accepted_workflow_is_cancelled(stand: Stand) {
-    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned() };
+    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned(), digest: None };
     stand.store.accept(&[workflow], stand.now()).await.expect("answers");
-    assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running: vec![] });
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running: vec![], reply: None });
     let plan = plan("w", &[("a", &[])]);
-    assert_eq!(stand.create(&plan).await, Created::Over(WorkflowState::Cancelled));
+    assert_eq!(stand.create(&plan).await, taken_in(WorkflowState::Cancelled));
     let document = parse(stand.outcome("w").await);
     assert_eq!((&document["status"], &document["name"]), (&json!("cancelled"), &json!("A plan")));
     assert_eq!(document["error"]["name"], "WORKFLOW_CANCELLED");
@@ -89,7 +85,7 @@ pub(crate) async fn a_workflow_is_cancelled_with_all_its_tasks(stand: Stand) {
     let lease = stand.lease(&within("w", "run")).await;
     let second = super::stand::lease(stand.claim(&within("w", "run2"), 1, "worker2").await);
     let running = vec![(within("w", "run"), id("worker")), (within("w", "run2"), id("worker2"))];
-    assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running });
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running, reply: None });
     for late in [&lease, &second] {
         assert_eq!(stand.end(late, TaskState::Completed).await, Finished::Lost);
     }
@@ -120,7 +116,7 @@ pub(crate) async fn cancel_and_finish_race_to_one_end(stand: Stand) {
         let lease = stand.lease(&within(&workflow, "a")).await;
         let (finished, cancelled) =
             tokio::join!(stand.end(&lease, TaskState::Completed), cancel(&other, &workflow));
-        let Cancelled::Done { running } = cancelled else { panic!("{cancelled:?}") };
+        let Cancelled::Done { running, .. } = cancelled else { panic!("{cancelled:?}") };
         let state = stand.state(&within(&workflow, "a")).await;
         match finished {
             Finished::Lost => {

@@ -2,23 +2,24 @@
 
 use serde_json::{Value, json};
 
-use super::stand::{Stand, TTL, alone, claim, document, id, lease, names, parse, plan, released, within};
+use super::stand::{
+    Stand, TTL, alone, claim, document, done, failed, id, lease, names, not_ready, over, parse, plan,
+    released, taken_in, within,
+};
 use gleitzeit::core::code::Code;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Claim, Claimed, Created, End, Finished, Plan};
+use gleitzeit::store::{Claim, Claimed, Created, End, Finished, Otherwise, Plan};
 
 fn running(created: Created) -> Vec<String> {
-    match created {
-        Created::Running(released) => names(&released).into_iter().map(str::to_owned).collect(),
-        Created::Over(state) => panic!("the workflow is {state}"),
-    }
+    assert_eq!(created.state, WorkflowState::Running);
+    names(&created.released).into_iter().map(str::to_owned).collect()
 }
 
 pub(crate) async fn create_can_be_repeated(stand: Stand) {
     let plan = plan("w", &[("a", &[]), ("b", &["a"]), ("c", &[])]);
     let first = stand.create(&plan).await;
-    let Created::Running(ready) = &first else { panic!("{first:?}") };
+    let ready = &first.released;
     assert_eq!(names(ready), ["a", "c"]);
     assert_eq!(ready[0].message, plan.tasks[0].message);
     assert_eq!(stand.create(&plan).await, first);
@@ -29,12 +30,12 @@ pub(crate) async fn create_can_be_repeated(stand: Stand) {
     assert_eq!(running(stand.create(&plan).await), ["b", "c"]);
     stand.complete(&within("w", "b")).await;
     stand.complete(&within("w", "c")).await;
-    assert_eq!(stand.create(&plan).await, Created::Over(WorkflowState::Completed));
+    assert_eq!(stand.create(&plan).await, taken_in(WorkflowState::Completed));
     let flow = stand.store.workflow(&id("w")).await.expect("answers").expect("known");
     assert_eq!((flow.state, flow.name.as_str()), (WorkflowState::Completed, "Plan w"));
     let states: Vec<TaskState> = flow.tasks.iter().map(|task| task.state).collect();
     assert_eq!(states, [TaskState::Completed; 3]);
-    assert_eq!(flow.tasks[1].dependencies, [id("a")]);
+    assert_eq!(flow.tasks[1].dependencies, [(id("a"), Otherwise::Fail)]);
 }
 
 pub(crate) async fn a_step_of_a_workflow_can_be_repeated(stand: Stand) {
@@ -44,7 +45,7 @@ pub(crate) async fn a_step_of_a_workflow_can_be_repeated(stand: Stand) {
     assert_eq!(stand.end(&lease, TaskState::Completed).await, first);
     let Finished::Done { released: both, .. } = first else { panic!("{first:?}") };
     assert_eq!(names(&both), ["b", "c"]);
-    let over = |released| Claimed::Over { state: TaskState::Completed, released };
+    let over = |released| Claimed::Over { state: TaskState::Completed, released, differs: false };
     assert_eq!(stand.claim(&within("w", "a"), 1, "other").await, over(both.clone()));
     // Once a worker has one of them, only the other one is to be published again.
     stand.lease(&within("w", "b")).await;
@@ -54,15 +55,15 @@ pub(crate) async fn a_step_of_a_workflow_can_be_repeated(stand: Stand) {
 
 pub(crate) async fn a_task_is_not_ready_before_its_dependencies(stand: Stand) {
     stand.create(&plan("w", &[("a", &[]), ("b", &[]), ("c", &["a", "b"])])).await;
-    assert_eq!(stand.claim(&within("w", "c"), 1, "worker").await, Claimed::NotReady);
+    assert_eq!(stand.claim(&within("w", "c"), 1, "worker").await, not_ready());
     assert!(released(stand.complete(&within("w", "a")).await).is_empty());
-    assert_eq!(stand.claim(&within("w", "c"), 1, "worker").await, Claimed::NotReady);
+    assert_eq!(stand.claim(&within("w", "c"), 1, "worker").await, not_ready());
     assert_eq!(stand.state(&within("w", "c")).await, Some(TaskState::Waiting));
     assert_eq!(released(stand.complete(&within("w", "b")).await), ["c"]);
     assert_eq!(stand.state(&within("w", "c")).await, Some(TaskState::Queued));
-    let done = stand.complete(&within("w", "c")).await;
+    let last = stand.complete(&within("w", "c")).await;
     let workflow = Some(WorkflowState::Completed);
-    assert_eq!(done, Finished::Done { released: vec![], failed: vec![], workflow });
+    assert_eq!(last, done(&[], workflow));
 }
 
 pub(crate) async fn a_workflow_that_nobody_knows(stand: Stand) {
@@ -76,7 +77,7 @@ pub(crate) async fn a_refused_plan_ends_with_the_reason(stand: Stand) {
     let refused = Failure::new(Code::WorkflowCircularDependency, "a needs b needs a, \"100%\" sure");
     let refuse = |name: &str| Plan { refused: Some(refused.clone()), ..plan(name, &[]) };
     for _ in 0..2 {
-        assert_eq!(stand.create(&refuse("w")).await, Created::Over(WorkflowState::Failed));
+        assert_eq!(stand.create(&refuse("w")).await, taken_in(WorkflowState::Failed));
     }
     let outcome = parse(stand.outcome("w").await);
     assert_eq!((&outcome["status"], &outcome["name"]), (&json!("failed"), &json!("Plan w")));
@@ -86,9 +87,9 @@ pub(crate) async fn a_refused_plan_ends_with_the_reason(stand: Stand) {
     assert_eq!((flow.state, flow.tasks.len()), (WorkflowState::Failed, 0));
     // One that is known already stays what it is.
     stand.create(&plan("x", &[("a", &[])])).await;
-    assert!(matches!(stand.create(&refuse("x")).await, Created::Running(_)));
+    assert_eq!(stand.create(&refuse("x")).await.state, WorkflowState::Running);
     stand.complete(&within("x", "a")).await;
-    assert_eq!(stand.create(&refuse("x")).await, Created::Over(WorkflowState::Completed));
+    assert_eq!(stand.create(&refuse("x")).await, taken_in(WorkflowState::Completed));
 }
 
 pub(crate) async fn a_diamond_is_released_by_one_of_eight(stand: Stand) {
@@ -123,24 +124,28 @@ pub(crate) async fn a_failure_cascades(stand: Stand) {
     ];
     stand.create(&plan("w", &tasks)).await;
     let lease = stand.lease(&within("w", "a")).await;
-    let done = stand.end(&lease, TaskState::Failed).await;
-    let Finished::Done { released, failed, workflow } = done else { panic!("{done:?}") };
+    let last = stand.end(&lease, TaskState::Failed).await;
+    let Finished::Done { released, ended, workflow } = last else { panic!("{last:?}") };
     assert!(released.is_empty());
-    assert_eq!(failed, [id("b"), id("c"), id("d")]);
+    assert_eq!(ended, failed(&["b", "c"]));
     assert_eq!(workflow, Some(WorkflowState::Running));
+    // What has another dependency is decided when that has ended as well.
+    assert_eq!(stand.state(&within("w", "d")).await, Some(TaskState::Waiting));
+    let last = stand.complete(&within("w", "free")).await;
+    let Finished::Done { released, ended, .. } = last else { panic!("{last:?}") };
+    assert_eq!((names(&released), ended), (vec!["after"], failed(&["d"])));
     for (task, cause) in [("b", "a"), ("c", "b"), ("d", "c")] {
         let document = parse(stand.result(&within("w", task)).await);
         assert_eq!(document["status"], "failed");
         assert_eq!(document["error"]["name"], "TASK_DEPENDENCY_FAILED");
         assert_eq!(document["error"]["details"]["dependency"], cause);
         assert_eq!(document["name"], format!("the \"{task}\""));
-        let over = Claimed::Over { state: TaskState::Failed, released: vec![] };
+        let over = over(TaskState::Failed);
         assert_eq!(stand.claim(&within("w", task), 1, "worker").await, over);
     }
-    assert_eq!(super::stand::released(stand.complete(&within("w", "free")).await), ["after"]);
-    let done = stand.complete(&within("w", "after")).await;
+    let last = stand.complete(&within("w", "after")).await;
     let workflow = Some(WorkflowState::Failed);
-    assert_eq!(done, Finished::Done { released: vec![], failed: vec![], workflow });
+    assert_eq!(last, done(&[], workflow));
     let document = parse(stand.outcome("w").await);
     assert_eq!(document["status"], "failed");
     assert_eq!(document["error"]["name"], "WORKFLOW_EXECUTION_FAILED");
@@ -153,13 +158,11 @@ pub(crate) async fn a_workflow_with_two_failures_ends_once(stand: Stand) {
     stand.create(&plan("w", &[("a", &[]), ("b", &[]), ("c", &["a", "b"])])).await;
     let (a, b) = (stand.lease(&within("w", "a")).await, stand.lease(&within("w", "b")).await);
     let first = stand.end(&a, TaskState::Failed).await;
-    let running = Some(WorkflowState::Running);
-    assert_eq!(first, Finished::Done { released: vec![], failed: vec![id("c")], workflow: running });
-    let cause = parse(stand.result(&within("w", "c")).await);
+    assert_eq!(first, done(&[], Some(WorkflowState::Running)));
     let second = stand.end(&b, TaskState::Failed).await;
-    let failed = Some(WorkflowState::Failed);
-    assert_eq!(second, Finished::Done { released: vec![], failed: vec![], workflow: failed });
-    assert_eq!(parse(stand.result(&within("w", "c")).await), cause);
+    assert_eq!(second, done(&["c"], Some(WorkflowState::Failed)));
+    let cause = parse(stand.result(&within("w", "c")).await);
+    assert_eq!(cause["error"]["details"]["dependency"], "a");
     let outcome = stand.outcome("w").await;
     stand.end(&a, TaskState::Completed).await;
     stand.end(&b, TaskState::Completed).await;
@@ -205,8 +208,14 @@ pub(crate) async fn an_unwanted_result_is_left_out_of_the_document(stand: Stand)
     let key = within("w", "a");
     let lease = stand.lease(&key).await;
     let document = document(&key, TaskState::Completed, json!("unwanted"));
-    let end =
-        End::Ended { state: TaskState::Completed, document, keep: false, ttl: TTL, entry: "{}".to_owned() };
+    let end = End::Ended {
+        state: TaskState::Completed,
+        document,
+        keep: false,
+        ttl: TTL,
+        entry: "{}".to_owned(),
+        retry: None,
+    };
     assert_eq!(released(stand.finish(&lease, &end).await), ["b"]);
     assert_eq!(stand.result(&key).await, None);
     stand.complete(&within("w", "b")).await;
@@ -224,9 +233,9 @@ pub(crate) async fn a_retry_keeps_the_workflow_waiting(stand: Stand) {
     let first = stand.lease(&within("w", "a")).await;
     let again = End::Again { due: stand.now(), entry: "{}".to_owned() };
     let running = Some(WorkflowState::Running);
-    let done = stand.finish(&first, &again).await;
-    assert_eq!(done, Finished::Done { released: vec![], failed: vec![], workflow: running });
-    assert_eq!(stand.claim(&within("w", "b"), 1, "worker").await, Claimed::NotReady);
+    let last = stand.finish(&first, &again).await;
+    assert_eq!(last, done(&[], running));
+    assert_eq!(stand.claim(&within("w", "b"), 1, "worker").await, not_ready());
     // It has been claimed before, so whoever made the retry publishes it, nobody else.
     assert!(running_names(&stand).await.is_empty());
     let second = lease(stand.claim(&within("w", "a"), 2, "worker").await);

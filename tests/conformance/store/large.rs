@@ -1,8 +1,8 @@
 //! Wide graphs.
 
-use super::stand::{Stand, id, names, parse, plan, released, within};
+use super::stand::{Stand, done, id, names, parse, plan, released, within};
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Claim, Claimed, Created, Finished};
+use gleitzeit::store::{Claim, Claimed, Finished};
 
 pub(crate) async fn a_fan_in_of_five_hundred(stand: Stand) {
     let parents: Vec<String> = (0..500).map(|number| format!("p{number}")).collect();
@@ -23,8 +23,8 @@ pub(crate) async fn a_fan_in_of_five_hundred(stand: Stand) {
     assert_eq!((inputs.len(), inputs.iter().flatten().count()), (500, 500));
     assert_eq!(parse(inputs[7].clone())["result"], "p7");
     let workflow = Some(WorkflowState::Completed);
-    let done = stand.end(&lease, TaskState::Completed).await;
-    assert_eq!(done, Finished::Done { released: vec![], failed: vec![], workflow });
+    let last = stand.end(&lease, TaskState::Completed).await;
+    assert_eq!(last, done(&[], workflow));
 }
 
 /// A root, `width` tasks that depend on it, and one that depends on all of these.
@@ -39,7 +39,7 @@ fn fan(width: usize) -> gleitzeit::store::Plan {
 
 pub(crate) async fn a_fan_out_of_two_thousand(stand: Stand) {
     let plan = fan(2000);
-    let Created::Running(ready) = stand.create(&plan).await else { panic!("it runs") };
+    let ready = stand.create(&plan).await.released;
     assert_eq!(names(&ready), ["root"]);
     let released = released(stand.complete(&within("w", "root")).await);
     assert_eq!(released.len(), 2000);
@@ -59,9 +59,24 @@ pub(crate) async fn a_fan_out_of_two_thousand(stand: Stand) {
 pub(crate) async fn a_failure_before_two_thousand(stand: Stand) {
     stand.create(&fan(2000)).await;
     let lease = stand.lease(&within("w", "root")).await;
-    let done = stand.end(&lease, TaskState::Failed).await;
-    let Finished::Done { released, failed, workflow } = done else { panic!("{done:?}") };
+    let last = stand.end(&lease, TaskState::Failed).await;
+    let Finished::Done { released, ended, workflow } = last else { panic!("{last:?}") };
     assert!(released.is_empty());
-    assert_eq!((failed.len(), workflow), (2001, Some(WorkflowState::Failed)));
+    assert_eq!((ended.len(), workflow), (2001, Some(WorkflowState::Failed)));
     assert_eq!(stand.state(&within("w", "join")).await, Some(TaskState::Failed));
+}
+
+pub(crate) async fn a_chain_of_two_thousand_fails_in_one_step(stand: Stand) {
+    let steps: Vec<String> = (0..2000).map(|number| format!("s{number}")).collect();
+    let before: Vec<Vec<&str>> =
+        (0..steps.len()).map(|at| steps[..at].last().map(String::as_str).into_iter().collect()).collect();
+    let tasks: Vec<(&str, &[&str])> =
+        steps.iter().zip(&before).map(|(name, before)| (name.as_str(), before.as_slice())).collect();
+    stand.create(&plan("w", &tasks)).await;
+    let lease = stand.lease(&within("w", "s0")).await;
+    let last = stand.end(&lease, TaskState::Expired).await;
+    let Finished::Done { ended, workflow, .. } = last else { panic!("{last:?}") };
+    assert_eq!((ended.len(), workflow), (1999, Some(WorkflowState::Failed)));
+    let document = parse(stand.result(&within("w", "s1999")).await);
+    assert_eq!(document["error"]["details"]["dependency"], "s1998");
 }

@@ -4,9 +4,9 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::stand::{Stand, TTL, alone, document, ended, head, id, lease, parse};
+use super::stand::{Stand, TTL, accepted, alone, document, done, ended, head, id, lease, over, parse};
 use gleitzeit::core::state::TaskState;
-use gleitzeit::store::{Accepted, Claimed, End, Filter, Finished, Lease};
+use gleitzeit::store::{Accepted, Claimed, End, Filter, Finished, Lease, Why};
 
 pub(crate) async fn a_task_on_its_own_lives(stand: Stand) {
     let key = alone("t");
@@ -21,7 +21,7 @@ pub(crate) async fn a_task_on_its_own_lives(stand: Stand) {
     assert_eq!(stand.result(&key).await, None);
 
     let finished = stand.end(&lease, TaskState::Completed).await;
-    assert_eq!(finished, Finished::Done { released: vec![], failed: vec![], workflow: None });
+    assert_eq!(finished, done(&[], None));
     let expected = document(&key, TaskState::Completed, json!("t"));
     assert_eq!(stand.result(&key).await, Some(expected.clone()));
     assert_eq!(stand.outcome("t").await, Some(expected));
@@ -41,7 +41,7 @@ pub(crate) async fn every_step_of_a_task_can_be_repeated(stand: Stand) {
     // And the delivery may come again.
     for attempt in [1, 2] {
         let claimed = stand.claim(&key, attempt, "other").await;
-        assert_eq!(claimed, Claimed::Over { state: TaskState::Completed, released: vec![] });
+        assert_eq!(claimed, over(TaskState::Completed));
     }
 }
 
@@ -87,9 +87,9 @@ pub(crate) async fn a_retry_is_decided_once(stand: Stand) {
     let first = stand.lease(&key).await;
     let due = stand.now().after(Duration::from_secs(30));
     let again = End::Again { due, entry: json!({"attempt": 1}).to_string() };
-    let done = stand.finish(&first, &again).await;
-    assert_eq!(done, Finished::Done { released: vec![], failed: vec![], workflow: None });
-    assert_eq!(stand.finish(&first, &again).await, done);
+    let decided = stand.finish(&first, &again).await;
+    assert_eq!(decided, done(&[], None));
+    assert_eq!(stand.finish(&first, &again).await, decided);
     let task = stand.store.task(&key).await.expect("answers").expect("known");
     assert_eq!((task.state, task.attempts, task.due), (TaskState::Delayed, 1, Some(due)));
     assert_eq!(task.history, vec![json!({"attempt": 1}).to_string()]);
@@ -173,7 +173,7 @@ pub(crate) async fn an_end_is_recorded_once(stand: Stand) {
     stand.finish(&lease, &End::Again { due: stand.now(), entry: "{}".to_owned() }).await;
     stand.claim(&key, 2, "other").await;
     stand.take_over(&key, "other", lease.fence).await;
-    stand.store.accept(&[Accepted::Task(head(&key))], stand.now()).await.expect("answers");
+    stand.store.accept(&[accepted(&key)], stand.now()).await.expect("answers");
     assert_eq!((stand.store.task(&key).await, stand.result(&key).await), before);
 }
 
@@ -204,7 +204,7 @@ pub(crate) async fn a_result_that_nobody_wants_is_not_kept(stand: Stand) {
     let lease = stand.lease(&key).await;
     let document = document(&key, TaskState::Completed, json!("t"));
     let entry = "{}".to_owned();
-    let end = End::Ended { state: TaskState::Completed, document, keep: false, ttl: TTL, entry };
+    let end = End::Ended { state: TaskState::Completed, document, keep: false, ttl: TTL, entry, retry: None };
     assert_ne!(stand.finish(&lease, &end).await, Finished::Lost);
     assert_eq!(stand.state(&key).await, Some(TaskState::Completed));
     assert_eq!(stand.result(&key).await, None);
@@ -213,9 +213,9 @@ pub(crate) async fn a_result_that_nobody_wants_is_not_kept(stand: Stand) {
 pub(crate) async fn what_was_accepted_is_known_until_somebody_knows_better(stand: Stand) {
     let (early, late) = (alone("early"), alone("late"));
     let lease: Lease = stand.lease(&late).await;
-    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned() };
-    let accepted = [Accepted::Task(head(&early)), Accepted::Task(head(&late)), workflow];
-    stand.store.accept(&accepted, stand.now()).await.expect("answers");
+    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned(), digest: None };
+    let three = [accepted(&early), accepted(&late), workflow];
+    stand.store.accept(&three, stand.now()).await.expect("answers");
     stand.store.accept(&[], stand.now()).await.expect("answers");
     let task = stand.store.task(&early).await.expect("answers").expect("known");
     assert_eq!((task.state, task.attempts, task.head), (TaskState::Accepted, 0, head(&early)));
@@ -232,8 +232,8 @@ pub(crate) async fn the_list_is_newest_first(stand: Stand) {
         stand.lease(&alone(name)).await;
     }
     stand.create(&super::stand::plan("w", &[("x", &[])])).await;
-    stand.store.cancel(&id("c"), stand.now()).await.expect("answers");
-    stand.store.cancel(&id("never-seen"), stand.now()).await.expect("answers");
+    stand.store.cancel(&id("c"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("never-seen"), Why::Request, stand.now()).await.expect("answers");
     let list = async |state: Option<&str>, limit| {
         let filter = Filter { state: state.map(str::to_owned), limit };
         let list = stand.store.list(&filter).await.expect("answers");

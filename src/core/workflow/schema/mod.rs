@@ -129,12 +129,25 @@ fn definitions() -> Value {
 /// A parameter of a workflow: its default, or a declaration. A mapping is always a declaration.
 fn parameter() -> Value {
     let types: Vec<&str> = Type::ALL.into_iter().map(Type::name).collect();
+    let one = json!({ "enum": types });
+    let length = || json!({"type": "integer", "minimum": 0});
     let declaration = object(vec![
-        ("type", json!({"enum": types})),
+        ("type", json!({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})),
         ("required", described(json!({"type": "boolean"}), "Whether a run must give it.")),
         ("default", described(json!({}), "Its value where a run gives none.")),
         ("description", json!({"type": "string"})),
         ("enum", described(json!({"type": "array", "minItems": 1}), "The values that are allowed.")),
+        ("minimum", described(json!({"type": "number"}), "The smallest number.")),
+        ("maximum", described(json!({"type": "number"}), "The largest number.")),
+        ("min_length", described(length(), "The fewest characters or items.")),
+        ("max_length", described(length(), "The most characters or items.")),
+        (
+            "pattern",
+            described(json!({"type": "string"}), "A regular expression that must be found in a text."),
+        ),
+        ("items", described(json!({"type": "object"}), "What each item of a list looks like.")),
+        ("properties", described(json!({"type": "object"}), "The known members of a mapping.")),
+        ("additional_properties", described(json!({"type": "boolean"}), "Whether it may have others.")),
     ]);
     json!({"anyOf": [{"type": ["string", "number", "boolean", "array", "null"]}, declaration]})
 }

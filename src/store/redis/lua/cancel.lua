@@ -1,12 +1,23 @@
 -- Ends a task on its own, or every open task of a workflow, from outside.
 -- KEYS: 1 root, 2 its result
--- ARGV: 1 now, 2 result TTL in ms, 3 tombstone TTL in ms, 4 channel
--- Answers {'done', {name, session...}} (for a task on its own the name is '') | {'over', state} | {'marked'}
+-- ARGV: 1 now, 2 result TTL in ms, 3 tombstone TTL in ms, 4 channel, 5 the run whose time is over, or '' if
+--       somebody asked for the end
+-- Answers {'done', {name, session...}, = and the reply or ''} (for a task on its own the name is '')
+--       | {'over', state} | {'marked'}
 
-local root, result, now = KEYS[1], KEYS[2], ARGV[1]
+local root, result, now, run = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
 local step = { root = root, base = base_of(root), now = now, channel = ARGV[4], written = {} }
 
-local is = call('HMGET', root, 'kind', 'state', 'session', 'head')
+local is = call('HMGET', root, 'kind', 'state', 'session', 'head', 'run', 'reply')
+if run ~= '' then
+  -- Only a run of a workflow has a time; what is not that run is none of this request's business.
+  if not is[1] then return { 'over', 'unknown' } end
+  if is[1] ~= 'workflow' or is[2] ~= 'running' or (is[5] or '1') ~= run then
+    return { 'over', is[2] or 'cancelled' }
+  end
+  return { 'done', cancel_workflow(step, TIMED_OUT, 'failed', WORKFLOW_TIMED_OUT), is[6] or '' }
+end
+
 if not is[1] or is[1] == 'mark' then
   call('HSET', root, 'kind', 'mark', 'created', now)
   call('PEXPIRE', root, ARGV[3])
@@ -19,7 +30,7 @@ if is[1] == 'workflow' then
   if is[2] == 'accepted' then
     call('HSET', root, 'ttl', ARGV[2], 'tombstone', ARGV[3], 'bytes', 0, 'slim_bytes', 0)
   end
-  return { 'done', cancel_workflow(step) }
+  return { 'done', cancel_workflow(step, CANCELLED, 'cancelled', WORKFLOW_ENDED.cancelled), is[6] or '' }
 end
 
 call('HSET', root, 'state', 'cancelled', 'ended', now)
@@ -27,5 +38,5 @@ call('HINCRBY', root, 'fence', 1)
 call('PEXPIRE', root, ARGV[3])
 call('SET', result, is[4] .. fill(CANCELLED, NOW_MARK, now), 'PX', ARGV[2])
 call('PUBLISH', step.channel, result)
-if is[2] == 'running' then return { 'done', { '', is[3] } } end
-return { 'done', {} }
+if is[2] == 'running' then return { 'done', { '', is[3] }, '' } end
+return { 'done', {}, '' }

@@ -1,16 +1,18 @@
 -- Takes the lease of a task.
 -- KEYS: 1 task, 2 root (the same for a task on its own), 3 its result, 4... results it wants
 -- ARGV: 1 attempt, 2 session, 3 fence to take over or '', 4 now, 5 head, 6 channel, 7 result TTL in ms,
---       8 tombstone TTL in ms
--- Answers {'run', fence, attempt, crashes, history, {input...}} | {'held', session, fence} | {'waiting'}
---       | {'next', attempt, due} | {'over', state, {released...}} | {'unknown'} | {'clash'}
+--       8 tombstone TTL in ms, 9 digest or ''
+-- Answers {'run', fence, attempt, crashes, history, {input...}, {child...}} | {'held', session, fence}
+--       | {'waiting', {released...}} | {'next', attempt, due} | {'over', state, {released...}, differs}
+--       | {'unknown'} | {'clash'}
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
 local attempt, session, over, now, head = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local alone = task == root -- and somebody knows it: claim_new.lua has seen to that
 
-local is = call('HMGET', task, 'kind', 'state', 'attempts', 'fence', 'session', 'crashes', 'due')
-local kind, state, fence = is[1], is[2], is[4]
+local is = call('HMGET', task, 'kind', 'state', 'attempts', 'fence', 'session', 'crashes', 'due', 'children',
+  'resume', 'released', 'digest')
+local kind, state, fence, children = is[1], is[2], is[4], is[8]
 local attempts, crashes = tonumber(is[3]) or 0, tonumber(is[6]) or 0
 
 if alone and kind == 'workflow' then return { 'clash' } end
@@ -18,22 +20,32 @@ if alone and kind == 'workflow' then return { 'clash' } end
 -- Somebody cancelled the task before anybody had seen it: it ends now, so that whoever follows it learns.
 if alone and kind == 'mark' then
   call('HSET', task, 'kind', 'task', 'state', 'cancelled', 'head', head, 'created', now, 'ended', now)
+  if ARGV[9] ~= '' then call('HSETNX', task, 'digest', ARGV[9]) end
   call('PEXPIRE', task, ARGV[8])
   call('SET', result, head .. fill(CANCELLED, NOW_MARK, now), 'PX', ARGV[7])
   call('PUBLISH', ARGV[6], result)
-  return { 'over', 'cancelled', {} }
+  return { 'over', 'cancelled', {}, 0 }
 end
 
 if not alone and not state then
-  if call('HGET', root, 'kind') == 'mark' then return { 'over', 'cancelled', {} } end
+  local flow = call('HMGET', root, 'kind', 'floor')
+  -- A mark; or a retry has thrown children away, and this may be the message of one.
+  if flow[1] == 'mark' or flow[2] then return { 'over', 'cancelled', {}, 0 } end
   return { 'unknown' }
 end
 
+if ARGV[9] ~= '' and not is[11] then call('HSET', task, 'digest', ARGV[9]) end
 if ENDED[state] then
-  local dependents = not alone and state == 'completed' and call('HGET', task, 'dependents')
-  return { 'over', state, unclaimed_dependents(base_of(root), dependents) }
+  return { 'over', state, released_by(base_of(root), is[10], fence), differs(is[11], ARGV[9]) }
 end
-if state == 'waiting' then return { 'waiting' } end
+if state == 'waiting' then
+  local released = {}
+  if children then
+    released = unclaimed(base_of(root), words(children))
+    add_missing(released, released_by(base_of(root), is[10], fence))
+  end
+  return { 'waiting', released }
+end
 if state == 'running' and over ~= fence then return { 'held', is[5], tonumber(fence) } end
 
 local old = fence and call('HMGET', task, 'history', 'entries', 'started') or {}
@@ -46,9 +58,13 @@ if state == 'running' then
   attempts = attempts + 1
   call('HSET', task, 'crashes', crashes, 'history', history, 'entries', entries)
 else
-  if attempt <= attempts then return { 'next', attempts + 1, is[7] or now } end
+  -- An attempt that has waited for its children has started before, and goes on.
+  local expected = attempts + 1
+  if is[9] then expected = math.max(attempts, 1) end
+  if attempt < expected then return { 'next', expected, is[7] or now } end
   -- A higher one than expected: the store has lost its last writes, and the message knows better.
   attempts = attempt
+  if is[9] then call('HDEL', task, 'resume') end
 end
 
 local next_fence = (tonumber(fence) or 0) + 1
@@ -57,4 +73,4 @@ call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence
 
 local inputs = {}
 for at = 4, #KEYS do inputs[at - 3] = call('GET', KEYS[at]) end
-return { 'run', next_fence, attempts, crashes, history, inputs }
+return { 'run', next_fence, attempts, crashes, history, inputs, words(children) }

@@ -7,9 +7,9 @@ local function end_unrun(step, name, head, state, ending, fence)
   local task, result = step.base .. 'task:' .. name, step.base .. 'result:' .. name
   local document = head .. ending
   if fence then
-    call('HSET', task, 'state', state, 'ended', step.now, 'body', '', 'fence', fence)
+    call('HSET', task, 'state', state, 'ended', step.now, 'fence', fence)
   else
-    call('HSET', task, 'state', state, 'ended', step.now, 'body', '')
+    call('HSET', task, 'state', state, 'ended', step.now)
   end
   call('SET', result, document)
   step.written[name] = document
@@ -40,9 +40,9 @@ local function document_within(step, name, measure)
 end
 
 -- Ends a workflow none of whose tasks is open: its document, and from now on everything of it has a TTL.
--- `status` is what the document says of it.
+-- `status` is what the document says of it. Messages are kept as long as there is something to retry.
 local function end_workflow(step, final, status)
-  local is = call('HMGET', step.root, 'head', 'created', 'ttl', 'tombstone', 'bytes', 'slim_bytes')
+  local is = call('HMGET', step.root, 'head', 'created', 'ttl', 'tombstone', 'bytes', 'slim_bytes', 'excused')
   local ttl, tombstone = is[3], is[4]
   local order = call('LRANGE', step.base .. 'order', 0, -1)
   local measure = 'least'
@@ -53,35 +53,44 @@ local function end_workflow(step, final, status)
   status = fill(fill(status, CREATED_MARK, is[2]), NOW_MARK, step.now)
   local document = is[1] .. status .. '"tasks":[' .. table.concat(documents, ',') .. ']}'
 
-  for _, name in ipairs(order) do
+  local done = final == 'completed' and (is[7] or '0') == '0'
+  for _, name in ipairs(all_tasks(step.base)) do
+    if done then call('HDEL', step.base .. 'task:' .. name, 'body') end
     call('PEXPIRE', step.base .. 'result:' .. name, ttl)
     call('PEXPIRE', step.base .. 'task:' .. name, tombstone)
   end
   call('PEXPIRE', step.base .. 'order', tombstone)
+  call('PEXPIRE', step.base .. 'parents', tombstone)
   call('HSET', step.root, 'state', final, 'ended', step.now, 'left', 0)
   call('PEXPIRE', step.root, tombstone)
   call('SET', step.base .. 'result', document, 'PX', ttl)
   call('PUBLISH', step.channel, step.base .. 'result')
 end
 
--- Ends every open task of a workflow and the workflow itself. Answers names and sessions of what ran.
-local function cancel_workflow(step)
+-- Ends every open task of a workflow, each with this ending, and the workflow itself. Answers names and
+-- sessions of what ran.
+local function cancel_workflow(step, ending, final, status)
   local running, added = {}, 0
-  local ending = fill(CANCELLED, NOW_MARK, step.now)
-  for _, name in ipairs(call('LRANGE', step.base .. 'order', 0, -1)) do
+  ending = fill(ending, NOW_MARK, step.now)
+  for _, name in ipairs(all_tasks(step.base)) do
     local task = step.base .. 'task:' .. name
-    local is = call('HMGET', task, 'state', 'session', 'head', 'fence')
+    local is = call('HMGET', task, 'state', 'session', 'head', 'fence', 'parent')
     if not ENDED[is[1]] then
       if is[1] == 'running' then
         running[#running + 1] = name
         running[#running + 1] = is[2]
       end
       local fence = (tonumber(is[4]) or 0) + 1
-      added = added + end_unrun(step, name, is[3], 'cancelled', ending, fence)
+      local length = end_unrun(step, name, is[3], 'cancelled', ending, fence)
+      if not is[5] then added = added + length end
     end
+  end
+  call('DEL', step.base .. 'ready', step.base .. 'turns')
+  for _, parent in ipairs(call('LRANGE', step.base .. 'parents', 0, -1)) do
+    call('DEL', step.base .. 'ready:' .. parent)
   end
   call('HINCRBY', step.root, 'bytes', added)
   call('HINCRBY', step.root, 'slim_bytes', added)
-  end_workflow(step, 'cancelled', WORKFLOW_ENDED.cancelled)
+  end_workflow(step, final, status)
   return running
 end

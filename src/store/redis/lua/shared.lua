@@ -33,15 +33,67 @@ local function add_released(released, name, address, priority, body)
   released[at + 1], released[at + 2], released[at + 3], released[at + 4] = name, address, priority, body
 end
 
--- Adds a task if its message may not have been published: it is ready, and nobody has claimed it yet.
-local function add_if_unclaimed(released, base, name)
-  local is = call('HMGET', base .. 'task:' .. name, 'state', 'fence', 'address', 'priority', 'body')
-  if is[1] == 'queued' and not is[2] then add_released(released, name, is[3], is[4], is[5]) end
+-- A text of ids with spaces between, as a list.
+local function words(text)
+  local list = {}
+  for word in string.gmatch(text or '', '%S+') do list[#list + 1] = word end
+  return list
 end
 
--- The dependents of an ended task whose messages may not have been published.
-local function unclaimed_dependents(base, dependents)
+-- Those of these tasks whose messages may not have been published: released, and nobody has claimed them
+-- since. `free` is the fence that a task had when it was released; both are absent before a first claim.
+local function unclaimed(base, names)
   local released = {}
-  for name in string.gmatch(dependents or '', '%S+') do add_if_unclaimed(released, base, name) end
+  for _, name in ipairs(names) do
+    local is = call('HMGET', base .. 'task:' .. name, 'state', 'fence', 'free', 'address', 'priority', 'body')
+    if is[1] == 'queued' and is[2] == is[3] then add_released(released, name, is[4], is[5], is[6]) end
+  end
   return released
+end
+
+-- Those that one step has released and nobody has claimed since. `list` is what that step has left in the
+-- record of the task it was for: the fence of its lease, then what it released, each as NAME or NAME@FENCE.
+local function released_by(base, list, fence)
+  local released = {}
+  local own, rest = string.match(list or '', '^(%d+) (.*)$')
+  if not own or own ~= fence then return released end
+  for name, free in string.gmatch(rest, '([^%s@]+)@?(%d*)') do
+    local is = call('HMGET', base .. 'task:' .. name, 'state', 'fence', 'address', 'priority', 'body')
+    if is[1] == 'queued' and (is[2] or '') == free then add_released(released, name, is[3], is[4], is[5]) end
+  end
+  return released
+end
+
+-- Adds those of `others` to `released` that are not in it yet.
+local function add_missing(released, others)
+  local seen = {}
+  for at = 1, #released, 4 do seen[released[at]] = true end
+  for at = 1, #others, 4 do
+    if not seen[others[at]] then
+      add_released(released, others[at], others[at + 1], others[at + 2], others[at + 3])
+    end
+  end
+end
+
+-- Every task that tasks of the workflow have planned, and every one that those have planned in turn.
+local function all_children(base)
+  local names = {}
+  for _, parent in ipairs(call('LRANGE', base .. 'parents', 0, -1)) do
+    for _, name in ipairs(words(call('HGET', base .. 'task:' .. parent, 'children'))) do
+      names[#names + 1] = name
+    end
+  end
+  return names
+end
+
+-- Every task of the workflow: those of the file in its order, then children.
+local function all_tasks(base)
+  local names = call('LRANGE', base .. 'order', 0, -1)
+  for _, name in ipairs(all_children(base)) do names[#names + 1] = name end
+  return names
+end
+
+-- 1 if both digests are there and not the same.
+local function differs(known, given)
+  return known and given ~= '' and known ~= given and 1 or 0
 end

@@ -1,0 +1,191 @@
+//! Workflows inside workflows: a task that stands for the tasks of a document of its own.
+//!
+//! ```yaml
+//! - id: report
+//!   workflow: {parameters: {rows: {type: array}}, tasks: [...]}     # or, in a file: workflow: report.yaml
+//!   params: {rows: "${load.rows}"}
+//! ```
+//! The document is checked when the outermost one is, with every value that only the run can tell standing
+//! for any. Its references are to its own tasks; what it is to know of the outside, it gets by parameters.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use super::load::load;
+use super::parameters::{Given, Supply};
+use super::problem::{Problems, Refused};
+use super::task::TaskDraft;
+use super::{Format, NESTED_MAX, Scope, WORKFLOW_BYTES_MAX, read_in};
+use crate::core::code::Code;
+use crate::core::id::Id;
+use crate::core::task::WORKFLOW;
+use crate::core::template;
+use crate::core::violation::Violation;
+
+/// Most warnings of nested workflows; what is beyond is dropped.
+const WARNINGS_MAX: usize = 100;
+
+/// Reads the documents of all tasks that are workflows.
+pub(super) fn check(
+    tasks: &[TaskDraft],
+    ids: &[Id],
+    scope: &Scope<'_>,
+    warnings: &mut Vec<String>,
+    problems: &mut Problems,
+) {
+    for (index, task) in tasks.iter().enumerate() {
+        let Some(spec) = task.spec.as_ref().filter(|spec| spec.is_workflow()) else { continue };
+        let at = format!("tasks[{index}].{WORKFLOW}");
+        let Value::Object(params) = &spec.params else {
+            problems.add(Code::InvalidParams, at, "has no names for its parameters", "params by name");
+            continue;
+        };
+        // Another shape is a violation of the protocol, which has been noted.
+        let Some(Value::Object(document)) = params.get(WORKFLOW) else { continue };
+        if scope.depth == NESTED_MAX {
+            let problem = format!("is nested more than {NESTED_MAX} times");
+            problems.add(Code::WorkflowTooLarge, at, problem, "fewer workflows inside each other");
+            continue;
+        }
+        let supply = supply(params.get("params"));
+        let items = if task.for_each.is_some() { ".99999".len() } else { 0 };
+        let inner = Scope {
+            depth: scope.depth + 1,
+            prefix_bytes: scope.prefix_bytes + ids[index].as_str().len() + items + 1,
+            ..*scope
+        };
+        match read_in(document.clone(), &supply, &inner) {
+            Ok(workflow) => {
+                let room = WARNINGS_MAX.saturating_sub(warnings.len());
+                warnings.extend(workflow.warnings.into_iter().take(room).map(|text| format!("{at}: {text}")));
+            }
+            Err(refused) => add(problems, &at, refused),
+        }
+    }
+}
+
+/// Adds what is wrong with a nested document, each path below the place where it stands.
+fn add(problems: &mut Problems, at: &str, refused: Refused) {
+    for problem in refused.problems {
+        let Violation { path, problem: text, allowed } = problem.violation;
+        let path = if path.is_empty() { at.to_owned() } else { format!("{at}.{path}") };
+        problems.add(problem.code, path, text, allowed);
+    }
+    problems.count_beyond(refused.beyond);
+}
+
+/// What is known of the parameters before the run.
+fn supply(params: Option<&Value>) -> Supply {
+    let Some(Value::Object(params)) = params else {
+        // A reference as a whole, or nothing.
+        return Supply { given: BTreeMap::new(), all_later: params.is_some() };
+    };
+    let given = |value: &Value| match template::fill(value.clone(), "", &|_| None, 0) {
+        Ok(value) => Given::Value(value),
+        Err(_) => Given::Later,
+    };
+    Supply {
+        given: params.iter().map(|(name, value)| (name.clone(), given(value))).collect(),
+        all_later: false,
+    }
+}
+
+/// Puts the documents of files in the place of their paths, at any depth. `read` gives the text of a file, or says
+/// which one it cannot read and why.
+///
+/// # Errors
+/// [`Refused`] with every file that cannot be read or is no workflow, that includes itself, or is nested too
+/// deep; and if all files together are larger than one workflow may be.
+pub fn inline(mut document: Value, read: &dyn Fn(&str) -> Result<String, String>) -> Result<Value, Refused> {
+    let mut inlining =
+        Inlining { read, open: Vec::new(), bytes_left: WORKFLOW_BYTES_MAX, problems: Problems::default() };
+    inlining.document(&mut document, "");
+    if inlining.problems.is_empty() { Ok(document) } else { Err(inlining.problems.into_refused()) }
+}
+
+struct Inlining<'r> {
+    read: &'r dyn Fn(&str) -> Result<String, String>,
+    /// The files that the place now looked at stands in, outermost first.
+    open: Vec<String>,
+    bytes_left: usize,
+    problems: Problems,
+}
+
+impl Inlining<'_> {
+    fn document(&mut self, document: &mut Value, at: &str) {
+        let Some(Value::Array(tasks)) = document.get_mut("tasks") else { return };
+        for (index, task) in tasks.iter_mut().enumerate() {
+            let Some(nested) = task.get_mut(WORKFLOW) else { continue };
+            let at = format!("{at}tasks[{index}].{WORKFLOW}");
+            match nested {
+                Value::String(path) => {
+                    let path = std::mem::take(path);
+                    if let Some(mut loaded) = self.load(&path, &at) {
+                        self.open.push(path);
+                        self.document(&mut loaded, &format!("{at}."));
+                        self.open.pop();
+                        *nested = loaded;
+                    }
+                }
+                nested => self.document(nested, &format!("{at}.")),
+            }
+        }
+    }
+
+    fn load(&mut self, path: &str, at: &str) -> Option<Value> {
+        if self.open.iter().any(|open| open == path) {
+            let circle = format!("{} -> {path}", self.open.join(" -> "));
+            self.refuse(Code::WorkflowCircularDependency, at, format!("includes itself: {circle}"));
+            return None;
+        }
+        if self.open.len() == NESTED_MAX {
+            let problem = format!("is nested more than {NESTED_MAX} times");
+            self.refuse(Code::WorkflowTooLarge, at, problem);
+            return None;
+        }
+        let Some(format) = Format::of_file(path) else {
+            let problem = format!("{path}: a workflow file ends in .yaml, .yml or .json");
+            self.refuse(Code::WorkflowValidationFailed, at, problem);
+            return None;
+        };
+        let text = match (self.read)(path) {
+            Ok(text) => text,
+            Err(reason) => {
+                self.refuse(Code::FileUnreadable, at, reason);
+                return None;
+            }
+        };
+        let Some(bytes_left) = self.bytes_left.checked_sub(text.len()) else {
+            let problem = format!("{path}: all files together have more than {WORKFLOW_BYTES_MAX} bytes");
+            self.refuse(Code::WorkflowTooLarge, at, problem);
+            return None;
+        };
+        self.bytes_left = bytes_left;
+        match load(&text, format) {
+            Ok(document) => Some(document),
+            Err(refused) => {
+                for problem in refused.problems {
+                    self.refuse(problem.code, at, format!("{path}: {}", problem.violation.problem));
+                }
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, code: Code, at: &str, problem: String) {
+        self.problems.add(code, at, problem, "the path of a workflow file, from where gleitzeit runs");
+    }
+}
+
+/// The document of a nested workflow and what its parameters are, from the parameters of its task, all filled.
+pub(super) fn parts(params: Value) -> Option<(Map<String, Value>, Supply)> {
+    let Value::Object(mut params) = params else { return None };
+    let Some(Value::Object(document)) = params.shift_remove(WORKFLOW) else { return None };
+    let given = match params.shift_remove("params") {
+        Some(Value::Object(given)) => given,
+        None => Map::new(),
+        Some(_) => return None,
+    };
+    let given = given.into_iter().map(|(name, value)| (name, Given::Value(value))).collect();
+    Some((document, Supply { given, all_later: false }))
+}

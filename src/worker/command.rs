@@ -1,0 +1,117 @@
+//! Commands: what changes tasks and workflows without being one. A repeat of any changes nothing.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::patience::{Stop, insist};
+use super::publish::HEADER_ROOT;
+use crate::broker::{Outgoing, Properties, Target};
+use crate::core::id::{Id, TaskKey};
+use crate::core::state::{TaskState, WorkflowState};
+use crate::store::{Cancelled, Retried, Why};
+use crate::topology::Queue;
+use crate::wire::command::Command;
+use crate::wire::event::Event;
+use crate::wire::task::Reply;
+
+impl Shared {
+    /// Carries a command out.
+    pub(super) async fn command(&self, command: &Command) -> Result<(), Stop> {
+        match command {
+            Command::Cancel { id } => self.end(id, Why::Request).await,
+            Command::Timeout { id, run } => self.end(id, Why::Timeout { run: *run }).await,
+            Command::Retry { id, by: Some(by) } => self.retry(id, by).await,
+            Command::Retry { id, by: None } => {
+                // Published again under a name of its own, so that a redelivery is known as the same request.
+                let command = Command::Retry { id: id.clone(), by: Some(self.parts.clock.new_id()) };
+                let headers = [(HEADER_ROOT.to_owned(), id.to_string())].into();
+                let properties = Properties { headers, ..Properties::default() };
+                let (target, body) = (Target::Queue(Queue::Workflows), command.encode());
+                self.publish(vec![Outgoing { target, body, properties, delay: None }]).await
+            }
+        }
+    }
+
+    /// Ends a task or workflow from outside: record, answer who waits, then tell whoever runs a part of it.
+    async fn end(&self, id: &Id, why: Why) -> Result<(), Stop> {
+        let cancel = || self.parts.store.cancel(id, why, self.parts.clock.now());
+        let (running, reply) = match insist(&self.abort, "cancel", cancel).await? {
+            Cancelled::Done { running, reply } => (running, reply),
+            Cancelled::Over(state) => {
+                tracing::debug!(%id, state, "nothing to end");
+                return Ok(());
+            }
+            Cancelled::Marked => {
+                tracing::info!(%id, "cancelled before it was seen; it will be refused when it comes");
+                return Ok(());
+            }
+        };
+        tracing::info!(%id, running = running.len(), ?why, "ended on request or for its time");
+        let reply = reply.as_deref().and_then(Reply::decode);
+        self.answer_again(id, reply.as_ref()).await?;
+        self.tell(&self.event_of_end(id, why).await?);
+        if running.is_empty() {
+            return Ok(());
+        }
+        let body: Bytes = json!({"type": "cancel", "id": id}).to_string().into();
+        insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
+    }
+
+    async fn event_of_end(&self, id: &Id, why: Why) -> Result<Event, Stop> {
+        let alone = TaskKey::alone(id.clone());
+        let task = insist(&self.abort, "task", || self.parts.store.task(&alone)).await?;
+        Ok(match (task, why) {
+            (Some(_), _) => Event::TaskEnded { key: alone, state: TaskState::Cancelled },
+            (None, Why::Request) => Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Cancelled },
+            (None, Why::Timeout { .. }) => {
+                Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Failed }
+            }
+        })
+    }
+
+    /// Runs again what did not complete: record, publish what that released and the new run's timeout.
+    async fn retry(&self, id: &Id, by: &Id) -> Result<(), Stop> {
+        let retry = || self.parts.store.retry(id, by, self.parts.clock.now());
+        match insist(&self.abort, "retry", retry).await? {
+            Retried::Running { released, run, timeout } => {
+                tracing::info!(%id, run, released = released.len(), "runs again");
+                self.publish_released(released).await?;
+                self.publish_timeout(id, run, timeout).await
+            }
+            Retried::NotEnded => {
+                tracing::warn!(%id, "not retried: it has not ended");
+                Ok(())
+            }
+            Retried::Nothing => {
+                tracing::info!(%id, "not retried: all of it completed");
+                Ok(())
+            }
+            Retried::Gone(missing) => {
+                let missing: Vec<&str> = missing.iter().map(Id::as_str).collect();
+                tracing::warn!(%id, ?missing, "not retried: results that it needs are not kept any more");
+                Ok(())
+            }
+            Retried::Unknown => {
+                tracing::warn!(%id, "not retried: nobody knows this id");
+                Ok(())
+            }
+        }
+    }
+
+    /// A broadcast: the state is already recorded, this only saves work.
+    pub(super) fn control(&self, body: &[u8]) {
+        let message: Option<Value> = serde_json::from_slice(body).ok();
+        let field = |name: &str| message.as_ref().and_then(|m| m.get(name)).and_then(Value::as_str);
+        let id = field("id").and_then(|id| Id::parse(id).ok());
+        match (field("type"), id) {
+            (Some("cancel"), Some(id)) => {
+                let hit = self.running.cancel(&id);
+                if hit > 0 {
+                    tracing::info!(%id, tasks = hit, "cancelling what runs here");
+                }
+            }
+            _ => tracing::debug!("a broadcast of an unknown kind is ignored"),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What happened: which lease ended which task, which step released which, which call came too late. And the
+//! store and the provider that write it down.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gleitzeit::core::clock::Timestamp;
+use gleitzeit::core::failure::Failure;
+use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::protocol::ProtocolId;
+use gleitzeit::core::state::TaskState;
+use gleitzeit::provider::{Answer, CallCx, Provider};
+use gleitzeit::store::{
+    Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Retried, Store,
+    StoreError, Summary, TaskRecord, Why, WorkflowRecord,
+};
+
+use crate::gate::Gate;
+
+type Steps = BTreeMap<String, BTreeSet<String>>;
+
+/// What happened in a case, over all lives of its workers.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    /// By task: the leases that have ended it.
+    ended: Steps,
+    /// By task: the leases that have planned children for it.
+    expanded: Steps,
+    /// By task: the leases whose end has released it.
+    released: Steps,
+    /// Calls for a task that had ended.
+    late: Vec<String>,
+}
+
+impl Ledger {
+    fn finished(&self, lease: &Lease, end: &End, finished: &Finished) {
+        let Finished::Done { released, .. } = finished else { return };
+        let mut book = self.0.lock().expect("nobody panics with it");
+        let step = format!("{} {}", lease.key, lease.fence.0);
+        if matches!(end, End::Ended { .. }) {
+            book.ended.entry(lease.key.to_string()).or_default().insert(step.clone());
+        }
+        if matches!(end, End::Expanded { .. }) {
+            book.expanded.entry(lease.key.to_string()).or_default().insert(step.clone());
+        }
+        for task in released {
+            book.released.entry(task.key.to_string()).or_default().insert(step.clone());
+        }
+    }
+
+    /// Begins a new page: what ended before may end again.
+    pub(crate) fn begin_anew(&self) {
+        let mut book = self.0.lock().expect("nobody panics with it");
+        let late = std::mem::take(&mut book.late);
+        *book = Book { late, ..Book::default() };
+    }
+
+    /// What must not have happened. `parents` are the keys of tasks with children.
+    pub(crate) fn wrongs(&self, parents: &BTreeSet<String>) -> Vec<String> {
+        let book = self.0.lock().expect("nobody panics with it");
+        let mut wrongs: Vec<String> =
+            book.late.iter().map(|key| format!("{key} ran after its end")).collect();
+        let tables = [("ended", &book.ended), ("expanded", &book.expanded), ("released", &book.released)];
+        for (what, steps) in tables {
+            for (key, by) in steps {
+                // One with children is released once more, when they have ended.
+                let most = if what == "released" && parents.contains(key) { 2 } else { 1 };
+                if by.len() > most {
+                    wrongs.push(format!("{key} was {what} by {by:?}"));
+                }
+            }
+        }
+        wrongs
+    }
+}
+
+/// A provider that looks whether its call should have come.
+#[derive(Debug)]
+pub(crate) struct Witness<P> {
+    pub(crate) inner: P,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+#[async_trait]
+impl<P: Provider> Provider for Witness<P> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn protocol(&self) -> &ProtocolId {
+        self.inner.protocol()
+    }
+
+    fn serves(&self, method: &str) -> bool {
+        self.inner.serves(method)
+    }
+
+    async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
+        let task = self.store.task(&cx.key).await.expect("the store answers");
+        // A cancel may come between the lease and the call.
+        let is_over = |state: TaskState| state.is_ended() && state != TaskState::Cancelled;
+        if task.is_none_or(|task| is_over(task.state)) {
+            self.ledger.0.lock().expect("nobody panics with it").late.push(cx.key.to_string());
+        }
+        self.inner.call(cx, method, params).await
+    }
+}
+
+/// The store as one worker has it.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) inner: Arc<dyn Store>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+#[async_trait]
+impl Store for Watched {
+    async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<Vec<Id>, StoreError> {
+        self.gate.through(self.inner.accept(accepted, now)).await
+    }
+
+    async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
+        self.gate.through(self.inner.create(plan, now)).await
+    }
+
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
+        self.gate.through(self.inner.claim(claim, now)).await
+    }
+
+    async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
+        self.gate.point().await;
+        let finished = self.inner.finish(lease, end, now).await;
+        if let Ok(finished) = &finished {
+            self.ledger.finished(lease, end, finished);
+        }
+        self.gate.point().await;
+        finished
+    }
+
+    async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
+        self.gate.through(self.inner.cancel(root, why, now)).await
+    }
+
+    async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
+        self.gate.through(self.inner.retry(root, by, now)).await
+    }
+
+    async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
+        self.gate.through(self.inner.beat(session, ttl, now)).await
+    }
+
+    async fn alive(&self, session: &Id, now: Timestamp) -> Result<bool, StoreError> {
+        self.gate.through(self.inner.alive(session, now)).await
+    }
+
+    async fn leave(&self, session: &Id) -> Result<(), StoreError> {
+        self.gate.through(self.inner.leave(session)).await
+    }
+
+    async fn task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
+        self.gate.through(self.inner.task(key)).await
+    }
+
+    async fn workflow(&self, id: &Id) -> Result<Option<WorkflowRecord>, StoreError> {
+        self.gate.through(self.inner.workflow(id)).await
+    }
+
+    async fn result(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError> {
+        self.gate.through(self.inner.result(key)).await
+    }
+
+    async fn results(&self, root: &Id, tasks: &[Id]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.gate.through(self.inner.results(root, tasks)).await
+    }
+
+    async fn outcome(&self, root: &Id) -> Result<Option<Bytes>, StoreError> {
+        self.gate.through(self.inner.outcome(root)).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        self.gate.through(self.inner.list(filter)).await
+    }
+
+    async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.gate.through(self.inner.watch(root)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.gate.through(self.inner.ping()).await
+    }
+
+    async fn version(&self) -> Result<String, StoreError> {
+        self.gate.through(self.inner.version()).await
+    }
+
+    async fn close(&self) {
+        self.gate.through(self.inner.close()).await;
+    }
+}

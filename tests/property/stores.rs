@@ -1,0 +1,90 @@
+//! Where a case lives: a state file of its own, and perhaps a Redis prefix of its own.
+
+use std::sync::Arc;
+use uuid::Uuid;
+
+use gleitzeit::broker::Broker;
+use gleitzeit::broker::sqlite::SqliteBroker;
+use gleitzeit::sqlite::{Database, Durability, Location};
+use gleitzeit::store::Store;
+use gleitzeit::store::redis::{Prefix, RedisStore};
+use gleitzeit::store::sqlite::SqliteStore;
+
+use crate::wall_clock::WallClock;
+
+/// A case's place.
+#[derive(Debug)]
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+    redis: Option<(String, String)>,
+}
+
+/// What a case stands on; workers get it behind a gate.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    database: Database,
+    redis: Option<(String, String)>,
+    /// The store as somebody has it who does not die.
+    pub(crate) store: Arc<dyn Store>,
+}
+
+impl Place {
+    pub(crate) fn sqlite() -> Place {
+        Place { folder: tempfile::tempdir().expect("a folder"), redis: None }
+    }
+
+    pub(crate) fn redis(url: &str) -> Place {
+        let prefix = format!("property-{}", Uuid::now_v7());
+        Place { redis: Some((url.to_owned(), prefix)), ..Place::sqlite() }
+    }
+
+    pub(crate) async fn open(&self) -> Ground {
+        let location = Location::File(self.folder.path().join("state.db"));
+        let database = Database::open(location, Durability::Process).await.expect("the file opens");
+        let redis = self.redis.clone();
+        Ground { store: open_store(&database, redis.as_ref()).await, database, redis }
+    }
+
+    /// Removes what the case has left on the server; the folder goes with this.
+    pub(crate) async fn remove(&self) {
+        let Some((url, prefix)) = &self.redis else { return };
+        let client = redis::Client::open(url.as_str()).expect("the address is valid");
+        let mut server = client.get_multiplexed_async_connection().await.expect("the server is there");
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{prefix}:*")).arg("COUNT").arg(5000);
+            let (next, found): (u64, Vec<String>) = scan.query_async(&mut server).await.expect("SCAN");
+            for key in found {
+                let _: () = redis::cmd("UNLINK").arg(key).query_async(&mut server).await.expect("UNLINK");
+            }
+            if next == 0 {
+                return;
+            }
+            cursor = next;
+        }
+    }
+}
+
+async fn open_store(database: &Database, redis: Option<&(String, String)>) -> Arc<dyn Store> {
+    let Some((url, prefix)) = redis else {
+        let settings = gleitzeit::store::sqlite::Settings::default();
+        return Arc::new(SqliteStore::new(database.clone(), Arc::new(WallClock), settings));
+    };
+    let prefix = Prefix::parse(prefix).expect("the prefix is valid");
+    let settings = gleitzeit::store::redis::Settings::new(url.clone());
+    let settings = gleitzeit::store::redis::Settings { prefix, ..settings };
+    Arc::new(RedisStore::connect(settings).await.expect("the server is there"))
+}
+
+impl Ground {
+    /// The store with a connection of its own: a connection lives in the runtime that has opened it.
+    pub(crate) async fn another_store(&self) -> Arc<dyn Store> {
+        open_store(&self.database, self.redis.as_ref()).await
+    }
+
+    /// A broker with consumers of its own, as one process has it.
+    pub(crate) fn broker(&self) -> Arc<dyn Broker> {
+        Arc::new(SqliteBroker::new(self.database.clone(), Arc::new(WallClock)))
+    }
+}
