@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::core::protocol::{Leniency, LookupError, Protocols};
 use crate::core::violation::Violation;
 use crate::core::workflow::{WORKFLOW_BYTES_MAX, Workflow};
 use crate::error::Error;
-use crate::store::{Accepted, Store};
+use crate::store::{Accepted, Change, Store};
 use crate::topology::{Address, Queue};
 use crate::wire;
 use crate::wire::task::Task;
@@ -68,7 +69,7 @@ impl Reader {
                 if let Some(ended) = self.ended(key).await? {
                     return Ok(ended);
                 }
-                changes.next().await;
+                changed(&mut changes, key).await;
             }
         };
         match timeout {
@@ -121,6 +122,19 @@ impl Reader {
             None => self.store.outcome(&key.root).await?,
         };
         Ok(document.map(Ended::of))
+    }
+}
+
+/// Waits for a change that may be the end of `key`. A workflow tells of each of its tasks, and to look at all
+/// of it each time would cost the square of its size.
+async fn changed(changes: &mut BoxStream<'static, Change>, key: &TaskKey) {
+    loop {
+        match changes.next().await {
+            Some(Change::Task(id)) if key.task.as_ref() != Some(&id) => {}
+            Some(Change::Task(_) | Change::Root | Change::Resync) => return,
+            // The store is closed: nobody will tell anything any more, and looking says so.
+            None => return,
+        }
     }
 }
 
@@ -185,13 +199,13 @@ impl Client {
             };
             tokio::select! {
                 found = look => return found,
-                _ = changes.next() => {}
+                () = changed(&mut changes, &key) => {}
             }
             loop {
                 if let Some(ended) = reader.ended(&key).await? {
                     return Ok(Some(ended));
                 }
-                changes.next().await;
+                changed(&mut changes, &key).await;
             }
         };
         let waiting = async {
