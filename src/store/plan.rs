@@ -135,4 +135,6 @@ pub struct Created {
     pub released: Vec<Released>,
     /// Whether the id was known with another digest: this plan is not what was taken in.
     pub differs: bool,
+    /// Which run this is and how long it may take, by the plan that was taken in; `None` for any time.
+    pub timeout: Option<(u32, Duration)>,
 }

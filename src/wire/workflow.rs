@@ -150,7 +150,7 @@ pub fn plan_items(parent: &Task, items: Vec<Value>) -> Result<Vec<Planned>, Fail
             let named = format!("{name} [{index}]");
             message.spec.name = Some(named.chars().take(NAME_CHARACTERS_MAX).collect());
         }
-        planning.add(&message, root, &child, Vec::new(), true);
+        planning.add(&message, root, &child, Vec::new(), true)?;
     }
     planning.end()
 }
@@ -187,7 +187,7 @@ fn plan_in(workflow: &Workflow, frame: &Frame<'_>) -> Result<Vec<Planned>, Failu
     let mut planning = Planning::new(ids.len());
     for (index, task) in workflow.tasks.iter().enumerate() {
         let message = message(task, &ids, index, frame);
-        planning.add(&message, frame.root, &ids[index], task.dependencies.clone(), tolerated[index]);
+        planning.add(&message, frame.root, &ids[index], task.dependencies.clone(), tolerated[index])?;
     }
     planning.end()
 }
@@ -211,21 +211,40 @@ fn message(task: &workflow::Task, ids: &[Id], index: usize, frame: &Frame<'_>) -
     message
 }
 
+/// The most bytes that the messages of tasks which are planned in one step may have together: the store takes
+/// them in whole.
+const PLAN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Collects messages, and those that are too large.
 struct Planning {
     planned: Vec<Planned>,
     too_large: Vec<String>,
+    bytes: usize,
 }
 
 impl Planning {
     fn new(tasks: usize) -> Planning {
-        Planning { planned: Vec::with_capacity(tasks), too_large: Vec::new() }
+        Planning { planned: Vec::with_capacity(tasks), too_large: Vec::new(), bytes: 0 }
     }
 
-    fn add(&mut self, message: &Task, root: &Id, id: &Id, dependencies: Vec<Dependency>, tolerated: bool) {
+    fn add(
+        &mut self,
+        message: &Task,
+        root: &Id,
+        id: &Id,
+        dependencies: Vec<Dependency>,
+        tolerated: bool,
+    ) -> Result<(), Failure> {
         /// More names do not help.
         const NAMED_MAX: usize = 100;
         let body = task::encode(message);
+        self.bytes += body.len();
+        if self.bytes > PLAN_BYTES_MAX {
+            let text = format!(
+                "the messages of its tasks have more than {PLAN_BYTES_MAX} bytes together; hand large values on as results, or where they are stored"
+            );
+            return Err(Failure::new(Code::WorkflowTooLarge, text));
+        }
         if body.len() > TASK_BYTES_MAX && self.too_large.len() < NAMED_MAX {
             self.too_large.push(format!("{id} ({} bytes)", body.len()));
         }
@@ -237,6 +256,7 @@ impl Planning {
             dependencies,
             tolerated,
         });
+        Ok(())
     }
 
     fn end(self) -> Result<Vec<Planned>, Failure> {

@@ -22,9 +22,6 @@ use crate::wire::inbox::{self, Decoded, Refused};
 use crate::wire::task::Reply;
 use crate::wire::workflow::{self, Planned};
 
-/// The first run of a workflow; retries count on from it.
-const FIRST_RUN: u32 = 1;
-
 impl Shared {
     /// Brings one delivery of the workflows queue to its end and settles it.
     pub(super) async fn coordinate(&self, delivery: Delivery) {
@@ -59,7 +56,7 @@ impl Shared {
             }
         };
         let create = || self.parts.store.create(&plan, self.parts.clock.now());
-        let Created { state, released, differs } = insist(&self.abort, "create", create).await?;
+        let Created { state, released, differs, timeout } = insist(&self.abort, "create", create).await?;
         if differs {
             tracing::warn!(workflow = %id, "another workflow came first under the same idempotency key; this one is not run");
         }
@@ -69,7 +66,10 @@ impl Shared {
         }
         tracing::info!(workflow = %id, name = %plan.name, tasks = plan.tasks.len(), "workflow taken in");
         self.publish_released(released).await?;
-        self.publish_timeout(&id, FIRST_RUN, plan.timeout).await?;
+        if let Some((run, timeout)) = timeout {
+            // Not this message's own: a repeat does not change what was taken in.
+            self.publish_timeout(&id, run, Some(timeout)).await?;
+        }
         let (name, tasks) = (plan.name.clone(), plan.tasks.len());
         self.tell(&Event::WorkflowStarted { id, name, tasks });
         Ok(())

@@ -176,11 +176,13 @@ impl Shared {
             let text = format!("{} workers died while they ran this task; it is given up", run.crashes);
             return Err(Failure::new(Code::WorkerLost, text).with("crashes", run.crashes).final_now());
         }
-        if let Some(at) = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now()) {
+        // Once it has been started, by an earlier attempt or for its children, it can no longer expire.
+        let is_first = run.lease.attempt == 1 && run.children.is_empty();
+        if is_first && let Some(at) = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now()) {
             return Err(Failure::new(Code::TaskExpired, format!("not started by {at}")));
         }
         let inputs = documents(run)?;
-        let document = |id: &Id| inputs.iter().find(|(input, _)| *input == id).map(|(_, value)| value);
+        let document = |id: &Id| inputs.get(id);
         // What has planned its children has been found worth doing.
         if run.children.is_empty()
             && let Some(when) = task.condition()
@@ -423,8 +425,8 @@ fn invalid(code: Code, violations: &[Violation]) -> Failure {
 }
 
 /// The result documents that the parameters refer to, read once.
-fn documents(run: &Run) -> Result<Vec<(&Id, Value)>, Failure> {
-    let mut read = Vec::with_capacity(run.inputs.len());
+fn documents(run: &Run) -> Result<BTreeMap<&Id, Value>, Failure> {
+    let mut read = BTreeMap::new();
     for (id, document) in &run.inputs {
         let Some(document) = document else { continue };
         let value = serde_json::from_slice(document).map_err(|error| {
@@ -433,7 +435,7 @@ fn documents(run: &Run) -> Result<Vec<(&Id, Value)>, Failure> {
                 format!("the result of task {id} is not JSON: {error}"),
             )
         })?;
-        read.push((id, value));
+        read.insert(id, value);
     }
     Ok(read)
 }

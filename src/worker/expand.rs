@@ -100,7 +100,7 @@ impl Shared {
                 }
             }
         }
-        if !gathering.failed.is_empty() {
+        if gathering.failed > 0 {
             return Ok(Err(gathering.failure(task, run.children.len())));
         }
         let own = |id: &Id| {
@@ -122,7 +122,9 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Gathering {
     results: Vec<Value>,
-    failed: Vec<Value>,
+    /// How many failed, and the first of them.
+    failed: usize,
+    named: Vec<Value>,
     bytes_left: usize,
 }
 
@@ -136,7 +138,13 @@ impl Gathering {
         let state = document.get("status").and_then(Value::as_str).and_then(TaskState::parse);
         let ended_well = matches!(state, Some(TaskState::Completed | TaskState::Skipped));
         if !ended_well && !tolerated {
-            self.failed.push(json!({"id": id, "status": document["status"], "error": document["error"]}));
+            self.failed += 1;
+            if self.named.len() < NAMED_MAX {
+                // The output and the like are in the child's own document.
+                let failure = Failure::from_json(&document["error"]);
+                let small = failure.map(|failure| Failure { details: Map::new(), ..failure });
+                self.named.push(json!({"id": id, "status": document["status"], "error": small}));
+            }
         }
         let result = if let Value::Object(mut members) = document { members.remove("result") } else { None };
         let result = result.unwrap_or_default();
@@ -150,7 +158,7 @@ impl Gathering {
     }
 
     fn failure(&self, task: &Task, all: usize) -> Failure {
-        let (count, named) = (self.failed.len(), &self.failed[..self.failed.len().min(NAMED_MAX)]);
+        let (count, named) = (self.failed, &self.named);
         let names: Vec<&str> = named.iter().filter_map(|one| one["id"].as_str()).collect();
         let more = if count > names.len() { ", ..." } else { "" };
         let what = if task.for_each.is_some() { "items" } else { "tasks" };
@@ -159,6 +167,6 @@ impl Gathering {
             Some(_) => Code::TaskExecutionFailed,
             None => Code::WorkflowExecutionFailed,
         };
-        Failure::new(code, text).with("failed", named.to_vec()).final_now()
+        Failure::new(code, text).with("failed", named.clone()).final_now()
     }
 }

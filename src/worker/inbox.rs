@@ -15,7 +15,7 @@ use crate::broker::{Death, Delivery};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
-use crate::core::state::TaskState;
+use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Claimed, End, Finished};
 use crate::topology::{Address, Queue, unrouted};
 use crate::wire::inbox;
@@ -131,6 +131,11 @@ impl Shared {
                     }
                     return Ok(None);
                 }
+                // Nobody else may bring it up again.
+                Taken::Other(Claimed::NotReady { released }) => {
+                    self.publish_released(released).await?;
+                    return Ok(None);
+                }
                 Taken::Other(_) => return Ok(None),
             }
         };
@@ -145,16 +150,24 @@ impl Shared {
             retry: task.and_then(|task| super::outcome::retry_message(task, state)),
         };
         let finish = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
-        let Finished::Done { released, .. } = insist(&self.abort, "finish", finish).await? else {
+        let Finished::Done { released, ended, workflow } = insist(&self.abort, "finish", finish).await?
+        else {
             return Ok(None);
         };
         self.publish_released(released).await?;
+        if workflow.is_some_and(WorkflowState::is_ended) {
+            // In a workflow the reply is for the workflow's end, which this is.
+            self.answer_again(&head.key.root, task.and_then(|task| task.reply.as_ref())).await?;
+        }
+        for event in self.events_of_end(head, state, &ended, workflow) {
+            self.tell(&event);
+        }
         Ok(Some(document))
     }
 
     async fn answer(&self, ended: Option<Bytes>, reply: Option<&Reply>, head: &Head) -> Result<(), Stop> {
         match (ended, reply) {
-            // In a workflow the reply is for the workflow's end, which is not this.
+            // Within a workflow nobody waits for one task.
             (Some(document), Some(reply)) if head.key.task.is_none() => {
                 self.reply_to(reply, Some(head.key.id().to_string()), document).await
             }

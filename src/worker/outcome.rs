@@ -12,6 +12,7 @@ use crate::core::failure::Failure;
 use crate::core::priority::Priority;
 use crate::core::retry::{self, CodeRef, RetryPolicy};
 use crate::core::state::TaskState;
+use crate::core::task::Spec;
 use crate::provider::Answer;
 use crate::store::{End, Message};
 use crate::topology::Address;
@@ -199,7 +200,9 @@ pub(super) fn retry_message(task: &Task, state: TaskState) -> Option<Message> {
     }
     let address = Address::parse(&task.spec.protocol.routing()).ok()?;
     let priority = task.priority().unwrap_or_else(|| Priority::NORMAL.number());
-    Some(Message { address, priority, body: task::encode(&Task { attempt: 1, ..task.clone() }) })
+    // Who asks for it again wants it run, though its time to start is over.
+    let spec = Spec { expires_at: None, ..task.spec.clone() };
+    Some(Message { address, priority, body: task::encode(&Task { attempt: 1, spec, ..task.clone() }) })
 }
 
 /// A line of the task's history.

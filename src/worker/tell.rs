@@ -67,13 +67,33 @@ impl Shared {
                 (_, state) => Event::TaskEnded { key, state },
             }),
         }
-        for (id, state) in ended {
-            let key = TaskKey::within(head.key.root.clone(), id.clone());
-            events.push(Event::TaskEnded { key, state: *state });
-        }
-        if let (Some(state), Some(id)) = (then.filter(|state| state.is_ended()), head.key.workflow()) {
-            events.push(Event::WorkflowEnded { id: id.clone(), state });
-        }
+        events.extend(what_followed(head, ended, then));
         events
     }
+
+    /// What became of a task that ended without an attempt, and what followed from that.
+    pub(super) fn events_of_end(
+        &self,
+        head: &Head,
+        state: TaskState,
+        ended: &[(Id, TaskState)],
+        then: Option<WorkflowState>,
+    ) -> Vec<Event> {
+        let mut events = vec![Event::TaskEnded { key: head.key.clone(), state }];
+        events.extend(what_followed(head, ended, then));
+        events
+    }
+}
+
+/// The dependents that a step has ended, and the workflow if it ended that.
+fn what_followed(head: &Head, ended: &[(Id, TaskState)], then: Option<WorkflowState>) -> Vec<Event> {
+    let mut events = Vec::with_capacity(ended.len() + 1);
+    for (id, state) in ended {
+        let key = TaskKey::within(head.key.root.clone(), id.clone());
+        events.push(Event::TaskEnded { key, state: *state });
+    }
+    if let (Some(state), Some(id)) = (then.filter(|state| state.is_ended()), head.key.workflow()) {
+        events.push(Event::WorkflowEnded { id: id.clone(), state });
+    }
+    events
 }

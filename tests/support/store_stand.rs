@@ -150,7 +150,7 @@ pub(crate) fn accepted(key: &TaskKey) -> Accepted {
 
 /// A `Created` that has nothing to publish.
 pub(crate) fn taken_in(state: WorkflowState) -> Created {
-    Created { state, released: vec![], differs: false }
+    Created { state, released: vec![], differs: false, timeout: None }
 }
 
 /// A `Claimed::Over` that has nothing to publish.

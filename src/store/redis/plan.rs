@@ -33,11 +33,17 @@ impl RedisStore {
         match reply.text()?.as_str() {
             "running" => {
                 let released = released(&plan.id, reply.list()?)?;
-                Ok(Created { state: WorkflowState::Running, released, differs: reply.flag()? })
+                let differs = reply.flag()?;
+                let (run, nanos) = (reply.parsed()?, reply.text()?);
+                let nanos = Some(nanos).filter(|nanos| !nanos.is_empty()).map(|nanos| nanos.parse());
+                let nanos: Option<u64> =
+                    nanos.transpose().map_err(|_| reply.corrupt(format!("the timeout of {}", plan.id)))?;
+                let timeout = nanos.map(|nanos| (run, Duration::from_nanos(nanos)));
+                Ok(Created { state: WorkflowState::Running, released, differs, timeout })
             }
             "over" => {
                 let state = workflow_state(&mut reply)?;
-                Ok(Created { state, released: Vec::new(), differs: reply.flag()? })
+                Ok(Created { state, released: Vec::new(), differs: reply.flag()?, timeout: None })
             }
             "clash" => Err(clash(STEP, &plan.id, "a task on its own")),
             other => Err(reply.corrupt(format!("the answer {other:?}"))),

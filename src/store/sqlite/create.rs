@@ -117,7 +117,24 @@ pub(super) fn create(
             | WorkflowState::Expired),
         ) => (state, Vec::new()),
     };
-    Ok(Ok(Created { state, released, differs }))
+    let timeout = match state {
+        WorkflowState::Running => timeout_of(tx, &plan.id)?,
+        WorkflowState::Accepted
+        | WorkflowState::Completed
+        | WorkflowState::Failed
+        | WorkflowState::Cancelled
+        | WorkflowState::Expired => None,
+    };
+    Ok(Ok(Created { state, released, differs, timeout }))
+}
+
+/// Which run this is and how long it may take.
+fn timeout_of(tx: &Connection, id: &Id) -> rusqlite::Result<Option<(u32, Duration)>> {
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?));
+    let (run, nanos) = tx
+        .prepare_cached("SELECT run, timeout FROM workflows WHERE id = ?1")?
+        .query_row([id.as_str()], read)?;
+    Ok(nanos.map(|nanos| (run, Duration::from_nanos(nanos.unsigned_abs()))))
 }
 
 fn take_in(tx: &Connection, plan: &Plan, now: Timestamp) -> rusqlite::Result<(WorkflowState, Vec<Released>)> {

@@ -116,7 +116,9 @@ impl Reply {
 #[must_use]
 pub fn digest(task: &Task) -> Option<String> {
     task.spec.idempotency_key.as_ref().filter(|_| task.attempt == 1)?;
-    let request = Task { id: None, reply: None, traceparent: None, ..task.clone() };
+    let mut request = Task { id: None, reply: None, traceparent: None, ..task.clone() };
+    // The message's properties may say it instead of the body.
+    request.spec.priority = None;
     Some(crate::core::id::digest(&encode(&request)))
 }
 

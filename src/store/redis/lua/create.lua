@@ -3,17 +3,17 @@
 -- ARGV: 1 now, 2 the start of its document, 3 result TTL in ms, 4 tombstone TTL in ms, 5 channel,
 --       6 why it is refused (JSON) or '', 7 max_parallel or '', 8 timeout in ns or '', 9 = and the reply or '',
 --       10 digest or '', 11 number of tasks, then the tasks in the order of the file as `plant` wants them
--- Answers {'running', {released...}, differs} | {'over', state, differs} | {'clash'}
+-- Answers {'running', {released...}, differs, run, timeout in ns or ''} | {'over', state, differs} | {'clash'}
 
 local root, now = KEYS[1], ARGV[1]
 local total = tonumber(ARGV[11])
 
-local is = call('HMGET', root, 'kind', 'state', 'digest')
+local is = call('HMGET', root, 'kind', 'state', 'digest', 'run', 'timeout')
 if is[1] == 'task' then return { 'clash' } end
 local different = differs(is[3], ARGV[10])
 if is[1] == 'workflow' and is[2] ~= 'accepted' then
   if is[2] ~= 'running' then return { 'over', is[2], different } end
-  return { 'running', unclaimed(base_of(root), all_tasks(base_of(root))), different }
+  return { 'running', unclaimed(base_of(root), all_tasks(base_of(root))), different, is[4] or 1, is[5] or '' }
 end
 
 call('HSET', root, 'kind', 'workflow', 'state', 'running', 'head', ARGV[2], 'ttl', ARGV[3],
@@ -37,4 +37,4 @@ if ARGV[6] ~= '' then
 end
 if total == 0 then return { 'over', conclude(step), different } end
 if step.moved then save(step) end
-return { 'running', step.released, different }
+return { 'running', step.released, different, 1, ARGV[8] }
