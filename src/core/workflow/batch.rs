@@ -16,6 +16,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::WORKFLOW_BYTES_MAX;
 use super::load::mapping;
 use super::problem::{Problems, Refused};
 use crate::core::code::Code;
@@ -116,7 +117,7 @@ impl Batch {
     /// The workflow with a task for each of these files, in this order. A batch without files is refused.
     ///
     /// # Errors
-    /// [`Refused`] if there is no file.
+    /// [`Refused`] if there is no file, or if the tasks would be larger than a workflow may be.
     pub fn workflow(&self, files: &[String]) -> Result<Value, Refused> {
         if files.is_empty() {
             let problem = format!(
@@ -125,6 +126,7 @@ impl Batch {
             );
             return Err(Refused::whole(Code::WorkflowValidationFailed, problem, "a pattern that fits files"));
         }
+        self.check_size(files)?;
         let mut document = self.document.clone();
         let metadata = document.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(metadata) = metadata {
@@ -137,6 +139,22 @@ impl Batch {
         let tasks = files.iter().enumerate().map(|(index, file)| self.task(index, file)).collect();
         document.insert("tasks".to_owned(), tasks);
         Ok(Value::Object(document))
+    }
+
+    /// Before the template is copied for each file.
+    fn check_size(&self, files: &[String]) -> Result<(), Refused> {
+        let template = Value::Object(self.template.clone()).to_string().len();
+        let paths: usize = files.iter().map(String::len).sum();
+        let bytes = template.saturating_mul(files.len()).saturating_add(paths);
+        if bytes <= WORKFLOW_BYTES_MAX {
+            return Ok(());
+        }
+        let problem = format!(
+            "the template for {} files has {bytes} bytes; allowed are {WORKFLOW_BYTES_MAX}",
+            files.len()
+        );
+        let allowed = "fewer files: run the batch folder by folder";
+        Err(Refused::whole(Code::WorkflowTooLarge, problem, allowed))
     }
 
     fn task(&self, index: usize, file: &str) -> Value {
@@ -230,18 +248,20 @@ fn place(batch: Option<Value>, problems: &mut Problems) -> (String, String) {
     (directory, pattern)
 }
 
+/// Whether the key of a template says what is run and how, and is no parameter.
+pub(super) fn is_run_key(key: &str) -> bool {
+    let of_spec = Spec::KEYS.contains(&key) && key != "name" && key != "params";
+    of_spec || RUN_KEYS.contains(&key)
+}
+
 /// Parameters, and what says how a task is run.
 fn divide(template: Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
-    let is_member = |key: &str| {
-        let of_spec = Spec::KEYS.contains(&key) && key != "method" && key != "name" && key != "params";
-        of_spec || RUN_KEYS.contains(&key)
-    };
     let (mut params, mut members) = (Map::new(), Map::new());
     for (key, value) in template {
         match value {
             // Written as in a task.
             Value::Object(inner) if key == "params" || key == "parameters" => params.extend(inner),
-            value if is_member(&key) => _ = members.insert(key, value),
+            value if key != "method" && is_run_key(&key) => _ = members.insert(key, value),
             value => _ = params.insert(key, value),
         }
     }

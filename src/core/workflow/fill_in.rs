@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::WORKFLOW_BYTES_MAX;
+use super::batch::is_run_key;
 use super::parameters::{Parameters, Supply};
 use super::problem::Problems;
 use crate::core::code::Code;
@@ -25,8 +26,7 @@ pub(super) fn fill_in(
     let value = |name: &str| parameters.values.get(name);
     let insertion = Insertion::new(&value, WORKFLOW_BYTES_MAX);
     let mut filling = Filling { insertion, problems };
-    let protocol = protocol_of(members);
-    for (key, value) in members.iter_mut() {
+    for (key, value) in members.iter_mut().filter(|(key, _)| *key != "template") {
         let path = Path::Root(key);
         match (key.as_str(), value) {
             ("tasks", Value::Array(tasks)) => {
@@ -34,10 +34,13 @@ pub(super) fn fill_in(
                     filling.task(task, &path.index(index));
                 }
             }
-            // In a batch document: the parameters of every task.
-            ("template", value) => filling.params(value, &protocol, &path),
             (_, value) => filling.value(value, Place::Plain, &path),
         }
+    }
+    // After the protocol of the document, which is its own unless it says another.
+    let protocol = protocol_of(members);
+    if let Some(template) = members.get_mut("template") {
+        filling.template(template, protocol, &Path::Root("template"));
     }
     parameters
 }
@@ -66,6 +69,27 @@ impl Filling<'_, '_> {
             members.iter_mut().filter(|(key, _)| ["params", "parameters"].contains(&key.as_str()))
         {
             self.params(value, &protocol, &path.key(key));
+        }
+    }
+
+    /// The template of a batch: how every task is run, and beside it or in `params` its parameters.
+    fn template(&mut self, template: &mut Value, protocol: String, path: &Path<'_>) {
+        let Value::Object(members) = template else { return self.value(template, Place::Data, path) };
+        for (key, value) in members.iter_mut().filter(|(key, _)| is_run_key(key)) {
+            let place = if key == "when" { Place::Expression } else { Place::Plain };
+            self.value(value, place, &path.key(key));
+        }
+        let is_named = members.get("method").and_then(Value::as_str).is_some_and(|name| name.contains('/'));
+        // The name of a method does not change the protocol that the document says.
+        let says_own = members.contains_key("protocol") || (is_named && protocol != "python");
+        let protocol = if says_own { protocol_of(members) } else { protocol };
+        for (key, value) in members.iter_mut().filter(|(key, _)| !is_run_key(key)) {
+            let path = path.key(key);
+            if key == "params" || key == "parameters" {
+                self.params(value, &protocol, &path);
+            } else if !is_code(&protocol, &format!("params.{key}")) {
+                self.value(value, Place::Data, &path);
+            }
         }
     }
 

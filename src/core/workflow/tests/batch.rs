@@ -120,6 +120,16 @@ fn the_messages_of_the_original_are_kept_for_batches() {
 }
 
 #[test]
+fn a_batch_that_is_too_large_is_refused_before_it_is_made() {
+    let template = json!({"method": "echo/echo", "message": "x".repeat(1 << 20)});
+    let document = json!({"batch": {"directory": "d"}, "protocol": "echo/v1", "template": template});
+    let batch = Batch::read(document).expect("a batch");
+    let refused = batch.workflow(&vec!["d/a".to_owned(); 100_000]).expect_err("too large");
+    assert_eq!(refused.code(), Code::WorkflowTooLarge);
+    assert!(refused.to_string().contains("folder by folder"), "{refused}");
+}
+
+#[test]
 fn a_batch_has_parameters_too() {
     let document = json!({"type": "batch", "parameters": {"dir": {"type": "string"}, "who": "me"},
         "batch": {"directory": "${dir}"}, "protocol": "echo/v1", "template": {"method": "echo", "message": "For ${who}"}});

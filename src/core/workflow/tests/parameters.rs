@@ -149,6 +149,23 @@ fn parameters_do_not_become_code() {
 }
 
 #[test]
+fn parameters_do_not_become_code_in_batches() {
+    let python = json!("python/v1");
+    for (protocol, template) in [
+        (python.clone(), json!({"method": "python/execute", "params": {"code": "print('${p}')"}})),
+        (json!("echo/v1"), json!({"protocol": python, "method": "execute", "code": "${p}"})),
+        (json!("${py}"), json!({"method": "execute", "code": "${p}"})),
+        (json!("echo/v1"), json!({"method": "execute", "protocol": "${py}", "code": "${p}"})),
+    ] {
+        let document = json!({"parameters": {"p": "1", "py": "python/v1"}, "batch": {"directory": "d"},
+            "protocol": protocol, "template": template});
+        let batch = Batch::read(fill_in(document, BTreeMap::new()).expect("values")).expect("a batch");
+        let document = batch.workflow(&["d/a".to_owned()]).expect("a file");
+        check_refused(document, Code::TaskParameterError, &["params.code"]);
+    }
+}
+
+#[test]
 fn parts_of_a_parameter_can_be_named() {
     let document = template(json!({"p": {"default": {"hosts": ["x", "y"]}}}), json!("${p.hosts[1]}"));
     let (filled, _) = prepare(&document, &[]).expect("a workflow");
