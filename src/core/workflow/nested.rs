@@ -40,6 +40,23 @@ pub(super) fn check(
             problems.add(Code::InvalidParams, at, "has no names for its parameters", "params by name");
             continue;
         };
+        let kept = [("timeout", spec.timeout.is_some()), ("retry", spec.retry.is_some())];
+        for (key, _) in kept.into_iter().filter(|(_, is_given)| *is_given) {
+            let problem = format!("{key} is not supported for a nested workflow");
+            let allowed = if key == "timeout" {
+                "`timeout` of its tasks, or of the outermost workflow"
+            } else {
+                "`retry` of its tasks"
+            };
+            problems.add(Code::WorkflowValidationFailed, format!("tasks[{index}].{key}"), problem, allowed);
+        }
+        if let Some(Value::String(text)) = params.get(WORKFLOW)
+            && text.contains("${")
+        {
+            let problem = "is a reference: a workflow cannot come from a result";
+            problems.add(Code::WorkflowValidationFailed, at, problem, "the workflow itself, with parameters");
+            continue;
+        }
         // Another shape is a violation of the protocol, which has been noted.
         let Some(Value::Object(document)) = params.get(WORKFLOW) else { continue };
         if scope.depth == NESTED_MAX {

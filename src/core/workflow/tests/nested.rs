@@ -92,6 +92,23 @@ fn known_values_are_checked_before_the_run() {
 }
 
 #[test]
+fn what_would_have_no_effect_on_a_nested_workflow_is_refused() {
+    let mut document = outer(json!({"tasks": [{"id": "a", "method": "echo/echo"}]}), json!({}));
+    document["tasks"][1]["timeout"] = json!(3);
+    document["tasks"][1]["retry"] = json!({"max_attempts": 2});
+    let expected = ["tasks[1].timeout: timeout is not supported", "tasks[1].retry: retry is not supported"];
+    check_refused(document, Code::WorkflowValidationFailed, &expected);
+}
+
+#[test]
+fn a_workflow_does_not_come_from_a_result() {
+    let document = json!({"tasks": [{"id": "load", "method": "echo/echo"},
+        {"id": "s", "method": "workflow/run", "dependencies": ["load"], "params": {"workflow": "${load.doc}"}}]});
+    let expected = ["tasks[1].workflow: is a reference: a workflow cannot come from a result"];
+    check_refused(document, Code::WorkflowValidationFailed, &expected);
+}
+
+#[test]
 fn a_nested_workflow_is_one_of_three_things() {
     let inner = json!({"tasks": [{"id": "a", "method": "echo/echo"}]});
     let invalid = Code::WorkflowValidationFailed;
