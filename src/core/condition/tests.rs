@@ -58,6 +58,7 @@ fn values_are_compared_with_their_types() {
 
 #[test]
 fn operators_bind_as_one_expects() {
+    check("1e-6 < 0.00001 and 2.5E+3 == 2500 and 1e9 > 3", true);
     check("1 + 2 * 3 == 7 and (1 + 2) * 3 == 9", true);
     check("true or false and false", true);
     check("not true or true", true);
@@ -147,7 +148,9 @@ fn what_is_not_of_the_language_is_refused_with_its_place() {
     check_refused("in 3", "`in` stands");
     check_refused("1 if true else 2", "\"if\" is not known");
     check_refused("${a} is none", "\"is\" is not known");
-    check_refused("1e9 > 3", "this is no number");
+    for wrong in ["1e > 3", "1e+ > 3", "1e999 > 3", "1e9x > 3", "1e9.5 > 3"] {
+        check_refused(wrong, "this is no number");
+    }
     check_refused("1_000 > 3", "this is no number");
     check_refused("0x10 > 3", "this is no number");
     check_refused("99999999999999999999999999999999999999999999 > 3", "");

@@ -139,9 +139,17 @@ fn number(text: &str) -> Result<usize, String> {
     if let Some(digits) = fraction.filter(|digits| *digits > 0) {
         length += 1 + digits;
     }
+    if let Some(exponent) = text[length..].strip_prefix(['e', 'E']) {
+        let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        let count = length_while(digits, |c| c.is_ascii_digit());
+        let whole = length + 1 + (exponent.len() - digits.len()) + count;
+        if count > 0 && text[..whole].parse().is_ok_and(f64::is_finite) {
+            length = whole;
+        }
+    }
     match text[length..].chars().next() {
         Some(c) if c.is_alphanumeric() || c == '_' || c == '.' => {
-            Err(String::from("this is no number; digits, with or without a fraction, are"))
+            Err(String::from("this is no number; digits, with or without a fraction and an exponent, are"))
         }
         _ => Ok(length),
     }

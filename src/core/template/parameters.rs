@@ -141,6 +141,11 @@ impl<'v> Insertion<'v> {
                     Some(_) if quotes.open.is_some() => {
                         return Err(format!("${{{reference}}} stands in quotes; write it without them"));
                     }
+                    Some(value) if has_mapping(value) => {
+                        return Err(format!(
+                            "parameter `{reference}` is a mapping, which a condition cannot hold"
+                        ));
+                    }
                     Some(value) => push_literal(&mut out, value),
                     None => push_reference(&mut out, reference),
                 },
@@ -154,6 +159,14 @@ fn push_reference(out: &mut String, reference: &str) {
     out.push_str("${");
     out.push_str(reference);
     out.push('}');
+}
+
+fn has_mapping(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::Array(items) => items.iter().any(has_mapping),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 /// A piece of text as it was written: only an escape is read as `${`.
@@ -307,7 +320,8 @@ mod tests {
         check("${a.x} > ${n}", "${a.x} > (-5)");
         check("${s}", r#""a\u0027 or \u0022b\u0022 \u0024\u007bx\u007d""#);
         check("${a} in ${l}", "${a} in [(1), none, true]");
-        check("${o}", r#"{"k\u007d": (1.5)}"#);
+        let problem = put("${o}", Place::Expression, &values).expect_err("a mapping");
+        assert_eq!(problem, "parameter `o` is a mapping, which a condition cannot hold");
         check("'it\\'s' == ${n}", "'it\\'s' == (-5)");
         assert!(put("${a} == '${n}'", Place::Expression, &values).expect_err("quoted").contains("quotes"));
     }
