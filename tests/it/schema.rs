@@ -71,6 +71,8 @@ fn what_the_format_can_say_fits_the_schema() {
         ),
         task(json!({"when": "${a.n} > 3", "for_each": "${a.rows}", "max_parallel": 4, "critical": false})),
         task(json!({"priority": "HIGH"})),
+        task(json!({"timeout": "${seconds}", "for_each": "${a}", "max_parallel": "${width}"})),
+        json!({"$schema": "workflow.schema.json", "timeout": "${seconds}", "tasks": [{"method": "echo/echo"}]}),
         task(
             json!({"priority": 1, "retry": {"max_attempts": 10, "jitter": "full", "retry_on": ["TASK_TIMEOUT", -29003]}}),
         ),

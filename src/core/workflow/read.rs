@@ -122,7 +122,8 @@ pub(super) fn members(mut members: Map<String, Value>, problems: Problems, manne
             "idempotency_key" => draft.idempotency_key = reading.text(&path, value, KEY_CHARACTERS_MAX),
             "max_parallel" => draft.max_parallel = reading.parallel(&path, &value),
             "execution_mode" => execution_mode(&path, &value, &mut draft, &mut reading),
-            "version" => {}
+            // Where an editor finds the schema, and what is the author's own.
+            "$schema" | "version" => {}
             "wait_for_completion" | "outputs" => reading.warn(format!("{key} has no effect")),
             _ => unknown(&path, &mut reading),
         }

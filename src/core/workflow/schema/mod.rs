@@ -37,6 +37,7 @@ fn properties() -> Vec<(&'static str, Value)> {
     let parameters = json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}});
     let modes = json!({"enum": ["parallel", "sequential"], "default": "parallel"});
     vec![
+        ("$schema", described(json!({"type": "string"}), "Where an editor finds this schema.")),
         ("type", described(json!({"enum": ["workflow", "batch"]}), "`batch` makes one task of each file.")),
         ("v", described(json!({"const": 1}), "The version of the format.")),
         ("id", described(id(), "What the workflow is called; each run has an id of its own.")),
@@ -191,12 +192,19 @@ fn text(characters_max: usize) -> Value {
 }
 
 fn parallel() -> Value {
-    json!({"type": "integer", "minimum": 1, "maximum": TASKS_MAX})
+    or_parameter(json!({"type": "integer", "minimum": 1, "maximum": TASKS_MAX}))
+}
+
+/// The same, or a text with a parameter that gives it. The other bounds hold only for values of their type.
+fn or_parameter(mut schema: Value) -> Value {
+    schema["type"] = json!([schema["type"], "string"]);
+    schema["pattern"] = json!("\\$\\{");
+    schema
 }
 
 /// A duration, above 0.
 fn seconds(max: f64) -> Value {
-    json!({"type": "number", "exclusiveMinimum": 0, "maximum": number(max)})
+    or_parameter(json!({"type": "number", "exclusiveMinimum": 0, "maximum": number(max)}))
 }
 
 /// Whole numbers are written without a fraction.
