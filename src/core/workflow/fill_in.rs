@@ -111,7 +111,8 @@ impl Filling<'_, '_> {
                     }
                 }
             }
-            other => self.value(other, Place::Data, path),
+            // A whole mapping from outside could bring in code; it stays a text, which is refused.
+            Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
