@@ -288,7 +288,10 @@ fn a_reference_to_nothing_fails_before_any_provider_is_asked() {
         );
         let document = run(&["run", &file, "--json"]).expect(5).json();
         let bad = task(&document, "bad");
-        assert_eq!((&bad["error"]["name"], &bad["attempts"]), (&json!("TASK_PARAMETER_ERROR"), &json!(0)));
+        assert_eq!(
+            (&bad["error"]["name"], &bad["provider_id"]),
+            (&json!("TASK_PARAMETER_ERROR"), &Value::Null)
+        );
         assert_eq!(std::fs::read_to_string(&ledger).expect("the ledger"), "");
     });
 }
