@@ -2,10 +2,13 @@
 
 use serde_json::Value;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::print;
 use crate::core::code::Code;
+use crate::core::id::{Id, TaskKey};
 use crate::error::Error;
+use crate::store::Store;
 
 /// How a file of results is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,10 +97,36 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tasks of a workflow's document.
-pub(crate) fn rows(document: &Value) -> Vec<Row> {
+/// The tasks of a workflow's document, with the results that it leaves out.
+///
+/// # Errors
+/// The store cannot be read.
+pub(crate) async fn rows(store: &Arc<dyn Store>, id: &Id, document: &Value) -> Result<Vec<Row>, Error> {
     let tasks = document.get("tasks").and_then(Value::as_array);
-    tasks.into_iter().flatten().map(|task| row(task, &text(task, "id"))).collect()
+    let mut rows = Vec::new();
+    for task in tasks.into_iter().flatten() {
+        let whole = whole(store, id, task).await?;
+        rows.push(row(whole.as_ref().unwrap_or(task), &text(task, "id")));
+    }
+    Ok(rows)
+}
+
+/// Whether the workflow's document leaves this task's result out, because it would be too long with it.
+pub(crate) fn is_omitted(task: &Value) -> bool {
+    task.get("result_omitted") == Some(&Value::Bool(true))
+}
+
+/// The task's own document where the workflow's leaves its result out.
+///
+/// # Errors
+/// The store cannot be read.
+pub(crate) async fn whole(store: &Arc<dyn Store>, id: &Id, task: &Value) -> Result<Option<Value>, Error> {
+    if !is_omitted(task) {
+        return Ok(None);
+    }
+    let Some(Ok(task)) = task.get("id").and_then(Value::as_str).map(Id::parse) else { return Ok(None) };
+    let document = store.result(&TaskKey::within(id.clone(), task)).await?;
+    Ok(document.and_then(|document| serde_json::from_slice(&document).ok()))
 }
 
 /// What came of a task, by its document.
@@ -137,6 +166,14 @@ fn csv(rows: &[Row]) -> String {
 }
 
 fn csv_cell(text: &str) -> String {
+    // Spreadsheets execute text that begins like a formula.
+    let is_number = text.parse().is_ok_and(f64::is_finite);
+    let guarded = format!("'{text}");
+    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number {
+        guarded.as_str()
+    } else {
+        text
+    };
     if text.contains(['"', ',', '\r', '\n']) || text != text.trim() {
         return format!("\"{}\"", text.replace('"', "\"\""));
     }
@@ -193,6 +230,27 @@ mod tests {
             {"id": "b", "status": "failed", "error": {"name": "TASK_TIMEOUT", "message": "too | slow"}, "result": null},
             {"id": "c", "status": "completed", "error": null, "result": {"result": [1, 2]}},
         ]})
+    }
+
+    fn rows(document: &Value) -> Vec<Row> {
+        let tasks = document["tasks"].as_array().into_iter().flatten();
+        tasks.map(|task| row(task, &text(task, "id"))).collect()
+    }
+
+    #[test]
+    fn csv_has_no_formulas() {
+        for (text, cell) in [
+            ("=1+2", "'=1+2"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("-cmd", "'-cmd"),
+            ("+1+2", "'+1+2"),
+            ("=\"a\"", "\"'=\"\"a\"\"\""),
+            ("-1.5", "-1.5"),
+            ("+3e2", "+3e2"),
+            ("a=b", "a=b"),
+        ] {
+            assert_eq!(csv_cell(text), cell);
+        }
     }
 
     #[test]

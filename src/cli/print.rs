@@ -80,8 +80,33 @@ pub(crate) fn brief(value: &Value, max: usize) -> String {
         Value::String(text) => text.replace('\n', "\\n"),
         other => other.to_string(),
     };
+    let text = printable(&text);
     match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+/// What a terminal would take as an order is shown as a dot.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
+/// As [`printable`], for text of several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '·' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_tasks_give_cannot_command_the_terminal() {
+        assert_eq!(brief(&json!("a\n\u{1b}[2Jb\u{9b}c\u{7f}"), 20), "a\\n·[2Jb·c·");
+        assert_eq!(brief(&json!(["\u{9b}"]), 20), "[\"·\"]");
+        assert_eq!(printable_lines("a\n\tb\u{1b}c\r"), "a\n\tb·c·");
     }
 }

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
-use crate::core::state::TaskState;
+use crate::core::state::{TaskState, WorkflowState};
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
 use crate::store::{Store, WorkflowRecord};
@@ -29,6 +29,8 @@ use crate::topology::Queue;
 
 /// How long to wait before the store is asked again whether a worker has taken the command: at first, at last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// After how long a person is told that no worker has taken the command yet.
+const TELL_AFTER: Duration = Duration::from_secs(10);
 
 /// `gleitzeit retry ID`
 pub(crate) async fn retry(config: Config, args: args::Retry, json: bool) -> Result<u8, Error> {
@@ -79,7 +81,8 @@ impl Before {
     /// Looks whether it can be retried.
     ///
     /// # Errors
-    /// It is not known, has not ended, or the results that the rest needs are gone.
+    /// It is not known, has not ended, has nothing that could run again, or the results that the rest needs
+    /// are gone.
     pub(super) async fn look(store: &Arc<dyn Store>, id: &Id) -> Result<Before, Error> {
         match follow::look(store, &TaskKey::alone(id.clone())).await? {
             None => Err(unknown(id.as_str())),
@@ -87,13 +90,20 @@ impl Before {
             Some(Seen::Task(task)) if task.state == TaskState::Completed => {
                 Ok(Before::Done { is_workflow: false })
             }
+            // What was cancelled may never have been taken in: nobody has its parameters.
+            Some(Seen::Task(task)) if task.state == TaskState::Cancelled => {
+                Err(nothing_kept(id, task.state.name(), "submit it again"))
+            }
             Some(Seen::Task(task)) => Ok(Before::Ended(task.ended_at)),
             Some(Seen::Workflow(workflow)) if !workflow.state.is_ended() => {
                 Err(not_ended(id, workflow.state.name()))
             }
             Some(Seen::Workflow(workflow)) => {
-                if failed(&workflow).is_empty() {
-                    return Ok(Before::Done { is_workflow: true });
+                match (workflow.state, failed(&workflow).is_empty()) {
+                    (WorkflowState::Completed, true) => return Ok(Before::Done { is_workflow: true }),
+                    // Refused, or ended before it was taken in.
+                    (state, true) => return Err(nothing_kept(id, state.name(), "run the file again")),
+                    (_, false) => {}
                 }
                 results_are_kept(store, &workflow).await?;
                 Ok(Before::Ended(workflow.ended_at))
@@ -105,6 +115,11 @@ impl Before {
 fn not_ended(id: &Id, state: &str) -> Error {
     let text =
         format!("{id} is {state}: only what has ended can be retried; `gleitzeit watch {id}` follows it");
+    Error::new(Code::WorkflowInvalidState, text)
+}
+
+fn nothing_kept(id: &Id, state: &str, instead: &str) -> Error {
+    let text = format!("{id} is {state}, and nothing of it is kept that could run again; {instead}");
     Error::new(Code::WorkflowInvalidState, text)
 }
 
@@ -198,6 +213,7 @@ pub(super) async fn again(
     let started = Instant::now();
     let taken = async {
         let mut pause = ASK_AGAIN.0;
+        let mut is_told = false;
         loop {
             let now = match follow::look(store, &key).await? {
                 Some(Seen::Workflow(workflow)) => workflow.ended_at,
@@ -206,6 +222,12 @@ pub(super) async fn again(
             };
             if now != ended_at {
                 return Ok(());
+            }
+            if !is_told && started.elapsed() >= TELL_AFTER {
+                is_told = true;
+                print::note(&format!(
+                    "no worker has taken the retry of {id} yet; it is kept, and waits for one"
+                ));
             }
             // Begins are not told, only ends.
             tokio::time::sleep(pause).await;

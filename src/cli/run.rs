@@ -39,7 +39,7 @@ pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u
         Outcome::Ended(ended) => {
             let document = follow::document(&ended, &key);
             if let (Some(path), Some(shape)) = (&args.output, shape) {
-                output::write(path, &whole_text(shape, &document))?;
+                output::write(path, &whole_text(&runtime, shape, &id, &document).await?)?;
             }
             show(&document, json);
             follow::exit_code(&ended)
@@ -114,10 +114,11 @@ fn workflow_id(flag: Option<&str>, workflow: &Workflow) -> Result<Id, Error> {
 }
 
 /// The text of `--output`.
-fn whole_text(shape: Shape, document: &Value) -> String {
+async fn whole_text(runtime: &Runtime, shape: Shape, id: &Id, document: &Value) -> Result<String, Error> {
     let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let facts = ["workflow_id", "status", "created_at", "ended_at"].map(|key| (key, text(key)));
-    shape.text(&text("name"), &facts, &output::rows(document), document)
+    let rows = output::rows(&runtime.store, id, document).await?;
+    Ok(shape.text(&text("name"), &facts, &rows, document))
 }
 
 /// The results for a person, or the document for a program.
@@ -131,7 +132,12 @@ pub(crate) fn show(document: &Value, json: bool) {
     for task in &tasks {
         let error = task.get("error").filter(|error| !error.is_null());
         let shown = match error {
-            Some(error) => format!("[{}] {}", text(error, "name"), text(error, "message")),
+            Some(error) => {
+                format!("[{}] {}", text(error, "name"), print::printable_lines(&text(error, "message")))
+            }
+            None if output::is_omitted(task) => {
+                format!("(see gleitzeit result {}/{})", text(document, "workflow_id"), text(task, "id"))
+            }
             None => print::brief(output::main_value(task.get("result").unwrap_or(&Value::Null)), 200),
         };
         print::line(&format!("{}: {shown}", text(task, "id")));

@@ -95,6 +95,15 @@ fn failure_yaml_keeps_what_was_printed_and_counts_attempts() {
     assert_eq!(task(&document, "after")["attempts"], json!(0));
 }
 
+#[test]
+fn count_py_counts_the_words_of_each_file() {
+    let args = ["batch", "docs", "--pattern", "*.md", "--script", "examples/count.py", "--json"];
+    let document = Embedded::new().run(&args).expect(0).json();
+    let text = std::fs::read_to_string(root().join("docs/following.md")).expect("it is there");
+    let words = text.split_whitespace().count();
+    assert_eq!(document["results"]["docs/following.md"]["content"], json!(words), "{document}");
+}
+
 fn run(name: &str, exit_code: i32) -> Value {
     Embedded::new().run(&["run", &format!("examples/{name}"), "--json"]).expect(exit_code).json()
 }

@@ -123,6 +123,18 @@ fn what_cannot_be_retried_is_refused_with_the_reason() {
 }
 
 #[test]
+fn what_was_cancelled_before_anyone_took_it_is_not_retried() {
+    let here = Embedded::new();
+    here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);
+    here.run(&["cancel", "t"]).expect(0);
+    here.run(&["resume"]).expect(0);
+    for args in [&["retry", "t"][..], &["retry", "t", "--wait"]] {
+        let ran = here.run(args).expect(2);
+        assert!(ran.stderr.contains("t is cancelled") && ran.stderr.contains("submit it again"), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_file_is_drawn_as_mermaid_and_dot() {
     let here = Embedded::new();
     let text = "name: Say \"hi\"\ntasks:\n- {id: a, name: 'a \"b\" #c', method: echo/ping}\n\
@@ -217,15 +229,17 @@ fn a_batch_runs_a_script_for_each_file_and_takes_up_what_failed() {
 }
 
 #[test]
-fn an_interrupted_batch_goes_on_where_it_was() {
+fn an_interrupted_batch_goes_on_and_runs_again_what_had_failed() {
     let here = Embedded::new();
     let ledger = here.path("ledger");
     std::fs::create_dir(here.path("data")).expect("a folder");
     for name in ["a", "b", "c", "d"] {
         here.write(&format!("data/{name}"), name);
     }
+    let gate = here.path("gate");
     let text = format!(
-        "import time\nopen({ledger:?}, 'a').write(file_path[-1] + chr(10))\ntime.sleep(0.3)\nfile_path[-1]\n"
+        "import time\nopen({ledger:?}, 'a').write(file_path[-1] + chr(10))\n\
+         if file_path[-1] == 'a': open({gate:?}).close()\ntime.sleep(0.3)\nfile_path[-1]\n"
     );
     let script = here.write("slow.py", &text);
     let data = here.path("data").to_string_lossy().into_owned();
@@ -234,6 +248,7 @@ fn an_interrupted_batch_goes_on_where_it_was() {
     let mut running = Running(child);
     until("the second file", || std::fs::read_to_string(&ledger).is_ok_and(|text| text.lines().count() >= 2));
     running.kill();
+    std::fs::write(&gate, "").expect("a file");
     let listed = here.run(&["list", "--json"]).expect(0).json();
     let id = listed[0]["id"].as_str().expect("an id").to_owned();
     let document = here.run(&["batch", "--resume", &id, "--json"]).expect(0).json();
@@ -241,9 +256,22 @@ fn an_interrupted_batch_goes_on_where_it_was() {
     let lines = std::fs::read_to_string(&ledger).expect("the ledger");
     assert_eq!(
         lines.lines().filter(|line| *line == "a").count(),
-        1,
-        "what had ended is not run again: {lines}"
+        2,
+        "what had failed is run again, also where the rest only went on: {lines}"
     );
+}
+
+#[test]
+fn a_skipped_file_has_not_failed() {
+    let here = Embedded::new();
+    std::fs::create_dir(here.path("data")).expect("a folder");
+    here.write("data/a", "a");
+    let template = here.write("task.yaml", "method: python/execute\ncode: '1'\nwhen: 1 > 2\n");
+    let data = here.path("data").to_string_lossy().into_owned();
+    let ran = here.run(&["batch", &data, "--template", &template, "--json"]).expect(0);
+    let summary = &ran.json()["summary"];
+    assert_eq!((&summary["failed"], &summary["skipped"]), (&json!(0), &json!(1)), "{ran:?}");
+    assert!(!ran.stderr.contains("what failed"), "{ran:?}");
 }
 
 #[test]

@@ -220,23 +220,80 @@ fn no_more_tasks_run_at_once_than_the_workflow_allows() {
 }
 
 #[test]
-fn two_workflows_with_equal_task_names_do_not_see_each_other() {
-    let here = Embedded::new();
-    let text = |word: &str| {
-        format!(
-            "name: {word}\ntasks:\n- {{id: a, method: echo/echo, params: {{message: {word}}}}}\n\
-             - {{id: b, method: echo/echo, params: {{message: \"${{a.response}}\"}}, dependencies: [a]}}\n"
-        )
-    };
-    for word in ["one", "two"] {
-        let file = here.write(&format!("{word}.yaml"), &text(word));
-        here.run(&["submit", &file, "--id", word]).expect(0);
-    }
-    here.run(&["resume"]).expect(0);
-    for word in ["one", "two"] {
-        let document = here.run(&["result", word, "--json"]).expect(0).json();
-        assert_eq!(task(&document, "b")["result"]["response"], word);
-    }
+fn two_workflows_with_equal_task_names_that_run_at_once_do_not_see_each_other() {
+    everywhere(|run, write| {
+        let seen = ["one", "two"].map(|word| write(&format!("{word}.seen"), ""));
+        // Each goes on when the other one has begun, so that both run at once.
+        let text = |word: &str, mine: &str, other: &str| {
+            format!(
+                "name: {word}\ntasks:\n- {{id: a, method: echo/echo, params: {{message: {word}}}}}\n\
+                 - id: meet\n  method: python/execute\n  dependencies: [a]\n  timeout: 60\n  params:\n    \
+                 context: {{mine: {mine:?}, other: {other:?}, word: \"${{a.response}}\"}}\n    code: |\n      \
+                 import os, time\n      open(mine, 'w').write(word)\n      \
+                 while not os.path.getsize(other): time.sleep(0.02)\n      word\n\
+                 - {{id: b, method: echo/echo, params: {{message: \"${{a.response}} ${{meet.result}}\"}}, dependencies: [a, meet]}}\n"
+            )
+        };
+        for (word, mine, other) in [("one", &seen[0], &seen[1]), ("two", &seen[1], &seen[0])] {
+            let file = write(&format!("{word}.yaml"), &text(word, mine, other));
+            run(&["submit", &file, "--id", word]).expect(0);
+        }
+        // Where nobody else is there, this executes both; elsewhere the workers do.
+        run(&["resume"]);
+        for word in ["one", "two"] {
+            let document = run(&["result", word, "--wait", "--timeout", "60", "--json"]).expect(0).json();
+            assert_eq!(task(&document, "b")["result"]["response"], format!("{word} {word}"));
+        }
+    });
+}
+
+#[test]
+fn no_provider_receives_a_reference() {
+    everywhere(|run, write| {
+        let ledger = write("ledger", "");
+        let file = write(
+            "w.yaml",
+            &format!(
+                "name: Filled\nparameters: {{who: {{type: string, default: you}}}}\ntasks:\n\
+                 - {{id: src, method: python/execute, params: {{code: \"{{'n': 3, 't': 'x', 'l': [1, 2], 'none': None}}\"}}}}\n\
+                 - id: sees\n  method: python/execute\n  dependencies: [src]\n  params:\n    context:\n      \
+                 ledger: {ledger:?}\n      all: ${{src.result}}\n      number: ${{src.result.n}}\n      \
+                 item: ${{src.result.l.1}}\n      none: ${{src.result.none}}\n      text: \"n is ${{src.result.n}}, ${{who}}\"\n      \
+                 deep: [{{state: \"${{src.status}}\"}}]\n    code: |\n      \
+                 import json\n      got = json.dumps([all, number, item, none, text, deep])\n      \
+                 open(ledger, 'a').write(got)\n      got\n"
+            ),
+        );
+        run(&["run", &file]).expect(0);
+        let got = std::fs::read_to_string(&ledger).expect("the ledger");
+        let expected = json!([
+            {"n": 3, "t": "x", "l": [1, 2], "none": null}, 3, 2, null, "n is 3, you", [{"state": "completed"}]
+        ]);
+        assert_eq!(serde_json::from_str::<Value>(&got).expect("JSON"), expected);
+    });
+}
+
+#[test]
+fn a_reference_to_nothing_fails_before_any_provider_is_asked() {
+    everywhere(|run, write| {
+        let ledger = write("ledger", "");
+        let file = write(
+            "w.yaml",
+            &format!(
+                "name: Empty\ntasks:\n- {{id: src, method: python/execute, params: {{code: \"{{'n': 3}}\"}}}}\n\
+                 - id: bad\n  method: python/execute\n  dependencies: [src]\n  params:\n    \
+                 context: {{ledger: {ledger:?}, x: \"${{src.result.nothing}}\"}}\n    \
+                 code: open(ledger, 'a').write(repr(x))\n"
+            ),
+        );
+        let document = run(&["run", &file, "--json"]).expect(5).json();
+        let bad = task(&document, "bad");
+        assert_eq!(
+            (&bad["error"]["name"], &bad["provider_id"]),
+            (&json!("TASK_PARAMETER_ERROR"), &Value::Null)
+        );
+        assert_eq!(std::fs::read_to_string(&ledger).expect("the ledger"), "");
+    });
 }
 
 #[test]

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::args;
 use super::follow::{self, Outcome};
@@ -27,6 +29,7 @@ use crate::client::Ended;
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
+use crate::core::state::WorkflowState;
 use crate::core::template::escape;
 use crate::core::workflow::{Batch, Strictness, Workflow};
 use crate::error::Error;
@@ -188,32 +191,51 @@ fn tasks_of(document: &Value) -> &[Value] {
     document.get("tasks").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Goes on with what has not ended; runs again what failed.
+/// Goes on with what has not ended, then runs again what failed, once.
 async fn take_up(
     runtime: &Runtime,
     signals: &Signals,
     id: &Id,
-    timeout: Option<std::time::Duration>,
+    timeout: Option<Duration>,
 ) -> Result<Outcome, Error> {
     let key = TaskKey::alone(id.clone());
     match follow::look(&runtime.store, &key).await? {
         Some(Seen::Workflow(workflow)) if !workflow.state.is_ended() => {
-            follow::to_end(&runtime.store, signals, &key, Live::joining(), timeout).await
+            let started = Instant::now();
+            let outcome = follow::to_end(&runtime.store, signals, &key, Live::joining(), timeout).await?;
+            match &outcome {
+                // Not what somebody has cancelled meanwhile.
+                Outcome::Ended(ended) if ended.state == WorkflowState::Failed.name() => {
+                    let left = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+                    what_failed(runtime, signals, id, left).await
+                }
+                Outcome::Ended(_) | Outcome::TimeOver | Outcome::Interrupted(_) => Ok(outcome),
+            }
         }
-        Some(Seen::Workflow(_)) => match Before::look(&runtime.store, id).await? {
-            Before::Ended(ended_at) => {
-                runtime.client().retry(id).await?;
-                retry::again(&runtime.store, signals, id, ended_at, timeout).await
-            }
-            Before::Done { .. } => {
-                print::note("nothing failed: these are the results");
-                follow::to_end(&runtime.store, signals, &key, Live::joining(), timeout).await
-            }
-        },
+        Some(Seen::Workflow(_)) => what_failed(runtime, signals, id, timeout).await,
         Some(Seen::Task(_)) => {
             Err(Error::new(Code::InvalidRequest, format!("{id} is a single task, no batch")))
         }
         None => Err(unknown(id.as_str())),
+    }
+}
+
+async fn what_failed(
+    runtime: &Runtime,
+    signals: &Signals,
+    id: &Id,
+    timeout: Option<Duration>,
+) -> Result<Outcome, Error> {
+    match Before::look(&runtime.store, id).await? {
+        Before::Ended(ended_at) => {
+            runtime.client().retry(id).await?;
+            retry::again(&runtime.store, signals, id, ended_at, timeout).await
+        }
+        Before::Done { .. } => {
+            print::note("nothing failed: these are the results");
+            let key = TaskKey::alone(id.clone());
+            follow::to_end(&runtime.store, signals, &key, Live::joining(), timeout).await
+        }
     }
 }
 
@@ -249,7 +271,7 @@ impl Report {
             // A batch from a file has the names of its files without their folders.
             let id_of_task = task.get("id").and_then(Value::as_str).unwrap_or_default();
             let name = if seen.insert(name.to_owned()) { name } else { id_of_task };
-            rows.push(match whole(store, id, task).await? {
+            rows.push(match output::whole(store, id, task).await? {
                 Some(task) => output::row(&task, name),
                 None => output::row(task, name),
             });
@@ -263,13 +285,15 @@ impl Report {
 
     fn assemble(id: &Id, workflow: &Value, rows: Vec<Row>, parameters: Value) -> Report {
         let successful = rows.iter().filter(|row| row.status == "completed").count();
-        let failed = rows.len() - successful;
+        let skipped = rows.iter().filter(|row| row.status == "skipped").count();
+        let failed = rows.len() - successful - skipped;
         let time = processing_time(workflow);
         let created_at = workflow.get("created_at").cloned().unwrap_or_default();
         let mut results = Map::new();
         for row in &rows {
             let result = match (row.status.as_str(), &row.error) {
                 ("completed", _) => json!({"status": "success", "content": row.content}),
+                ("skipped", _) => json!({"status": "skipped"}),
                 (state, error) => json!({"status": "error", "error": error.as_deref().unwrap_or(state)}),
             };
             results.insert(row.name.clone(), result);
@@ -279,7 +303,8 @@ impl Report {
             "status": workflow.get("status"),
             "created_at": created_at,
             "summary": {
-                "total": rows.len(), "successful": successful, "failed": failed, "processing_time": time,
+                "total": rows.len(), "successful": successful, "failed": failed, "skipped": skipped,
+                "processing_time": time,
             },
             "parameters": parameters,
             "results": results,
@@ -290,6 +315,7 @@ impl Report {
             ("files", rows.len().to_string()),
             ("successful", successful.to_string()),
             ("failed", failed.to_string()),
+            ("skipped", skipped.to_string()),
             ("processing time", time.map_or_else(String::new, |time| format!("{time:.2} s"))),
         ];
         Report { document, facts, rows }
@@ -306,14 +332,19 @@ impl Report {
         let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).min(60);
         for row in &self.rows {
             let content = row.error.clone().map_or_else(|| row.content.clone(), Value::String);
-            let line = format!("{:<width$}  {:<9}  {}", row.name, row.status, print::brief(&content, 200));
+            let name = print::printable(&row.name);
+            let line = format!("{name:<width$}  {:<9}  {}", row.status, print::brief(&content, 200));
             print::line(line.trim_end());
         }
         let facts =
             |name: &str| self.facts.iter().find(|(fact, _)| *fact == name).map_or("", |(_, value)| value);
         let (files, failed) = (facts("files"), facts("failed"));
+        let skipped = match facts("skipped") {
+            "0" => String::new(),
+            skipped => format!("{skipped} skipped, "),
+        };
         print::note(&format!(
-            "{files} files: {} successful, {failed} failed, {}",
+            "{files} files: {} successful, {failed} failed, {skipped}{}",
             facts("successful"),
             facts("processing time")
         ));
@@ -321,16 +352,6 @@ impl Report {
             print::note(&format!("run again what failed: gleitzeit batch --resume {}", facts("batch")));
         }
     }
-}
-
-/// The task's own document where the workflow's leaves its result out.
-async fn whole(store: &Arc<dyn Store>, id: &Id, task: &Value) -> Result<Option<Value>, Error> {
-    if task.get("result_omitted") != Some(&Value::Bool(true)) {
-        return Ok(None);
-    }
-    let Some(Ok(task)) = task.get("id").and_then(Value::as_str).map(Id::parse) else { return Ok(None) };
-    let document = store.result(&TaskKey::within(id.clone(), task)).await?;
-    Ok(document.and_then(|document| serde_json::from_slice(&document).ok()))
 }
 
 /// From its beginning to its end, in seconds.

@@ -7,6 +7,7 @@ use super::View;
 use super::fold::Graph;
 use super::lanes::NODE;
 use super::rows::{Row, What};
+use crate::cli::print::printable;
 use crate::core::clock::Timestamp;
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{TaskRecord, WorkflowRecord};
@@ -234,11 +235,6 @@ fn alike_name(graph: &Graph<'_>, tasks: &[usize]) -> String {
         (Some(first), Some(last)) => shortened(&format!("{} … {}", id(first), id(last)), NAME_MAX),
         _ => String::new(),
     }
-}
-
-/// What a terminal would take as an order is shown as a dot.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 
 fn shortened(text: &str, max: usize) -> String {
