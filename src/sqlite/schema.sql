@@ -169,7 +169,8 @@ CREATE TABLE parents (
 );
 
 -- Ready tasks that wait for their turn; the lowest rank, then the lowest id is next. Where a parent bounds its
--- children (it is their `gate`) only the first of them is in front, and only while the gate has room.
+-- children (it is their `gate`) only the first of them is in front, and only while the gate has room. With
+-- front 2: children that a retry has reset together with children of theirs, and that wait for a place.
 CREATE TABLE turns (
     id    INTEGER PRIMARY KEY,
     task  INTEGER NOT NULL,                 -- tasks.n

@@ -116,7 +116,7 @@ pub enum End {
     Expanded {
         /// The children; their ids are new in the workflow.
         tasks: Vec<PlannedTask>,
-        /// How many of them may be between release and end at once; `None` for any number.
+        /// How many of them may be under way at once; `None` for any number.
         max_parallel: Option<NonZeroU32>,
     },
     /// Another attempt is to be made.

@@ -27,8 +27,10 @@
 //!    the workflow release it in turn: higher priority first, then who was ready first. A task is released by
 //!    exactly one step; repeats of that step answer it again until somebody has claimed it.
 //! 8. `finish` with [`End::Expanded`] plans further tasks (*children*) within a workflow. Their parent waits,
-//!    outside `max_parallel`, and is ready again, for the same attempt, when all of them have ended. A bound
-//!    of its own (`max_parallel` of the expansion) holds among the children of one parent, as in line 7.
+//!    outside the workflow's `max_parallel`, and is ready again, for the same attempt, when all of them have
+//!    ended. A bound of its own (`max_parallel` of the expansion) holds for how many children of the one
+//!    parent are *under way*: from a child's release until it has ended itself, also while it waits for
+//!    children of its own. A ready child that needs such a place is released in turn, as in line 7.
 //!    A child's end never counts for the workflow's state: that is for the parent to judge.
 //! 9. When no task of a workflow is open any more the workflow ends: `failed` if a task that is not
 //!    `tolerated` ended other than completed or skipped, else `completed`. `cancel` ends every open task of
@@ -37,7 +39,9 @@
 //! 10. `retry` of an ended workflow resets, in one step, what did not complete (failed, cancelled, expired),
 //!     whatever depends on that, transitively, and nothing else: those tasks are as after `create`, with a
 //!     fence that is higher than before and their history kept. A parent that is reset because of a dependency
-//!     loses its children; one that is reset by itself keeps them, and those that failed are reset too.
+//!     loses its children; one that is reset by itself keeps them, and those that failed are reset too. It is
+//!     under way while they run: where a bound of line 8 holds for it they begin when it has its place,
+//!     which such parents get in the order of the file, before any other child.
 //! 11. A result exists from the step that ends its task on, until its TTL is over; the record of the end (the
 //!     tombstone) outlives it. A running workflow's results have no TTL; it starts when the workflow ends.
 //! 12. After a result can be read, everyone who watches its root is told. `watch` may tell too often, never

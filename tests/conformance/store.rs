@@ -8,6 +8,8 @@ mod backends;
 mod cancel;
 #[path = "store/children.rs"]
 mod children;
+#[path = "store/gates.rs"]
+mod gates;
 #[path = "store/graph.rs"]
 mod graph;
 #[path = "store/known.rs"]
@@ -144,6 +146,13 @@ const CASES: &[Case] = &cases! { None;
     children::cancel_reaches_children [8, 9];
     children::an_expansion_by_a_lost_lease_is_refused [1, 4, 8];
     children::two_thousand_children [8];
+    gates::a_child_that_waits_keeps_its_place [7, 8];
+    gates::a_bound_holds_over_nested_workflows [8];
+    gates::a_failure_inside_gives_the_place_away [6, 8];
+    gates::a_retry_keeps_to_the_places [8, 10];
+    gates::a_retried_parent_has_its_place_before_others [8, 10];
+    gates::a_cancel_gives_all_places_back [8, 9, 10];
+    gates::a_gate_within_a_gate_within_a_bounded_workflow [7, 8];
     retry::only_what_failed_and_what_depends_on_it_runs_again [10];
     retry::a_retry_by_the_same_request_is_a_repeat [2, 10];
     retry::a_delivery_of_the_run_before_runs_the_task_once [4, 10];
@@ -166,6 +175,7 @@ const CASES: &[Case] = &cases! { None;
     known::who_waits_for_a_workflow_is_told_by_cancel [9];
     known::a_timeout_ends_the_run_that_it_is_for [9];
     property::a_random_graph_ends_as_the_model_says [1, 2, 5, 6];
+    property::bounds_within_bounds_never_stand_still [7, 8, 10];
 };
 
 const REDIS_CASES: &[Case] = &cases! { Some("redis");

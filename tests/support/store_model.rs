@@ -38,8 +38,10 @@ pub(crate) struct Task {
     pub(crate) state: TaskState,
     tolerated: bool,
     priority: u8,
-    /// How many of its children may be between release and end.
+    /// How many of its children may be under way.
     bound: Option<u32>,
+    /// Since its release, or since a retry let it wait for the children that it has kept.
+    is_under_way: bool,
     /// Attempts started.
     attempts: u32,
     crashes: u32,
@@ -256,6 +258,7 @@ impl Model {
                 tolerated: spec.tolerated,
                 priority: spec.priority,
                 bound: None,
+                is_under_way: false,
                 attempts: 0,
                 crashes: 0,
                 lease: None,
@@ -276,7 +279,14 @@ impl Model {
             let before = ended.len();
             for at in 0..self.tasks.len() {
                 let task = &self.tasks[at];
-                if task.state != TaskState::Waiting || task.ready.is_some() {
+                let has_begun = task.parent.is_none_or(|parent| self.tasks[parent].is_under_way);
+                if task.state != TaskState::Waiting || task.ready.is_some() || !has_begun {
+                    continue;
+                }
+                if self.waits_for_children(at) && !task.is_under_way {
+                    // After a retry; before any other child has a place, since turns are given below.
+                    let has_place = task.parent.is_none() || self.room(task.parent) > 0;
+                    self.tasks[at].is_under_way = has_place;
                     continue;
                 }
                 match self.verdict(at) {
@@ -301,8 +311,7 @@ impl Model {
     fn verdict(&self, at: usize) -> Option<TaskState> {
         let task = &self.tasks[at];
         if !task.children.is_empty() {
-            let all = task.children.iter().all(|child| self.tasks[*child].state.is_ended());
-            return all.then_some(TaskState::Queued);
+            return (!self.waits_for_children(at)).then_some(TaskState::Queued);
         }
         let mut sum = TaskState::Queued;
         for (on, otherwise) in &task.edges {
@@ -318,6 +327,10 @@ impl Model {
         Some(sum)
     }
 
+    fn waits_for_children(&self, at: usize) -> bool {
+        self.tasks[at].children.iter().any(|child| !self.tasks[*child].state.is_ended())
+    }
+
     /// Releases what `chosen` names, if these are whose turn it is: group by group of equal priority that
     /// became ready in the same step, as many as there is room for.
     fn give_turns(&mut self, chosen: &[String]) -> Result<(), String> {
@@ -331,7 +344,9 @@ impl Model {
         for group in groups.into_values() {
             let mut families: BTreeMap<Option<usize>, (usize, Vec<usize>)> = BTreeMap::new();
             for at in group {
-                let (size, taken) = families.entry(self.tasks[at].parent).or_default();
+                // One that goes on after its children has its place already.
+                let task = &self.tasks[at];
+                let (size, taken) = families.entry(task.parent.filter(|_| !task.is_under_way)).or_default();
                 *size += 1;
                 if chosen.contains(&self.tasks[at].name) {
                     taken.push(at);
@@ -347,7 +362,7 @@ impl Model {
                 }
                 for at in taken {
                     let task = &mut self.tasks[at];
-                    task.state = TaskState::Queued;
+                    (task.state, task.is_under_way) = (TaskState::Queued, true);
                     (task.ready, task.released, task.is_claimed) = (None, Some(self.step), false);
                 }
             }
@@ -362,13 +377,15 @@ impl Model {
         }
     }
 
-    /// How many more may be between release and end, of a parent's children or of all.
+    /// How many more of a parent's children may be under way, or of all between release and end.
     fn room(&self, parent: Option<usize>) -> usize {
         let bound = parent.map_or(self.bound, |parent| self.tasks[parent].bound);
         let Some(bound) = bound else { return usize::MAX / 1024 };
-        let is_one = |task: &Task| parent.is_none() || task.parent == parent;
-        let is_active = |task: &Task| matches!(task.state, TaskState::Queued | TaskState::Running);
-        let active = self.tasks.iter().filter(|task| is_one(task) && is_active(task)).count();
+        let counts = |task: &Task| match parent {
+            None => matches!(task.state, TaskState::Queued | TaskState::Running),
+            Some(_) => task.parent == parent && task.is_under_way && !task.state.is_ended(),
+        };
+        let active = self.tasks.iter().filter(|task| counts(task)).count();
         usize::try_from(bound).expect("small").saturating_sub(active)
     }
 
@@ -383,7 +400,7 @@ impl Model {
             }
             reset.push(*at);
             let task = &mut self.tasks[*at];
-            task.state = TaskState::Waiting;
+            (task.state, task.is_under_way) = (TaskState::Waiting, false);
             (task.ready, task.released, task.is_claimed, task.finished) = (None, None, false, None);
             (task.attempts, task.crashes) = (0, 0);
             task.raise();

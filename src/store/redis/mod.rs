@@ -25,7 +25,8 @@
 //!
 //! *Turns* cost nothing where nothing is bounded: a ready task is released at once. Under `max_parallel` it
 //! stands in a sorted set until a step that ends (or expands) a task gives its turn away (`lua/graph.lua`).
-//! Children count among the workflow's tasks, and among those of their parent if that bounds them.
+//! Children count among the workflow's tasks, and, until they have ended, among those of their parent if that
+//! bounds them.
 //!
 //! *Children* are tasks like others, with a `parent`, whose `open` counts those that have not ended; at 0 it is
 //! ready again, and `resume` says that its attempt has started already. Children that a retry has deleted may

@@ -162,7 +162,8 @@ fn end_within(
         // Nobody reads the result, but the workflow's document tells how the task ended.
         ending::keep_document(tx, n, false, &without_result(document))?;
     }
-    flow.give_up_turn(task.parent)?;
+    flow.give_up_turn();
+    flow.give_up_place(task.parent)?;
     flow.settle(n, state, task.parent)?;
     flow.count(task.parent, task.tolerated, state)?;
     let workflow_state = flow.close()?;
@@ -188,7 +189,7 @@ fn expand(
     )?;
     tx.prepare_cached("UPDATE tasks SET state = 'waiting', session = NULL, resumes = 1 WHERE n = ?1")?
         .execute([n])?;
-    flow.give_up_turn(task.parent)?;
+    flow.give_up_turn();
     plant(&mut flow, tasks, Some(n))?;
     let workflow = flow.close()?;
     let released = rows::released_by(tx, flow.id, n)?;

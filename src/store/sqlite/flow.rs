@@ -10,13 +10,16 @@
 //!
 //! *Turns.* Where nothing bounds a task it is released when it is ready; many at once in one statement. Else it
 //! stands in `turns`, where the first that may go is found by index, so that no queue is ever walked.
+//!
+//! *Places.* Where a parent bounds its children (it is their *gate*) each has a place from its release to its end,
+//! also while it waits for children of its own (`again` has what a retry makes of that).
 
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::ending::{self, Open};
-use super::rows::{self, Cleaning, Missing, Workflow};
+use super::rows::{Cleaning, Workflow};
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
 use crate::core::state::{TaskState, WorkflowState};
@@ -88,7 +91,7 @@ impl<'a> Flow<'a> {
     }
 
     /// The parent, if it bounds its children.
-    fn gate_of(&self, parent: Option<i64>) -> rusqlite::Result<Option<i64>> {
+    pub(super) fn gate_of(&self, parent: Option<i64>) -> rusqlite::Result<Option<i64>> {
         let Some(parent) = parent else { return Ok(None) };
         let is_bounded = self
             .tx
@@ -97,9 +100,15 @@ impl<'a> Flow<'a> {
         Ok(is_bounded.then_some(parent))
     }
 
-    /// Task `n`, which waits, waits for nothing any more but its turn.
+    /// Task `n`, which waits, waits for nothing any more but its place, where its parent bounds its children,
+    /// and its turn.
     pub(super) fn ready(&mut self, n: i64, parent: Option<i64>) -> rusqlite::Result<()> {
         let gate = self.gate_of(parent)?;
+        self.ready_at(n, gate)
+    }
+
+    /// As [`Flow::ready`]; without a gate it needs no place, or has it already.
+    fn ready_at(&mut self, n: i64, gate: Option<i64>) -> rusqlite::Result<()> {
         if self.row.max_parallel.is_none() && gate.is_none() {
             return self.release(n, None);
         }
@@ -122,19 +131,20 @@ impl<'a> Flow<'a> {
     }
 
     /// A task that was released has ended, or waits for children that it has planned.
-    pub(super) fn give_up_turn(&mut self, parent: Option<i64>) -> rusqlite::Result<()> {
+    pub(super) fn give_up_turn(&mut self) {
         if self.row.max_parallel.is_some() {
             self.row.active -= 1;
             self.turns_changed = true;
         }
-        if let Some(gate) = self.gate_of(parent)? {
-            self.tx
-                .prepare_cached("UPDATE parents SET active = active - 1 WHERE task = ?1")?
-                .execute([gate])?;
-            self.gates.insert(gate);
-            self.turns_changed = true;
-        }
-        Ok(())
+    }
+
+    /// A child that was released has ended.
+    pub(super) fn give_up_place(&mut self, parent: Option<i64>) -> rusqlite::Result<()> {
+        let Some(gate) = self.gate_of(parent)? else { return Ok(()) };
+        self.tx.prepare_cached("UPDATE parents SET active = active - 1 WHERE task = ?1")?.execute([gate])?;
+        self.gates.insert(gate);
+        self.turns_changed = true;
+        self.let_in(gate)
     }
 
     /// Task `n` has ended: its dependents learn it, and those that end because of that too, and so on; nearest
@@ -250,13 +260,8 @@ impl<'a> Flow<'a> {
         if open > 0 {
             return Ok(());
         }
-        let grandparent = self
-            .tx
-            .prepare_cached("SELECT parent FROM tasks WHERE n = ?1")?
-            .query_row([parent], |row| row.get(0))
-            .optional()?
-            .ok_or_else(|| rows::unexpected(0, Missing(format!("task {parent} of {}", self.id))))?;
-        self.ready(parent, grandparent)
+        // It has its place among its own siblings already.
+        self.ready_at(parent, None)
     }
 
     /// Gives turns, and writes down what was counted.

@@ -26,6 +26,7 @@
 //!
 //! *A session* names its process, so the sessions of a killed process end at once and not with their TTL.
 
+mod again;
 mod cancel;
 mod claim;
 mod create;

@@ -23,7 +23,6 @@ pub(super) struct Graph {
 struct Node {
     id: Id,
     state: TaskState,
-    parent: Option<i64>,
     lacks_result: bool,
     lacks_message: bool,
     /// With the worst verdict that each can give.
@@ -49,7 +48,6 @@ pub(super) struct Reset {
 /// A task that runs again.
 pub(super) struct Again {
     pub(super) n: i64,
-    pub(super) parent: Option<i64>,
     pending: i64,
     verdict: i64,
     cause: Option<i64>,
@@ -63,13 +61,6 @@ enum Children {
     None,
     /// It keeps them, and so many of them run again.
     Kept { open: i64 },
-}
-
-impl Again {
-    /// Whether it waits for nothing.
-    pub(super) fn is_ready(&self) -> bool {
-        self.pending == 0 && matches!(self.children, Children::None | Children::Kept { open: 0 })
-    }
 }
 
 /// Why a task runs again.
@@ -97,7 +88,6 @@ impl Graph {
             let node = Node {
                 id: rows::parsed(row, 1)?,
                 state: rows::task_state(row, 2)?,
-                parent,
                 lacks_result: row.get(4)?,
                 lacks_message: row.get(5)?,
                 dependencies: Vec::new(),
@@ -183,7 +173,7 @@ impl Graph {
     }
 
     fn again(&self, n: i64, node: &Node, children: Children, because: &HashMap<i64, Because>) -> Again {
-        let mut again = Again { n, parent: node.parent, pending: 0, verdict: RUN, cause: None, children };
+        let mut again = Again { n, pending: 0, verdict: RUN, cause: None, children };
         for (dependency, otherwise) in &node.dependencies {
             if because.contains_key(dependency) {
                 again.pending += 1;

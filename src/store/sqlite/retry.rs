@@ -69,9 +69,7 @@ pub(super) fn retry(tx: &Connection, root: &Id, by: &Id, now: Timestamp) -> rusq
     let row = rows::find_workflow(tx, root)?
         .ok_or_else(|| rows::unexpected(0, Missing(format!("workflow {root}"))))?;
     let mut flow = Flow::of(tx, root, row, 0, now);
-    for task in reset.tasks.iter().filter(|task| task.is_ready()) {
-        flow.ready(task.n, task.parent)?;
-    }
+    flow.begin_again(None)?;
     flow.save()?;
     Ok(Retried::Running { released: rows::unclaimed(tx, root)?, run: run.saturating_add(1), timeout })
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::answers::{Again, Answer, Ended};
 use super::model::{How, Model, verdict};
-use super::scenario::{Node, Op, Scenario, scenario};
+use super::scenario::{Node, Op, Scenario, bounds_within_bounds, scenario};
 use super::stand::{Stand, bounded, claim, ended, id, owned, planned, within};
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::{Cancelled, Claim, Claimed, End, Finished, Lease, Plan, PlannedTask, Retried, Why};
@@ -20,13 +20,23 @@ use gleitzeit::store::{Cancelled, Claim, Claimed, End, Finished, Lease, Plan, Pl
 const CASES: u32 = 100;
 
 pub(crate) async fn a_random_graph_ends_as_the_model_says(stand: Stand) {
+    play(stand, scenario());
+}
+
+/// A task of a bounded workflow plans bounded children that plan bounded children, all at once and again after
+/// retries: as long as one is open, one can go on.
+pub(crate) async fn bounds_within_bounds_never_stand_still(stand: Stand) {
+    play(stand, bounds_within_bounds());
+}
+
+fn play(stand: Stand, scenarios: impl Strategy<Value = Scenario>) {
     let asked = super::backends::environment("GLEITZEIT_PROPERTY_CASES");
     let cases = asked.map_or(CASES, |cases| cases.parse().expect("GLEITZEIT_PROPERTY_CASES is a number"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let handle = Handle::current();
     let result = tokio::task::block_in_place(|| {
         TestRunner::new(config)
-            .run(&scenario(), |scenario| handle.block_on(Play::start(stand.clone(), scenario)))
+            .run(&scenarios, |scenario| handle.block_on(Play::start(stand.clone(), scenario)))
     });
     result.unwrap_or_else(|error| panic!("{error}"));
 }

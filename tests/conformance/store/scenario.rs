@@ -91,6 +91,14 @@ impl Level {
     }
 }
 
+/// How likely it is that a task plans others, that it waits for an earlier one, and that a level is bounded.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    expands: f64,
+    waits: f64,
+    is_bounded: f64,
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let any = 0..1000_usize;
     let (lost, crash) = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
@@ -109,7 +117,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn node(depth: u32) -> BoxedStrategy<Node> {
+fn node(depth: u32, shape: Shape) -> BoxedStrategy<Node> {
     let end = prop_oneof![
         6 => Just(TaskState::Completed),
         2 => Just(TaskState::Failed),
@@ -122,7 +130,7 @@ fn node(depth: u32) -> BoxedStrategy<Node> {
     let priority = prop_oneof![3 => Just(4_u8), 1 => 0..10_u8];
     let expansion = match depth {
         0 => Just(None).boxed(),
-        _ => prop::option::weighted(0.25, level(depth - 1, 5).prop_map(Box::new)).boxed(),
+        _ => prop::option::weighted(shape.expands, level(depth - 1, 5, shape).prop_map(Box::new)).boxed(),
     };
     (ends, attempts, priority, prop::bool::weighted(0.2), expansion)
         .prop_map(|(ends, attempts, priority, tolerated, expansion)| Node {
@@ -136,11 +144,11 @@ fn node(depth: u32) -> BoxedStrategy<Node> {
         .boxed()
 }
 
-fn level(depth: u32, most: usize) -> BoxedStrategy<Level> {
-    let nodes = prop::collection::vec(node(depth), 1..most);
+fn level(depth: u32, most: usize, shape: Shape) -> BoxedStrategy<Level> {
+    let nodes = prop::collection::vec(node(depth, shape), 1..most);
     let way = prop_oneof![Just(Otherwise::Fail), Just(Otherwise::Skip), Just(Otherwise::Continue)];
-    let edges = prop::collection::vec(prop::option::weighted(0.35, way), most * most);
-    let bound = prop::option::weighted(0.4, 1..4_u32);
+    let edges = prop::collection::vec(prop::option::weighted(shape.waits, way), most * most);
+    let bound = prop::option::weighted(shape.is_bounded, 1..4_u32);
     (nodes, edges, bound)
         .prop_map(move |(mut nodes, edges, bound)| {
             for (at, node) in nodes.iter_mut().enumerate() {
@@ -153,9 +161,15 @@ fn level(depth: u32, most: usize) -> BoxedStrategy<Level> {
 }
 
 pub(crate) fn scenario() -> impl Strategy<Value = Scenario> {
-    (level(2, 8), prop::collection::vec(op(), 0..80), 0..3_u32).prop_map(|(top, ops, retries)| Scenario {
-        top,
-        ops,
-        retries,
-    })
+    scenario_of(Shape { expands: 0.25, waits: 0.35, is_bounded: 0.4 })
+}
+
+/// Almost every level is bounded, most tasks plan others, and few wait for each other.
+pub(crate) fn bounds_within_bounds() -> impl Strategy<Value = Scenario> {
+    scenario_of(Shape { expands: 0.7, waits: 0.1, is_bounded: 0.95 })
+}
+
+fn scenario_of(shape: Shape) -> impl Strategy<Value = Scenario> {
+    (level(2, 8, shape), prop::collection::vec(op(), 0..80), 0..3_u32)
+        .prop_map(|(top, ops, retries)| Scenario { top, ops, retries })
 }

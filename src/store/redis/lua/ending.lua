@@ -87,7 +87,7 @@ local function cancel_workflow(step, ending, final, status)
   end
   call('DEL', step.base .. 'ready', step.base .. 'turns')
   for _, parent in ipairs(call('LRANGE', step.base .. 'parents', 0, -1)) do
-    call('DEL', step.base .. 'ready:' .. parent)
+    call('DEL', step.base .. 'ready:' .. parent, step.base .. 'kept:' .. parent)
   end
   call('HINCRBY', step.root, 'bytes', added)
   call('HINCRBY', step.root, 'slim_bytes', added)

@@ -56,7 +56,7 @@ if how == 'expanded' then
     call('HSET', task, 'bound', ARGV[5], 'active', 0)
   end
   local step = begin(root, now)
-  give_up_turn(step, is[9])
+  give_up_turn(step)
   local floor = call('HGET', root, 'floor') or nil
   local children = plant(step, 7, count, name, gate, floor)
   call('HSET', task, 'state', 'waiting', 'children', table.concat(children, ' '), 'open', count, 'resume', 1)
@@ -95,7 +95,8 @@ else
 end
 call('PUBLISH', step.channel, result)
 
-give_up_turn(step, is[9])
+give_up_turn(step)
+give_up_place(step, is[9])
 settle(step, string.sub(task, #step.base + 6), state, is[7])
 count_end(step, is[8], is[10], state, bytes, slim_bytes)
 local flow_state = conclude(step)

@@ -5,6 +5,10 @@
 -- whose lowest score is next: `ready`, or `ready:PARENT` for the children of a parent that bounds them (their
 -- `gate`). `turns` holds each such parent that has room and somebody in its queue, with the score of the
 -- first. So the next of all is the lower one of two first members, and no queue is ever walked.
+--
+-- A child has its place at the gate from its release to its end, also while it waits for children of its own;
+-- then it needs no more than a turn of the workflow. `kept:PARENT` is a list of children that a retry has reset
+-- together with children of theirs: they need a place, but no turn, and go in before all others.
 
 -- More than there are turns in a workflow, so that priority comes before the order of becoming ready. Nine
 -- times as many is still a whole number for a double.
@@ -50,17 +54,57 @@ local function ready(step, name, gate, address, priority, body, fence)
   call('ZADD', queue, string.format('%.0f', (9 - tonumber(priority)) * TURNS_MAX + step.turn), name)
 end
 
+local let_in
+
+-- What a retry has reset of a level (the file, or the children of one parent) begins: whose children are to run
+-- first waits for them, everybody else is ready. Whoever waits for a dependency is not concerned.
+local function begin_again(step, names)
+  local gate
+  for _, name in ipairs(names) do
+    local is = call('HMGET', step.base .. 'task:' .. name, 'state', 'pending', 'gate', 'open', 'children')
+    if is[1] == 'waiting' and is[2] == '0' then
+      if (tonumber(is[4]) or 0) == 0 then
+        local message = call('HMGET', step.base .. 'task:' .. name, 'address', 'priority', 'body', 'fence')
+        ready(step, name, is[3], message[1], message[2], message[3], message[4])
+      elseif is[3] then
+        gate = is[3]
+        call('RPUSH', step.base .. 'kept:' .. gate, name)
+      else
+        begin_again(step, words(is[5]))
+      end
+    end
+  end
+  if gate then let_in(step, gate) end
+end
+
+-- Gives places at a gate to those in `kept`, as far as there is room, and so lets their children begin.
+function let_in(step, gate)
+  local task, kept = step.base .. 'task:' .. gate, step.base .. 'kept:' .. gate
+  if call('EXISTS', kept) == 0 then return end
+  local is = call('HMGET', task, 'active', 'bound')
+  for _ = 1, tonumber(is[2]) - tonumber(is[1]) do
+    local name = call('LPOP', kept)
+    if not name then return end
+    call('HINCRBY', task, 'active', 1)
+    begin_again(step, words(call('HGET', step.base .. 'task:' .. name, 'children')))
+  end
+end
+
 -- A task that was released has ended, or has planned children and waits for them.
-local function give_up_turn(step, gate)
+local function give_up_turn(step)
   if step.max_parallel then
     step.active = step.active - 1
     step.moved = true
   end
-  if gate then
-    call('HINCRBY', step.base .. 'task:' .. gate, 'active', -1)
-    step.gates[gate] = true
-    step.moved = true
-  end
+end
+
+-- A child that was released has ended.
+local function give_up_place(step, gate)
+  if not gate then return end
+  call('HINCRBY', step.base .. 'task:' .. gate, 'active', -1)
+  let_in(step, gate)
+  step.gates[gate] = true
+  step.moved = true
 end
 
 -- Brings the place of a bounded parent in `turns` up to date.
@@ -139,8 +183,9 @@ local function count_end(step, parent, tolerated, state, bytes, slim_bytes)
   if parent then
     local task = step.base .. 'task:' .. parent
     if call('HINCRBY', task, 'open', -1) > 0 then return end
-    local is = call('HMGET', task, 'gate', 'address', 'priority', 'body', 'fence')
-    return ready(step, parent, is[1], is[2], is[3], is[4], is[5])
+    local is = call('HMGET', task, 'address', 'priority', 'body', 'fence')
+    -- It has its place at its gate already.
+    return ready(step, parent, nil, is[1], is[2], is[3], is[4])
   end
   step.left = step.left - 1
   step.bytes, step.slim_bytes = step.bytes + bytes, step.slim_bytes + slim_bytes

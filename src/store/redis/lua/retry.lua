@@ -49,7 +49,7 @@ local function look_at(names)
   local causes, at, open = {}, 1, 0
   for _, name in ipairs(names) do
     local as = call('HMGET', base .. 'task:' .. name, 'state', 'dependencies', 'dependents', 'fence', 'children',
-      'slim', 'cut', 'gate', 'body')
+      'slim', 'cut', 'body')
     tasks[name] = as
     if as[1] ~= 'completed' and as[1] ~= 'skipped' then
       reset[name] = 'itself'
@@ -68,7 +68,7 @@ local function look_at(names)
     if reset[name] then
       open = open + 1
       resets[#resets + 1] = name
-      complete = complete and as[9] and true
+      complete = complete and as[8] and true
       if as[5] and reset[name] == 'dependency' then forget_children(name) end
       if as[5] and reset[name] == 'itself' then as.open = look_at(words(as[5])) end
     elseif as[1] == 'completed' and not as[6] and call('EXISTS', base .. 'result:' .. name) == 0 then
@@ -143,10 +143,7 @@ for _, name in ipairs(resets) do
   elseif as.open then
     call('HSET', task, 'open', as.open, 'active', 0)
   end
-  if pending == 0 and (as.open or 0) == 0 then
-    local message = call('HMGET', task, 'address', 'priority')
-    ready(step, name, as[8], message[1], message[2], as[9], fence)
-  end
 end
+begin_again(step, order)
 save(step)
 return { 'running', run, timeout, step.released }
