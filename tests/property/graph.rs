@@ -1,49 +1,62 @@
-//! What a case runs: a random workflow, and what a simple model says of its end.
+//! What a case runs: a random workflow, as a file would have it.
 
 use serde_json::{Value, json};
 
-use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::Otherwise;
+use crate::when::When;
 
 /// Most tasks of a workflow, and of one that is nested in it.
 const TASKS_MAX: [usize; 2] = [4, 9];
+/// The one task of a workflow that runs out of time which never ends by itself.
+const STUCK: &str = "stuck";
 
 /// A workflow of `echo/v1` tasks.
 #[derive(Debug)]
 pub(crate) struct Graph {
-    tasks: Vec<Task>,
-    max_parallel: Option<u32>,
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) max_parallel: Option<u32>,
 }
 
 #[derive(Debug)]
-struct Task {
+pub(crate) struct Task {
     /// Earlier tasks.
-    edges: Vec<(usize, Otherwise)>,
-    fails: bool,
+    pub(crate) edges: Vec<(usize, Policy)>,
+    pub(crate) fails: bool,
     /// Attempts that are made before it has failed.
-    attempts: u32,
-    critical: bool,
+    pub(crate) attempts: u32,
+    pub(crate) critical: bool,
     priority: &'static str,
-    kind: Kind,
+    pub(crate) when: Option<When>,
+    /// Once for each item of a list.
+    pub(crate) list: Option<List>,
+    /// What is run instead of `echo`.
+    pub(crate) nested: Option<Graph>,
 }
 
-#[derive(Debug)]
-enum Kind {
-    Single,
-    /// Once for each of so many items, at most so many at once.
-    Items(usize, Option<u32>),
-    Nested(Graph),
+/// So many items, at most so many of them at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct List {
+    pub(crate) items: usize,
+    pub(crate) max_parallel: Option<u32>,
 }
 
-/// How a workflow ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct End {
-    pub(crate) workflow: WorkflowState,
-    /// Every task with its state, children after their parent.
-    pub(crate) tasks: Vec<(String, TaskState)>,
-    /// What each task that completed answered: its own number, or what the first task that it cannot do
-    /// without answered. Without children.
-    pub(crate) answers: Vec<Option<u64>>,
+/// What a file says of a dependency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Fail,
+    Skip,
+    Continue,
+    /// It runs, and this stands for the answer.
+    Default(u64),
+}
+
+/// How long the whole may take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Timeout {
+    None,
+    /// Longer than any case takes.
+    Never,
+    /// So many milliseconds, with a task that takes longer.
+    Always(u64),
 }
 
 impl Graph {
@@ -51,22 +64,30 @@ impl Graph {
     pub(crate) fn draw(rng: &mut fastrand::Rng, depth: usize) -> Graph {
         let density = rng.f64() * 0.6;
         let failures = [0.0, 0.15, 0.4][rng.usize(0..3)];
+        let conditions = [0.0, 0.2, 0.5][rng.usize(0..3)];
         let mut tasks: Vec<Task> = Vec::new();
         for at in 0..rng.usize(1..=TASKS_MAX[depth]) {
             let mut edges = Vec::new();
             for on in 0..at {
                 if rng.f64() < density {
-                    let ways = [Otherwise::Fail, Otherwise::Fail, Otherwise::Skip, Otherwise::Continue];
-                    edges.push((on, ways[rng.usize(0..4)]));
+                    edges.push((on, Policy::draw(rng)));
                 }
             }
+            let kind = rng.u32(0..10);
+            let nested = (depth > 0 && (kind < 1 || kind == 2)).then(|| Graph::draw(rng, depth - 1));
+            let list = (kind == 1 || kind == 2).then(|| List::draw(rng));
+            let singles: Vec<usize> =
+                edges.iter().map(|(on, _)| *on).filter(|on| tasks[*on].is_single()).collect();
+            let when = (rng.f64() < conditions).then(|| When::draw(rng, &edges, &singles, list.is_some()));
             tasks.push(Task {
                 edges,
                 fails: rng.f64() < failures,
                 attempts: if rng.f64() < 0.3 { rng.u32(2..4) } else { 1 },
                 critical: rng.f64() < 0.8,
                 priority: ["low", "normal", "high", "urgent"][rng.usize(0..4)],
-                kind: Kind::draw(rng, depth),
+                when,
+                list,
+                nested,
             });
         }
         let max_parallel = (rng.f64() < 0.4).then(|| rng.u32(1..4));
@@ -76,7 +97,7 @@ impl Graph {
     /// The workflow as a file would have it.
     pub(crate) fn document(&self) -> Value {
         let tasks: Vec<Value> =
-            (0..self.tasks.len()).map(|at| self.tasks[at].document(at, self.needed(at))).collect();
+            (0..self.tasks.len()).map(|at| self.tasks[at].document(at, self.referred(at))).collect();
         let mut document = json!({"name": "Property", "tasks": tasks});
         if let Some(bound) = self.max_parallel {
             document["max_parallel"] = bound.into();
@@ -84,91 +105,95 @@ impl Graph {
         document
     }
 
-    /// The model: no time, no crashes, no order but that of the list. Names begin with `prefix`.
-    pub(crate) fn end(&self, prefix: &str) -> End {
-        let mut end = End { workflow: WorkflowState::Completed, tasks: Vec::new(), answers: Vec::new() };
-        let mut states: Vec<TaskState> = Vec::new();
-        for (at, task) in self.tasks.iter().enumerate() {
-            let name = format!("{prefix}t{at}");
-            let verdicts = task.edges.iter().map(|(on, otherwise)| verdict(states[*on], *otherwise));
-            let verdicts: Vec<TaskState> = verdicts.collect();
-            let unrun =
-                [TaskState::Failed, TaskState::Skipped].into_iter().find(|one| verdicts.contains(one));
-            let (own, children) = task.run(&name);
-            let state = unrun.unwrap_or(own);
-            end.tasks.push((name, state));
-            if unrun.is_none() {
-                end.tasks.extend(children);
+    /// The same with a time; the outermost only.
+    pub(crate) fn document_within(&self, timeout: Timeout) -> Value {
+        let mut document = self.document();
+        match timeout {
+            Timeout::None => {}
+            Timeout::Never => document["timeout"] = 3600.into(),
+            Timeout::Always(millis) => {
+                document["timeout"] = json!(f64::from(u32::try_from(millis).expect("small")) / 1000.0);
+                let stuck = json!({"id": STUCK, "method": "echo/delay", "params": {"seconds": 10}});
+                document["tasks"].as_array_mut().expect("it has tasks").push(stuck);
             }
-            if state == TaskState::Failed && !self.tolerates(at) {
-                end.workflow = WorkflowState::Failed;
-            }
-            let answer = match self.needed(at) {
-                Some(on) => end.answers[on],
-                None => Some(u64::try_from(at).expect("small")),
-            };
-            let has_answer = state == TaskState::Completed && matches!(task.kind, Kind::Single);
-            end.answers.push(answer.filter(|_| has_answer));
-            states.push(state);
         }
-        end
+        document
     }
 
-    /// The first task that this one cannot do without, and that has one answer.
-    fn needed(&self, at: usize) -> Option<usize> {
-        let is_one = |on: usize| matches!(self.tasks[on].kind, Kind::Single);
-        let mut edges = self.tasks[at].edges.iter();
-        edges.find(|(on, way)| *way != Otherwise::Continue && is_one(*on)).map(|(on, _)| *on)
+    /// The first task with one answer that this one waits for: it answers the same.
+    pub(crate) fn referred(&self, at: usize) -> Option<usize> {
+        self.tasks[at].edges.iter().map(|(on, _)| *on).find(|on| self.tasks[*on].is_single())
     }
 
-    /// Whether the workflow may complete although this task fails.
-    fn tolerates(&self, at: usize) -> bool {
-        let mut ways = self.tasks.iter().flat_map(|task| &task.edges).filter(|(on, _)| *on == at).peekable();
-        let is_waited_for = ways.peek().is_some();
-        !self.tasks[at].critical || (is_waited_for && ways.all(|(_, way)| *way != Otherwise::Fail))
+    /// How many children of a task may be under way, by the task's id; of the workflow's tasks by ''.
+    pub(crate) fn bounds(&self) -> Vec<(String, u32)> {
+        let mut bounds = Vec::new();
+        bounds.extend(self.max_parallel.map(|bound| (String::new(), bound)));
+        self.bounds_below("", &mut bounds);
+        bounds
+    }
+
+    fn bounds_below(&self, prefix: &str, bounds: &mut Vec<(String, u32)>) {
+        for (at, task) in self.tasks.iter().enumerate() {
+            let mut names = vec![format!("{prefix}t{at}")];
+            if let Some(list) = task.list {
+                let items = (0..list.items).map(|item| format!("{}.{item}", names[0])).collect();
+                let name = std::mem::replace(&mut names, items);
+                bounds.extend(list.max_parallel.map(|bound| (name.concat(), bound)));
+            }
+            let Some(nested) = &task.nested else { continue };
+            for name in names {
+                bounds.extend(nested.max_parallel.map(|bound| (name.clone(), bound)));
+                nested.bounds_below(&format!("{name}."), bounds);
+            }
+        }
     }
 }
 
-impl Kind {
-    fn draw(rng: &mut fastrand::Rng, depth: usize) -> Kind {
-        match rng.u32(0..10) {
-            0 if depth > 0 => Kind::Nested(Graph::draw(rng, depth - 1)),
-            1 => Kind::Items(rng.usize(0..4), (rng.f64() < 0.5).then(|| rng.u32(1..3))),
-            _ => Kind::Single,
+impl Policy {
+    fn draw(rng: &mut fastrand::Rng) -> Policy {
+        match rng.u32(0..5) {
+            0 | 1 => Policy::Fail,
+            2 => Policy::Skip,
+            3 => Policy::Continue,
+            _ => Policy::Default(rng.u64(0..9)),
         }
+    }
+}
+
+impl List {
+    fn draw(rng: &mut fastrand::Rng) -> List {
+        List { items: rng.usize(0..5), max_parallel: (rng.f64() < 0.6).then(|| rng.u32(1..3)) }
     }
 }
 
 impl Task {
-    /// How it ends once it runs, and its children with it.
-    fn run(&self, name: &str) -> (TaskState, Vec<(String, TaskState)>) {
-        let own = if self.fails { TaskState::Failed } else { TaskState::Completed };
-        match &self.kind {
-            Kind::Single => (own, Vec::new()),
-            Kind::Items(0, _) => (TaskState::Completed, Vec::new()),
-            Kind::Items(count, _) => (own, (0..*count).map(|at| (format!("{name}.{at}"), own)).collect()),
-            Kind::Nested(graph) => {
-                let end = graph.end(&format!("{name}."));
-                let is_good = end.workflow == WorkflowState::Completed;
-                (if is_good { TaskState::Completed } else { TaskState::Failed }, end.tasks)
-            }
-        }
+    /// Whether it has one answer.
+    pub(crate) fn is_single(&self) -> bool {
+        self.list.is_none() && self.nested.is_none()
     }
 
-    fn document(&self, at: usize, needed: Option<usize>) -> Value {
+    pub(crate) fn policy(&self, on: usize) -> Option<Policy> {
+        self.edges.iter().find(|(other, _)| *other == on).map(|(_, policy)| *policy)
+    }
+
+    fn document(&self, at: usize, referred: Option<usize>) -> Value {
         let dependencies: Vec<Value> = self
             .edges
             .iter()
-            .map(|(on, way)| match way {
-                Otherwise::Fail => json!(format!("t{on}")),
-                Otherwise::Skip => json!({"task": format!("t{on}"), "on_failure": "skip"}),
-                Otherwise::Continue => json!({"task": format!("t{on}"), "on_failure": "continue"}),
+            .map(|(on, policy)| match policy {
+                Policy::Fail => json!(format!("t{on}")),
+                Policy::Skip => json!({"task": format!("t{on}"), "on_failure": "skip"}),
+                Policy::Continue => json!({"task": format!("t{on}"), "on_failure": "continue"}),
+                Policy::Default(answer) => {
+                    json!({"task": format!("t{on}"), "default": {"response": answer}})
+                }
             })
             .collect();
-        let message = needed.map_or(json!(at), |on| json!(format!("${{t{on}.response}}")));
+        let message = referred.map_or(json!(at), |on| json!(format!("${{t{on}.response}}")));
         let mut document = json!({"id": format!("t{at}"), "dependencies": dependencies});
-        if let Kind::Nested(graph) = &self.kind {
-            document["workflow"] = graph.document();
+        if let Some(nested) = &self.nested {
+            document["workflow"] = nested.document();
         } else {
             (document["method"], document["params"]) = match self.fails {
                 true => ("echo/error".into(), json!({"message": "as asked", "retryable": true})),
@@ -177,24 +202,18 @@ impl Task {
             document["priority"] = self.priority.into();
             document["retry"] = json!({"max_attempts": self.attempts, "base_delay": 0.001, "jitter": false});
         }
-        if let Kind::Items(count, bound) = &self.kind {
-            document["for_each"] = (0..*count).collect();
-            if let Some(bound) = bound {
-                document["max_parallel"] = (*bound).into();
+        if let Some(when) = &self.when {
+            document["when"] = when.text().into();
+        }
+        if let Some(List { items, max_parallel }) = self.list {
+            document["for_each"] = (0..items).collect();
+            if let Some(bound) = max_parallel {
+                document["max_parallel"] = bound.into();
             }
         }
         if !self.critical {
             document["critical"] = false.into();
         }
         document
-    }
-}
-
-/// The table of the store's law; `Completed` stands for satisfied.
-fn verdict(end: TaskState, otherwise: Otherwise) -> TaskState {
-    match (end, otherwise) {
-        (TaskState::Completed, _) | (_, Otherwise::Continue) => TaskState::Completed,
-        (TaskState::Skipped, _) | (_, Otherwise::Skip) => TaskState::Skipped,
-        (_, Otherwise::Fail) => TaskState::Failed,
     }
 }

@@ -38,9 +38,67 @@ struct Book {
     released: Steps,
     /// Calls for a task that had ended.
     late: Vec<String>,
+    /// How many tasks may be under way: children of a task by its id, all by ''.
+    bounds: BTreeMap<String, usize>,
+    /// Of these, those that are: never one that is not, since they are noted after the step by which they are,
+    /// and struck out before the step by which they are not any more.
+    under_way: Steps,
+    /// Where there were more.
+    exceeded: BTreeSet<String>,
+}
+
+impl Book {
+    /// A task runs, and so it is under way with whatever it is a child of.
+    fn begins(&mut self, id: &str) {
+        self.add("", id);
+        let mut child = id;
+        while let Some((parent, _)) = child.rsplit_once('.') {
+            self.add(parent, child);
+            child = parent;
+        }
+    }
+
+    fn add(&mut self, parent: &str, child: &str) {
+        let Some(bound) = self.bounds.get(parent) else { return };
+        let children = self.under_way.entry(parent.to_owned()).or_default();
+        children.insert(child.to_owned());
+        if children.len() > *bound {
+            self.exceeded.insert(format!("under way of '{parent}', not {bound} but {children:?}"));
+        }
+    }
+
+    /// A task's turn is over, if not for ever then until its children have ended.
+    fn pauses(&mut self, id: &str, is_for_ever: bool) {
+        let parent = id.rsplit_once('.').map(|(parent, _)| parent).filter(|_| is_for_ever);
+        for group in [Some(""), parent].into_iter().flatten() {
+            if let Some(children) = self.under_way.get_mut(group) {
+                children.remove(id);
+            }
+        }
+    }
 }
 
 impl Ledger {
+    pub(crate) fn new(bounds: Vec<(String, u32)>) -> Ledger {
+        let size = |bound: u32| usize::try_from(bound).expect("small");
+        let bounds = bounds.into_iter().map(|(id, bound)| (id, size(bound))).collect();
+        Ledger(Mutex::new(Book { bounds, ..Book::default() }))
+    }
+
+    fn claimed(&self, key: &TaskKey) {
+        self.0.lock().expect("nobody panics with it").begins(key.id().as_str());
+    }
+
+    fn finishing(&self, key: &TaskKey, end: &End) {
+        let is_for_ever = match end {
+            End::Ended { .. } => true,
+            End::Expanded { .. } => false,
+            // It keeps its turn.
+            End::Again { .. } | End::Abandoned => return,
+        };
+        self.0.lock().expect("nobody panics with it").pauses(key.id().as_str(), is_for_ever);
+    }
+
     fn finished(&self, lease: &Lease, end: &End, finished: &Finished) {
         let Finished::Done { released, .. } = finished else { return };
         let mut book = self.0.lock().expect("nobody panics with it");
@@ -59,8 +117,9 @@ impl Ledger {
     /// Begins a new page: what ended before may end again.
     pub(crate) fn begin_anew(&self) {
         let mut book = self.0.lock().expect("nobody panics with it");
-        let late = std::mem::take(&mut book.late);
-        *book = Book { late, ..Book::default() };
+        let (late, exceeded) = (std::mem::take(&mut book.late), std::mem::take(&mut book.exceeded));
+        let bounds = std::mem::take(&mut book.bounds);
+        *book = Book { late, exceeded, bounds, ..Book::default() };
     }
 
     /// What must not have happened. `parents` are the keys of tasks with children.
@@ -68,6 +127,7 @@ impl Ledger {
         let book = self.0.lock().expect("nobody panics with it");
         let mut wrongs: Vec<String> =
             book.late.iter().map(|key| format!("{key} ran after its end")).collect();
+        wrongs.extend(book.exceeded.iter().cloned());
         let tables = [("ended", &book.ended), ("expanded", &book.expanded), ("released", &book.released)];
         for (what, steps) in tables {
             for (key, by) in steps {
@@ -134,11 +194,18 @@ impl Store for Watched {
     }
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
-        self.gate.through(self.inner.claim(claim, now)).await
+        self.gate.point().await;
+        let claimed = self.inner.claim(claim, now).await;
+        if matches!(claimed, Ok(Claimed::Run { .. })) {
+            self.ledger.claimed(&claim.head.key);
+        }
+        self.gate.point().await;
+        claimed
     }
 
     async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
         self.gate.point().await;
+        self.ledger.finishing(&lease.key, end);
         let finished = self.inner.finish(lease, end, now).await;
         if let Ok(finished) = &finished {
             self.ledger.finished(lease, end, finished);

@@ -12,17 +12,19 @@ use gleitzeit::broker::{Broker, Outgoing, Properties, Target};
 use gleitzeit::config::EventLevel;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::protocol::Protocols;
-use gleitzeit::core::state::WorkflowState;
+use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::provider::echo::Echo;
 use gleitzeit::provider::guard::{self, Guard};
 use gleitzeit::provider::registry::Providers;
+use gleitzeit::store::WorkflowRecord;
 use gleitzeit::topology::{Address, Queue, Topology};
 use gleitzeit::wire::command::Command;
 use gleitzeit::wire::workflow;
 use gleitzeit::worker::{Parts, Settings, Worker};
 
+use crate::end::End;
 use crate::gate::Gate;
-use crate::graph::{End, Graph};
+use crate::graph::{Graph, Timeout};
 use crate::ledger::{Ledger, Watched, Witness};
 use crate::mischief::{Mischief, Wild};
 use crate::stores::{Ground, Place};
@@ -69,7 +71,9 @@ pub(crate) fn live(seed: u64, place: &Place, protocols: &Arc<Protocols>) -> Resu
         outside.block_on(case.retry(tries));
     };
     outside.block_on(place.remove());
-    let tell = |wrong| format!("after {died} deaths, {} retries: {wrong}\n{:?}", tries, case.graph);
+    let tell = |wrong| {
+        format!("after {died} deaths, {} retries, {:?}: {wrong}\n{:?}", tries, case.timeout, case.graph)
+    };
     ended.map(|()| u64::from(died)).map_err(tell)
 }
 
@@ -89,6 +93,7 @@ enum Life {
 struct Case {
     rng: fastrand::Rng,
     graph: Graph,
+    timeout: Timeout,
     id: Id,
     ground: Ground,
     ledger: Arc<Ledger>,
@@ -102,10 +107,15 @@ impl Case {
     async fn start(seed: u64, place: &Place, protocols: Arc<Protocols>) -> Case {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (graph, mischief) = (Graph::draw(&mut rng, 1), Mischief::new(rng.u64(..)));
+        let timeout = match rng.u32(0..20) {
+            0 | 1 => Timeout::Always(rng.u64(1..150)),
+            2..=4 => Timeout::Never,
+            _ => Timeout::None,
+        };
         let (ground, id) = (place.open().await, Id::parse("w").expect("valid"));
         let broker = ground.broker();
         broker.declare(&Topology::new([echo(), nested()])).await.expect("declares");
-        let submitted = to_workflows(workflow::encode(&graph.document(), &id));
+        let submitted = to_workflows(workflow::encode(&graph.document_within(timeout), &id));
         // It is submitted twice, as by a client that has lost the first confirmation.
         let mut messages = vec![submitted.clone(), submitted];
         let is_cancelled = rng.f64() < 0.15;
@@ -114,7 +124,8 @@ impl Case {
             messages.push(Outgoing { delay, ..to_workflows(Command::Cancel { id: id.clone() }.encode()) });
         }
         broker.publish(messages).await.expect("publishes");
-        Case { rng, graph, id, ground, ledger: Arc::default(), mischief, protocols, is_cancelled }
+        let ledger = Arc::new(Ledger::new(graph.bounds()));
+        Case { rng, graph, timeout, id, ground, ledger, mischief, protocols, is_cancelled }
     }
 
     /// Asks for what did not complete to be run again, twice.
@@ -230,9 +241,16 @@ impl Case {
         let outcome = store.outcome(&self.id).await.map_err(|error| error.to_string())?;
         let outcome: Value = serde_json::from_slice(&outcome.ok_or("there is no outcome")?)
             .map_err(|error| error.to_string())?;
+        let expected = End::of(&self.graph, "");
         if self.is_cancelled && flow.state == WorkflowState::Cancelled {
-            let open = flow.tasks.iter().find(|task| !task.state.is_ended());
-            return open.map_or(Ok(()), |task| Err(format!("cancelled, with an open task: {task:?}")));
+            return check_cut_short(&flow, &expected);
+        }
+        if matches!(self.timeout, Timeout::Always(_)) {
+            let error = &outcome["error"]["name"];
+            if flow.state != WorkflowState::Failed || error != "WORKFLOW_TIMEOUT" {
+                return Err(format!("it did not run out of time: {outcome}"));
+            }
+            return check_cut_short(&flow, &expected);
         }
         let listed = outcome["tasks"].as_array().ok_or("the document has no tasks")?;
         let found = End {
@@ -240,12 +258,23 @@ impl Case {
             tasks: flow.tasks.iter().map(|task| (task.head.key.id().to_string(), task.state)).collect(),
             answers: listed.iter().map(|task| task["result"]["response"].as_u64()).collect(),
         };
-        let expected = self.graph.end("");
         if found != expected {
             return Err(format!("it ended as {found:?} instead of {expected:?}: {outcome}"));
         }
         Ok(())
     }
+}
+
+/// A workflow was ended from outside: what had not ended was cancelled, everything else ended as it would have.
+fn check_cut_short(flow: &WorkflowRecord, expected: &End) -> Result<(), String> {
+    for task in flow.tasks.iter().filter(|task| task.state != TaskState::Cancelled) {
+        let name = task.head.key.id().as_str();
+        let state = expected.tasks.iter().find(|(other, _)| other == name).map(|(_, state)| *state);
+        if state != Some(task.state) {
+            return Err(format!("cut short, {name} is {} instead of {state:?} or cancelled", task.state));
+        }
+    }
+    Ok(())
 }
 
 fn to_workflows(body: Bytes) -> Outgoing {

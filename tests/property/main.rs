@@ -1,10 +1,11 @@
 //! The whole engine under crashes: real workers over ports that stop answering at any call, with messages that
 //! come twice and out of order. Whatever happens, every run ends, nothing ends twice, each task is released by
-//! one step, and the final states are those of a simple model.
+//! one step, no bound is ever exceeded, and the final states are those of a simple model.
 //!
 //! A case is drawn from a seed. `GLEITZEIT_PROPERTY_CASES` asks for more cases, `GLEITZEIT_PROPERTY_SEED` for
 //! other ones; a failure names the seed that shows it again.
 
+mod end;
 mod gate;
 mod graph;
 mod ledger;
@@ -13,6 +14,7 @@ mod mischief;
 mod stores;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
+mod when;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
