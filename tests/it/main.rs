@@ -21,6 +21,7 @@ mod refused;
 mod replicas;
 mod schema;
 mod support;
+mod times;
 mod topology;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
