@@ -121,8 +121,8 @@ fn workflow_id(flag: Option<&str>, workflow: &Workflow) -> Result<Id, Error> {
 async fn whole_text(runtime: &Runtime, shape: Shape, id: &Id, document: &Value) -> Result<String, Error> {
     let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let facts = ["workflow_id", "status", "created_at", "ended_at"].map(|key| (key, text(key)));
-    let rows = output::rows(&runtime.store, id, document).await?;
-    Ok(shape.text(&text("name"), &facts, &rows, document))
+    let document = output::complete(&runtime.store, id, document).await?;
+    Ok(shape.text(&text("name"), &facts, &output::rows(&document), &document))
 }
 
 /// The results for a person, or the document for a program.

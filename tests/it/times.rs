@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use gleitzeit::core::clock::Timestamp;
 
+use crate::place::Place;
 use crate::support::{Embedded, task, until};
 
 fn now() -> Timestamp {
@@ -98,4 +99,29 @@ fn times_that_cannot_be_meant_are_refused_and_nothing_is_left_behind() {
     }
     let left = here.run(&["list", "--json"]).expect(0).json();
     assert_eq!(left.as_array().map(Vec::len), Some(0), "{left}");
+}
+
+#[test]
+fn over_servers_nothing_starts_before_its_time_or_after_its_end() {
+    let Some(place) = Place::new() else { return };
+    place.run(&["topology", "apply"]).expect(0);
+    place.run(&["call", "echo/v1", "ping", "--expires-in", "0.2", "--no-wait", "--id", "old"]).expect(0);
+    let over = now().as_millis() + 200;
+    place.run(&["call", "echo/v1", "ping", "--in", "2s", "--no-wait", "--id", "later"]).expect(0);
+    let status = place.run(&["status", "later", "--json"]).expect(0).json();
+    assert_eq!(status["status"], "delayed", "{status}");
+    let due = time(&status["due"]);
+    until("the time is over", || now().as_millis() > over);
+    let _worker = place.worker(&[]);
+    let document = place.run(&["result", "--wait", "--timeout", "50", "later", "--json"]).expect(0).json();
+    assert!(time(&document["started_at"]) >= due, "{document}");
+    let document = place.run(&["result", "--wait", "--timeout", "50", "old", "--json"]).expect(5).json();
+    assert_eq!(
+        (&document["status"], &document["error"]["name"]),
+        (&"expired".into(), &"TASK_EXPIRED".into())
+    );
+    let file = place.write("w.yaml", "name: Later\ntasks:\n- {id: a, method: echo/ping}\n");
+    let start = Timestamp::from_millis(now().as_millis() + 1000);
+    let document = place.run(&["run", &file, "--in", "1", "--json"]).expect(0).json();
+    assert!(time(&task(&document, "a")["started_at"]) >= start, "{document}");
 }
