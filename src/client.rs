@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::{Broker, DELAY_MAX, Outgoing, Properties, Target};
-use crate::core::clock::Clock;
+use crate::core::clock::{Clock, Timestamp};
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
@@ -225,6 +225,25 @@ impl Client {
     /// Refuses a document that is no workflow, everything wrong in `details`, one whose message is too
     /// large, and another id than that of its key; otherwise what the broker says.
     pub async fn submit_workflow(&self, document: &Value, id: &Id) -> Result<(), Error> {
+        self.submit_workflow_at(document, id, None).await
+    }
+
+    /// As [`Client::submit_workflow`]; the broker keeps the workflow until `not_before`, at most 310 days, so that its
+    /// timeout counts from then.
+    ///
+    /// # Errors
+    /// As for [`Client::submit_workflow`], and a time that is further away.
+    pub async fn submit_workflow_at(
+        &self,
+        document: &Value,
+        id: &Id,
+        not_before: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        let wait = not_before.map(|due| due.since(self.clock.now())).filter(|wait| !wait.is_zero());
+        if wait.is_some_and(|wait| wait > DELAY_MAX) {
+            let text = "a workflow can be delayed by at most 310 days";
+            return Err(Error::new(Code::InvalidRequest, text));
+        }
         let digest = document.as_object().and_then(wire::workflow::digest);
         let workflow =
             Workflow::read(document.clone(), &self.protocols).map_err(|refused| refused.failure())?;
@@ -236,7 +255,7 @@ impl Client {
         // A task that is too large by itself would be refused only by the worker.
         let message = wire::workflow::Message { workflow, reply: None, traceparent: None, digest: None };
         wire::workflow::plan(&message, id)?;
-        self.broker.publish(vec![to_workflows(id, body)]).await?;
+        self.broker.publish(vec![Outgoing { delay: wait, ..to_workflows(id, body) }]).await?;
         self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name, digest }).await;
         Ok(())
     }
@@ -299,7 +318,9 @@ impl Client {
         let head =
             task.head().ok_or_else(|| Error::new(Code::InternalError, "a task with an id has no head"))?;
         // What is due later than a broker can count is delayed again by the worker that gets it.
-        let wait = spec.not_before.map(|due| due.since(self.clock.now()).min(DELAY_MAX));
+        let now = self.clock.now();
+        let due = spec.not_before.filter(|due| *due > now);
+        let wait = due.map(|due| due.since(now).min(DELAY_MAX));
         let message = Outgoing {
             target: Target::Queue(Queue::Tasks(address)),
             body,
@@ -308,9 +329,9 @@ impl Client {
                 priority: Some(spec.priority.unwrap_or(Priority::NORMAL).number()),
                 ..Properties::default()
             },
-            delay: wait.filter(|wait| !wait.is_zero()),
+            delay: wait,
         };
-        Ok((message, Accepted::Task { head, digest: wire::task::digest(&task) }))
+        Ok((message, Accepted::Task { head, digest: wire::task::digest(&task), due }))
     }
 
     /// The id that counts: two names for one thing would make the key useless.

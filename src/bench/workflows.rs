@@ -4,7 +4,7 @@
 //! round ── bare chain:  N times (SET, publish the next and wait for its confirm, ack), in this process
 //!       ├─ chain:       one workflow of N tasks in a row, by one `gleitzeit worker` process
 //!       ├─ narrow:      one task, a few hundred after it, one after all of them; the same worker
-//!       └─ wide:        the same with many
+//!       └─ wide:        the same with many; the last task refers to the results of all
 //! ```
 //! Times are those of the workflow's own record, from taken in to ended, so they hold what a user waits for
 //! after the submission. The chain is compared with the bare chain of the same round; the wide fan-out with
@@ -180,7 +180,10 @@ fn fan(id: Id, width: usize) -> Result<(Id, Value), BenchError> {
     let names: Vec<String> = (0..width).map(|number| format!("t{number}")).collect();
     let one = |name: &String| json!({"id": name, "method": "echo/ping", "dependencies": ["first"]});
     tasks.extend(names.iter().map(one));
-    tasks.push(json!({"id": "last", "method": "echo/ping", "dependencies": names}));
+    // It reads what each of them gave, as a fan-in does.
+    let inputs: Vec<String> = names.iter().map(|name| format!("${{{name}.response}}")).collect();
+    let params = json!({ "message": inputs });
+    tasks.push(json!({"id": "last", "method": "echo/ping", "params": params, "dependencies": names}));
     Ok((id, json!({"name": "fan", "tasks": tasks})))
 }
 
@@ -197,13 +200,25 @@ const LINES: [Line; 7] = [
     ("memory_peak_mib", "worker peak memory, MiB", |it| it.memory_peak_mib),
 ];
 
+/// The highest values that `docs/performance.md` allows, by key.
+const LIMITS: [(&str, f64); 2] = [("chain_ratio", 2.5), ("fan_ratio", 1.3)];
+
+/// The limit of a figure, and whether it is kept.
+fn limit(key: &str, value: f64) -> Option<(f64, bool)> {
+    let (_, at_most) = LIMITS.iter().find(|(limited, _)| *limited == key)?;
+    Some((*at_most, value <= *at_most))
+}
+
 impl WorkflowReport {
-    /// Every figure: medians and each round.
+    /// Every figure: medians and each round, and which limits are kept.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut medians = serde_json::Map::new();
+        let (mut medians, mut limits) = (serde_json::Map::new(), serde_json::Map::new());
         for (key, _, of) in LINES {
             medians.insert(key.to_owned(), number(self.median(of)));
+            if let Some((at_most, is_kept)) = limit(key, self.median(of)) {
+                limits.insert(key.to_owned(), json!({"at_most": at_most, "kept": is_kept}));
+            }
         }
         let round = |round: &Round| {
             LINES.iter().map(|(key, _, of)| ((*key).to_owned(), number(of(round)))).collect::<Value>()
@@ -218,6 +233,7 @@ impl WorkflowReport {
             "machine": self.machine.to_json(),
             "servers": self.servers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect::<Value>(),
             "median": medians,
+            "limits": limits,
             "rounds": self.rounds.iter().map(round).collect::<Vec<_>>(),
         })
     }
@@ -237,12 +253,46 @@ impl WorkflowReport {
         lines.push(String::new());
         for (key, label, of) in LINES {
             let digits = if key.ends_with("ratio") { 2 } else { 0 };
-            lines.push(format!("{label:32}{:>10}", grouped(self.median(of), digits)));
+            let value = self.median(of);
+            let verdict = match limit(key, value) {
+                Some((at_most, true)) => format!("  at most {at_most}: kept"),
+                Some((at_most, false)) => format!("  at most {at_most}: NOT KEPT"),
+                None => String::new(),
+            };
+            lines.push(format!("{label:32}{:>10}{verdict}", grouped(value, digits)));
         }
         lines
     }
 
     fn median(&self, of: fn(&Round) -> f64) -> f64 {
         middle(self.rounds.iter().map(of).collect()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_of_the_page_is_judged() {
+        for (key, at_most) in LIMITS {
+            assert!(LINES.iter().any(|(line, _, _)| *line == key), "{key} is no figure");
+            assert_eq!(limit(key, at_most), Some((at_most, true)), "{key}");
+            assert_eq!(limit(key, at_most + 0.01), Some((at_most, false)), "{key}");
+        }
+        assert_eq!(limit("memory_peak_mib", 1e9), None);
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md"));
+        let page = page.expect("the page");
+        for text in ["chain / bare (at most 2.5)", "wide / narrow (at most 1.3)"] {
+            assert!(page.contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_task_of_a_fan_reads_what_all_before_it_gave() {
+        let protocols = crate::core::protocol::Protocols::builtin().expect("built in");
+        let (_, document) = fan(Id::parse("f").expect("an id"), 20).expect("a fan");
+        let workflow = crate::core::workflow::Workflow::read(document, &protocols).expect("a workflow");
+        assert_eq!(workflow.tasks.last().map(|last| last.inputs.len()), Some(20));
     }
 }

@@ -3,6 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
+use super::when::When;
+
 /// Runs tasks and workflows: on a laptop with nothing else installed, or over RabbitMQ and Redis.
 ///
 /// Without --amqp and --redis everything happens in this process and in one state file (embedded mode).
@@ -134,6 +136,8 @@ pub(crate) struct Run {
     /// Run under this id instead of a new one; a repeat finds what the first run did
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) when: When,
     /// Cancel the workflow when interrupted; without it only the following stops
     #[arg(long)]
     pub(crate) cancel_on_exit: bool,
@@ -171,12 +175,8 @@ pub(crate) struct How {
     /// low, normal, high, urgent, or 0 to 9 (higher goes first)
     #[arg(long, value_name = "P")]
     pub(crate) priority: Option<String>,
-    /// Not before this much time has passed, in seconds
-    #[arg(long = "in", value_name = "S", conflicts_with = "at")]
-    pub(crate) delay: Option<f64>,
-    /// Not before this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    pub(crate) at: Option<String>,
+    #[command(flatten)]
+    pub(crate) when: When,
     /// Run under this id instead of a new one
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
@@ -248,6 +248,8 @@ pub(crate) struct Submit {
     /// Submit under this id instead of a new one
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) when: When,
 }
 
 /// `gleitzeit worker`

@@ -2,15 +2,14 @@
 
 use serde_json::{Map, Value, json};
 use std::io::Read;
-use std::time::Duration;
 
 use super::args::{self, How};
-use super::follow::{self, Outcome};
+use super::follow;
 use super::print;
 use super::run::seconds;
 use super::signals::Signals;
 use crate::config::Config;
-use crate::core::clock::{Clock, Timestamp};
+use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
@@ -47,7 +46,8 @@ async fn one(
     };
     let mut spec = Spec::new(protocol, method, params);
     spec.priority = how.priority.as_deref().map(priority).transpose()?;
-    spec.not_before = not_before(how)?;
+    let times = how.when.times(SystemClock.now())?;
+    (spec.not_before, spec.expires_at) = (times.not_before, times.expires_at);
     let task = Task::new(Some(id.clone()), spec);
     let timeout = seconds(how.timeout)?;
 
@@ -71,33 +71,17 @@ async fn one(
         follow::end(&client.reader(), &signals, &key, timeout).await
     })
     .await?;
-    let code = match outcome {
-        Outcome::Ended(ended) => {
+    let work =
+        follow::Work { id: &id, is_workflow: false, cancel: how.cancel_on_exit.then_some(config), json };
+    let code = match follow::end_or_code(&runtime, outcome, work).await? {
+        Ok(ended) => {
             show(&follow::document(&ended, &key), json);
             follow::exit_code(&ended)
         }
-        Outcome::TimeOver => {
-            show_unfinished(&runtime, &id, json).await?;
-            6
-        }
-        Outcome::Interrupted(signal) => {
-            if how.cancel_on_exit {
-                follow::cancel(&runtime, config, &id).await?;
-            }
-            show_unfinished(&runtime, &id, json).await?;
-            128 + signal
-        }
+        Err(code) => code,
     };
     runtime.close().await;
     Ok(code)
-}
-
-async fn show_unfinished(runtime: &Runtime, id: &Id, json: bool) -> Result<(), Error> {
-    let state = follow::unfinished(runtime, id, false).await?;
-    if json {
-        print::json(&state);
-    }
-    Ok(())
 }
 
 /// The result for a person (output of Python code as it was printed), or the document for a program.
@@ -164,13 +148,4 @@ fn priority(text: &str) -> Result<Priority, Error> {
         let text = format!("--priority {text:?} is none of {} or 0 to 9", Priority::WORDS);
         Error::new(Code::InvalidRequest, text)
     })
-}
-
-fn not_before(how: &How) -> Result<Option<Timestamp>, Error> {
-    if let Some(text) = &how.at {
-        let at = text.parse().map_err(|error| Error::new(Code::InvalidRequest, format!("--at: {error}")))?;
-        return Ok(Some(at));
-    }
-    let wait: Option<Duration> = seconds(how.delay)?;
-    Ok(wait.map(|wait| SystemClock.now().after(wait)))
 }

@@ -223,7 +223,7 @@ pub(crate) async fn with_worker<T>(
 
 /// Ends what a signal interrupted, for `--cancel-on-exit`. In embedded mode its own worker has stopped, so
 /// the command is carried out here.
-pub(crate) async fn cancel(runtime: &Runtime, config: Config, id: &Id) -> Result<(), Error> {
+async fn cancel(runtime: &Runtime, config: Config, id: &Id) -> Result<(), Error> {
     runtime.client().cancel(id).await?;
     print::note(&format!("cancel of {id} is accepted"));
     if runtime.is_embedded() {
@@ -233,6 +233,42 @@ pub(crate) async fn cancel(runtime: &Runtime, config: Config, id: &Id) -> Result
         runtime.close().await;
     }
     Ok(())
+}
+
+/// Work that this process has asked for and follows.
+#[derive(Debug)]
+pub(crate) struct Work<'a> {
+    /// Its id.
+    pub(crate) id: &'a Id,
+    /// Whether it is a workflow.
+    pub(crate) is_workflow: bool,
+    /// Given for `--cancel-on-exit`: a signal cancels it.
+    pub(crate) cancel: Option<Config>,
+    /// Whether a program reads what is printed.
+    pub(crate) json: bool,
+}
+
+/// How it ended; where following stopped before, the exit code, after saying where the work is and how to go on.
+pub(crate) async fn end_or_code(
+    runtime: &Runtime,
+    outcome: Outcome,
+    work: Work<'_>,
+) -> Result<Result<Ended, u8>, Error> {
+    let code = match outcome {
+        Outcome::Ended(ended) => return Ok(Ok(ended)),
+        Outcome::TimeOver => 6,
+        Outcome::Interrupted(signal) => {
+            if let Some(config) = work.cancel {
+                cancel(runtime, config, work.id).await?;
+            }
+            128 + signal
+        }
+    };
+    let state = unfinished(runtime, work.id, work.is_workflow).await?;
+    if work.json {
+        print::json(&state);
+    }
+    Ok(Err(code))
 }
 
 /// The exit code of an end: 0 for completed, 5 for every other.
@@ -261,6 +297,7 @@ pub(crate) async fn unfinished(runtime: &Runtime, id: &Id, is_workflow: bool) ->
     let state = Reader::new(Arc::clone(&runtime.store)).state(&key).await?;
     // The broker has confirmed it; that may be all that is known.
     let name = state.map_or("accepted", |state| state.name);
+    let is_workflow = state.map_or(is_workflow, |state| state.is_workflow);
     if !state.is_some_and(|state| state.is_ended) {
         print::note(&if runtime.is_embedded() {
             format!("{id} has not ended; its state is kept: gleitzeit resume {id}")

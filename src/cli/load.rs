@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file --load--> document --list files--> document --inline--> document --prepare--> document, Workflow
-//!                         (of a batch)          (nested files)        (--param, --strict)
+//!                     (of a batch, checked before)  (nested files)    (--param, --strict)
 //! ```
 //! Paths in a file are relative to where the command runs, not to the file.
 
@@ -15,7 +15,9 @@ use super::batch::files;
 use super::print;
 use crate::core::code::Code;
 use crate::core::protocol::Protocols;
-use crate::core::workflow::{self, Batch, Format, Given, Refused, Strictness, WORKFLOW_BYTES_MAX, Workflow};
+use crate::core::workflow::{
+    self, Batch, Format, Given, Refused, Sources, Strictness, WORKFLOW_BYTES_MAX, Workflow,
+};
 use crate::error::Error;
 
 /// Reads and checks a workflow file; warnings go to stderr.
@@ -27,32 +29,41 @@ pub(crate) fn workflow(source: &args::Source, protocols: &Protocols) -> Result<(
     let mut given = given(&source.params)?;
     let text = read(path)?;
     let format = format(path)?;
-    let refused = |refused: Refused| self::refused(path, refused.located(&text, format));
-    let mut document = workflow::load(&text, format).map_err(refused)?;
+    let mut sources = Sources::of(&text, format);
+    let refused = |refused: Refused, sources: &Sources| self::refused(path, refused.located(sources));
+    let strictness = if source.strict { Strictness::Refuse } else { Strictness::Warn };
+    let mut document = workflow::load(&text, format).map_err(|wrong| refused(wrong, &sources))?;
+    let mut batch = None;
     if Batch::is_batch(&document) {
         // Its parameters may name the folder, so they are put in before the files are listed.
-        document = workflow::fill_in(document, std::mem::take(&mut given)).map_err(refused)?;
-        let batch = Batch::read(document).map_err(refused)?;
-        let files = files::list(&batch.directory, &batch.pattern)?;
-        document = batch.workflow(&files).map_err(refused)?;
+        let read = Batch::prepare(document, std::mem::take(&mut given), strictness, protocols)
+            .map_err(|wrong| refused(wrong, &sources))?;
+        let files = files::list(&read.directory, &read.pattern)?;
+        document = read.workflow(&files).map_err(|wrong| refused(wrong, &sources))?;
+        batch = Some(read);
     }
     let nested = |path: &str| read(Path::new(path)).map_err(|error| error.message);
-    let document = workflow::inline(document, &nested).map_err(refused)?;
-    let strictness = if source.strict { Strictness::Refuse } else { Strictness::Warn };
-    let (document, workflow) = Workflow::prepare(document, given, strictness, protocols).map_err(refused)?;
+    let prepared = workflow::inline(document, &mut sources, &nested)
+        .and_then(|document| Workflow::prepare(document, given, strictness, protocols));
+    let (document, workflow) = prepared.map_err(|wrong| match &batch {
+        Some(batch) => refused(batch.in_template(wrong), &sources),
+        None => refused(wrong, &sources),
+    })?;
     for warning in &workflow.warnings {
         print::note(&format!("warning: {}: {warning}", path.display()));
     }
     Ok((document, workflow))
 }
 
-/// A YAML or JSON file as a document.
+/// A YAML or JSON file as a document, with its text.
 ///
 /// # Errors
 /// It cannot be read, or is no mapping.
-pub(crate) fn document(path: &Path) -> Result<Value, Error> {
+pub(crate) fn document(path: &Path) -> Result<(Value, String, Format), Error> {
     let (text, format) = (read(path)?, format(path)?);
-    workflow::load(&text, format).map_err(|refused| self::refused(path, refused.located(&text, format)))
+    let document = workflow::load(&text, format)
+        .map_err(|refused| self::refused(path, refused.located(&Sources::of(&text, format))))?;
+    Ok((document, text, format))
 }
 
 /// What is wrong with what came from `path`.

@@ -68,10 +68,10 @@ pub(crate) async fn list(config: Config, args: args::List, json: bool) -> Result
     }
     for row in &found {
         let kind = if row.is_workflow { "workflow" } else { row.what.as_str() };
-        print::line(&format!(
-            "{:<36}  {:<9}  {}  {:<20}  {}",
-            row.id, row.state, row.created_at, kind, row.name
-        ));
+        let line =
+            format!("{:<36}  {:<9}  {}  {:<20}  {}", row.id, row.state, row.created_at, kind, row.name);
+        // Names and methods are what producers wrote.
+        print::line(&print::printable(&line));
     }
     if found.is_empty() {
         print::note("nothing yet");
@@ -233,7 +233,7 @@ fn print_task(task: &TaskRecord) {
             let message = error.get("message").unwrap_or(&Value::Null);
             line.push_str(&format!(": [{name}] {}", print::brief(message, 200)));
         }
-        print::line(&line);
+        print::line(&print::printable(&line));
     }
 }
 

@@ -17,6 +17,7 @@ mod run;
 mod screen;
 mod signals;
 mod watch;
+mod when;
 mod work;
 
 use clap::{CommandFactory, Parser};

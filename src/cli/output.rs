@@ -97,18 +97,24 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tasks of a workflow's document, with the results that it leaves out.
+/// A workflow's document with the results that it leaves out, as long as they are kept.
 ///
 /// # Errors
 /// The store cannot be read.
-pub(crate) async fn rows(store: &Arc<dyn Store>, id: &Id, document: &Value) -> Result<Vec<Row>, Error> {
-    let tasks = document.get("tasks").and_then(Value::as_array);
-    let mut rows = Vec::new();
-    for task in tasks.into_iter().flatten() {
-        let whole = whole(store, id, task).await?;
-        rows.push(row(whole.as_ref().unwrap_or(task), &text(task, "id")));
+pub(crate) async fn complete(store: &Arc<dyn Store>, id: &Id, document: &Value) -> Result<Value, Error> {
+    let mut document = document.clone();
+    for task in document.get_mut("tasks").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(whole) = whole(store, id, task).await? {
+            *task = whole;
+        }
     }
-    Ok(rows)
+    Ok(document)
+}
+
+/// The tasks of a workflow's document.
+pub(crate) fn rows(document: &Value) -> Vec<Row> {
+    let tasks = document.get("tasks").and_then(Value::as_array);
+    tasks.into_iter().flatten().map(|task| row(task, &text(task, "id"))).collect()
 }
 
 /// Whether the workflow's document leaves this task's result out, because it would be too long with it.

@@ -35,10 +35,11 @@ pub(crate) fn json(value: &Value) {
     line(&text.unwrap_or_default());
 }
 
-/// Says something to a person.
+/// Says something to a person. Ids, names and messages in it may be somebody else's, so nothing of it commands
+/// the terminal.
 pub(crate) fn note(text: &str) {
     // Nobody may listen on stderr; the work does not depend on it.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable_lines(text));
 }
 
 /// Reports an error: for people on stderr; with `--json` also as the one document on stdout.
@@ -61,6 +62,7 @@ fn violation_line(violation: &Value, file: Option<&str>) -> String {
     let field = |name: &str| violation.get(name).and_then(Value::as_str).unwrap_or_default();
     let number = |name: &str| violation.get(name).and_then(Value::as_u64);
     let mut line = String::new();
+    let file = violation.get("file").and_then(Value::as_str).or(file);
     if let (Some(file), Some(row), Some(column)) = (file, number("line"), number("column")) {
         line += &format!("{file}:{row}:{column}: ");
     }

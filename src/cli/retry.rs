@@ -4,7 +4,7 @@
 //! would surely be refused there is refused here, where a person reads it.
 
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -143,18 +143,7 @@ async fn results_are_kept(store: &Arc<dyn Store>, workflow: &WorkflowRecord) -> 
     if store.outcome(&workflow.id).await?.is_some() {
         return Ok(());
     }
-    let mut again: HashSet<&Id> = HashSet::new();
-    let mut has_grown = true;
-    let failed = failed(workflow);
-    again.extend(&failed);
-    while has_grown {
-        has_grown = false;
-        for task in &workflow.tasks {
-            if task.dependencies.iter().any(|(id, _)| again.contains(id)) {
-                has_grown |= again.insert(task.head.key.id());
-            }
-        }
-    }
+    let again = again_with(workflow);
     let kept = workflow.tasks.iter().filter(|task| task.state == TaskState::Completed);
     let kept: Vec<Id> =
         kept.map(|task| task.head.key.id().clone()).filter(|id| !again.contains(id)).collect();
@@ -171,6 +160,26 @@ async fn results_are_kept(store: &Arc<dyn Store>, workflow: &WorkflowRecord) -> 
         gone.len()
     );
     Err(Error::new(Code::WorkflowInvalidState, text))
+}
+
+/// What failed, and what depends on that by any number of steps: each edge is looked at once.
+fn again_with(workflow: &WorkflowRecord) -> HashSet<Id> {
+    let mut dependents: HashMap<&Id, Vec<&Id>> = HashMap::new();
+    for task in &workflow.tasks {
+        for (on, _) in &task.dependencies {
+            dependents.entry(on).or_default().push(task.head.key.id());
+        }
+    }
+    let mut open = failed(workflow);
+    let mut again: HashSet<Id> = open.iter().cloned().collect();
+    while let Some(id) = open.pop() {
+        for dependent in dependents.get(&id).into_iter().flatten() {
+            if again.insert((*dependent).clone()) {
+                open.push((*dependent).clone());
+            }
+        }
+    }
+    again
 }
 
 /// Nothing failed, so everything that was asked for is there already.
@@ -242,19 +251,12 @@ pub(super) async fn again(
 }
 
 async fn report(runtime: &Runtime, id: &Id, outcome: Outcome, json: bool) -> Result<u8, Error> {
-    let key = TaskKey::alone(id.clone());
-    let code = match outcome {
-        Outcome::Ended(ended) => {
-            watch::show(&ended, &key, json);
-            return Ok(follow::exit_code(&ended));
+    let work = follow::Work { id, is_workflow: true, cancel: None, json };
+    Ok(match follow::end_or_code(runtime, outcome, work).await? {
+        Ok(ended) => {
+            watch::show(&ended, &TaskKey::alone(id.clone()), json);
+            follow::exit_code(&ended)
         }
-        Outcome::TimeOver => 6,
-        Outcome::Interrupted(signal) => 128 + signal,
-    };
-    let is_workflow = runtime.store.workflow(id).await?.is_some();
-    let state = follow::unfinished(runtime, id, is_workflow).await?;
-    if json {
-        print::json(&state);
-    }
-    Ok(code)
+        Err(code) => code,
+    })
 }

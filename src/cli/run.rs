@@ -4,39 +4,44 @@ use serde_json::Value;
 use std::time::Duration;
 
 use super::args;
-use super::follow::{self, Outcome};
+use super::follow;
 use super::graph;
 use super::live::Live;
 use super::load;
 use super::output::{self, Shape};
 use super::print;
 use super::signals::Signals;
+use super::when::{self, When};
 use crate::config::Config;
+use crate::core::clock::{Clock, Timestamp};
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
 use crate::core::workflow::Workflow;
 use crate::error::Error;
-use crate::runtime::{Role, Runtime};
+use crate::runtime::{Role, Runtime, clock::SystemClock};
 
 /// `gleitzeit run FILE`
 pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u8, Error> {
     let shape = args.output.as_deref().map(Shape::of_new).transpose()?;
     let protocols = Runtime::protocols(&config)?;
-    let (document, workflow) = load::workflow(&args.source, &protocols)?;
+    let (mut document, workflow) = load::workflow(&args.source, &protocols)?;
     let id = workflow_id(args.id.as_deref(), &workflow)?;
+    let not_before = timed(&args.when, &mut document, &workflow)?;
     let timeout = seconds(args.timeout)?;
     let runtime = Runtime::open(config.clone(), Role::Client, Some(&id)).await?;
     let signals = Signals::listen();
     mention_unfinished(&runtime, &id).await;
     let key = TaskKey::alone(id.clone());
     let outcome = follow::with_worker(&runtime, async {
-        runtime.client().submit_workflow(&document, &id).await?;
-        print::note(&format!("workflow {:?} is {id}", workflow.name));
+        runtime.client().submit_workflow_at(&document, &id, not_before).await?;
+        print::note(&format!("workflow {:?} is {id}{}", workflow.name, starts(not_before)));
         follow::to_end(&runtime.store, &signals, &key, Live::new(), timeout).await
     })
     .await;
-    let code = match outcome? {
-        Outcome::Ended(ended) => {
+    let cancel = args.cancel_on_exit.then_some(config);
+    let work = follow::Work { id: &id, is_workflow: true, cancel, json };
+    let code = match follow::end_or_code(&runtime, outcome?, work).await? {
+        Ok(ended) => {
             let document = follow::document(&ended, &key);
             if let (Some(path), Some(shape)) = (&args.output, shape) {
                 output::write(path, &whole_text(&runtime, shape, &id, &document).await?)?;
@@ -44,44 +49,30 @@ pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u
             show(&document, json);
             follow::exit_code(&ended)
         }
-        Outcome::TimeOver => {
-            show_unfinished(&runtime, &id, json).await?;
-            6
-        }
-        Outcome::Interrupted(signal) => {
-            if args.cancel_on_exit {
-                follow::cancel(&runtime, config, &id).await?;
-            }
-            show_unfinished(&runtime, &id, json).await?;
-            128 + signal
-        }
+        Err(code) => code,
     };
     runtime.close().await;
     Ok(code)
 }
 
-async fn show_unfinished(runtime: &Runtime, id: &Id, json: bool) -> Result<(), Error> {
-    let state = follow::unfinished(runtime, id, true).await?;
-    if json {
-        print::json(&state);
-    }
-    Ok(())
-}
-
 /// `gleitzeit submit FILE`
 pub(crate) async fn submit(config: Config, args: args::Submit, json: bool) -> Result<u8, Error> {
     let protocols = Runtime::protocols(&config)?;
-    let (document, workflow) = load::workflow(&args.source, &protocols)?;
+    let (mut document, workflow) = load::workflow(&args.source, &protocols)?;
     let id = workflow_id(args.id.as_deref(), &workflow)?;
+    let not_before = timed(&args.when, &mut document, &workflow)?;
     let runtime = Runtime::open(config, Role::Client, None).await?;
-    runtime.client().submit_workflow(&document, &id).await?;
+    runtime.client().submit_workflow_at(&document, &id, not_before).await?;
     if json {
         print::json(&serde_json::json!({"workflow_id": id, "name": workflow.name, "status": "accepted"}));
     } else {
         print::line(id.as_str());
     }
     if runtime.is_embedded() {
-        print::note("queued in the state file; `gleitzeit worker` or `gleitzeit resume` executes it");
+        let starts = starts(not_before);
+        print::note(&format!(
+            "queued in the state file{starts}; `gleitzeit worker` or `gleitzeit resume` executes it"
+        ));
     }
     runtime.close().await;
     Ok(0)
@@ -103,6 +94,19 @@ pub(crate) fn graph(config: &Config, args: &args::Graph, json: bool) -> Result<u
     Ok(0)
 }
 
+/// When the workflow is to begin. The end that was given is put into its first tasks.
+fn timed(when: &When, document: &mut Value, workflow: &Workflow) -> Result<Option<Timestamp>, Error> {
+    let times = when.times(SystemClock.now())?;
+    if let Some(end) = times.expires_at {
+        when::expire_roots(document, workflow, end);
+    }
+    Ok(times.not_before)
+}
+
+fn starts(not_before: Option<Timestamp>) -> String {
+    not_before.map(|start| format!(", and begins at {start}")).unwrap_or_default()
+}
+
 /// The id of this run: the flag's, else that of the file's idempotency key, else a new one. An `id` in the
 /// file names the workflow, not the run.
 fn workflow_id(flag: Option<&str>, workflow: &Workflow) -> Result<Id, Error> {
@@ -117,8 +121,8 @@ fn workflow_id(flag: Option<&str>, workflow: &Workflow) -> Result<Id, Error> {
 async fn whole_text(runtime: &Runtime, shape: Shape, id: &Id, document: &Value) -> Result<String, Error> {
     let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let facts = ["workflow_id", "status", "created_at", "ended_at"].map(|key| (key, text(key)));
-    let rows = output::rows(&runtime.store, id, document).await?;
-    Ok(shape.text(&text("name"), &facts, &rows, document))
+    let document = output::complete(&runtime.store, id, document).await?;
+    Ok(shape.text(&text("name"), &facts, &output::rows(&document), &document))
 }
 
 /// The results for a person, or the document for a program.

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod code;
 pub mod condition;
 pub mod dag;
+pub mod duration;
 pub mod failure;
 pub mod id;
 pub mod near;

@@ -4,6 +4,7 @@
 //! delay before attempt n+1 = spread(min(max_delay, grow(base_delay, n)))     and never above max_delay
 //!   grow     fixed: b      linear: b * n      exponential: b * 2^(n-1)
 //!   spread   false: d      true: d + 10..30 %      full: 0..d      equal: d/2..d
+//! wait = max(delay, min(what the failing side asked for, a day))
 //! ```
 //! Everything here is a pure function of its arguments: luck comes in as a number from 0 to 1.
 
@@ -22,6 +23,10 @@ pub const MAX_ATTEMPTS: std::ops::RangeInclusive<u32> = 1..=10;
 pub const BASE_DELAY_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=60.0;
 /// Bounds of [`RetryPolicy::max_delay`], in seconds.
 pub const MAX_DELAY_SECONDS: std::ops::RangeInclusive<f64> = 0.0..=3600.0;
+
+/// The longest wait that a failing side can ask for (`Retry-After`): a day. It knows better than the policy how
+/// long it is of no use, so `max_delay` does not bound it; but a mistake there must not park work for ever.
+pub const ASKED_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Most codes in one list.
 pub const CODES_MAX: usize = 100;
@@ -85,7 +90,7 @@ pub enum Backoff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Jitter {
-    /// `false`: not at all.
+    /// `false`, or `none`: not at all.
     Off,
     /// `true`: 10 to 30 % longer. Near the longest delay the spread lies below it instead of vanishing.
     Added,
@@ -172,6 +177,15 @@ impl RetryPolicy {
             Jitter::Equal => capped / 2.0 + capped / 2.0 * chance,
         };
         Duration::from_secs_f64(within(spread, 0.0, longest))
+    }
+
+    /// How long to wait where the failing side may have asked for something: never shorter than [`delay`], and not
+    /// shorter than what was asked for, of which at most [`ASKED_MAX`] counts.
+    ///
+    /// [`delay`]: RetryPolicy::delay
+    #[must_use]
+    pub fn wait(&self, attempt: u32, chance: f64, asked: Option<Duration>) -> Duration {
+        self.delay(attempt, chance).max(asked.unwrap_or_default().min(ASKED_MAX))
     }
 
     /// The codes of both lists that this version does not know: typing errors, or a newer version's.
@@ -264,6 +278,7 @@ impl TryFrom<Value> for Jitter {
         match &value {
             Value::Bool(false) => Ok(Jitter::Off),
             Value::Bool(true) => Ok(Jitter::Added),
+            Value::String(name) if name == "none" => Ok(Jitter::Off),
             Value::String(name) if name == "full" => Ok(Jitter::Full),
             Value::String(name) if name == "equal" => Ok(Jitter::Equal),
             _ => Err(format!("jitter is true, false, full or equal, not {value}")),
@@ -340,6 +355,7 @@ mod tests {
         check(json!({"base_delay": 8, "jitter": "equal"}), 1, 0.25, 5.0);
         check(json!({"base_delay": 0}), 9, 1.0, 0.0);
         check(json!({"delay": 7, "jitter": false}), 1, 0.0, 7.0);
+        check(json!({"delay": 7, "jitter": "none"}), 1, 0.0, 7.0);
     }
 
     #[test]
@@ -434,13 +450,30 @@ mod tests {
         }
 
         #[test]
-        fn without_spread_no_delay_is_shorter_than_the_one_before(
-            base_delay in 0.0..=60.0_f64, max_delay in 0.0..=3600.0_f64, attempt in 1..1000_u32
+        fn with_the_same_luck_no_delay_is_shorter_than_the_one_before(
+            policy in any_policy(), attempt in 1..1000_u32, chance in 0.0..1.0_f64
         ) {
-            for backoff in [Backoff::Fixed, Backoff::Linear, Backoff::Exponential] {
-                let policy = RetryPolicy { backoff, base_delay, max_delay, jitter: Jitter::Off, ..RetryPolicy::default() };
-                prop_assert!(policy.delay(attempt, 0.0) <= policy.delay(attempt + 1, 0.0));
-            }
+            prop_assert!(policy.delay(attempt, chance) <= policy.delay(attempt + 1, chance));
+        }
+
+        #[test]
+        fn what_was_asked_for_is_waited_for_up_to_a_day_and_never_shortens_a_delay(
+            policy in any_policy(), attempt in any::<u32>(), chance in any::<f64>(), seconds in 0..1_000_000_u64
+        ) {
+            let (delay, asked) = (policy.delay(attempt, chance), Duration::from_secs(seconds));
+            let wait = policy.wait(attempt, chance, Some(asked));
+            prop_assert!(wait >= delay && wait >= asked.min(ASKED_MAX));
+            prop_assert!(wait == delay || wait == asked.min(ASKED_MAX));
+            prop_assert_eq!(policy.wait(attempt, chance, None), delay);
+        }
+
+        #[test]
+        fn what_is_never_tried_again_is_refused_whatever_else_is_said(
+            policy in any_policy(), attempt in any::<u32>(), retryable in any::<bool>()
+        ) {
+            let listed = vec![CodeRef::Number(Code::TaskTimeout.number())];
+            let policy = RetryPolicy { retry_on: listed.clone(), never_on: listed, ..policy };
+            prop_assert_eq!(policy.judge(Code::TaskTimeout, attempt, retryable), Verdict::Refused);
         }
 
         #[test]

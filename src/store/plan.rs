@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::core::clock::Timestamp;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::WorkflowState;
@@ -19,6 +20,8 @@ pub enum Accepted {
         head: Head,
         /// See [`Claim::digest`](super::Claim::digest).
         digest: Option<String>,
+        /// The broker keeps it until then; it is `delayed`.
+        due: Option<Timestamp>,
     },
     /// A workflow and its name.
     Workflow {

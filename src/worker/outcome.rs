@@ -102,15 +102,13 @@ impl Shared {
             true => retry::Verdict::Exhausted,
             false => policy.judge(failure.code, made, retryable),
         };
-        // What the failing side asked for is a lower bound; the policy's own delay never undercuts it.
-        let asked = failure.retry_after.unwrap_or_default();
         let max_attempts = policy.max_attempts;
         ending.error = Some(failure.clone());
         let entry = entry(&ending);
         ending.error = Some(with_attempts(failure.clone(), &run.history, &entry));
         match verdict {
             retry::Verdict::Retry => {
-                let wait = policy.delay(made, self.parts.clock.chance()).max(asked);
+                let wait = policy.wait(made, self.parts.clock.chance(), failure.retry_after);
                 Verdict::Again { wait, failure, max_attempts, entry }
             }
             retry::Verdict::Exhausted | retry::Verdict::Refused => {

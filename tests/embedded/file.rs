@@ -9,8 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 async fn a_damaged_file_is_said_to_be_damaged() {
     let state = State::new();
     let database = state.open().await;
-    let accepted: Vec<_> =
-        (0..500).map(|number| Accepted::Task { head: head(&format!("t{number}")), digest: None }).collect();
+    let accepted: Vec<_> = (0..500)
+        .map(|number| Accepted::Task { head: head(&format!("t{number}")), digest: None, due: None })
+        .collect();
     store(database.clone()).accept(&accepted, Default::default()).await.expect("accepts");
     database.close().await;
     // The header and the schema stay whole; everything after is garbage.

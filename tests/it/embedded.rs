@@ -195,15 +195,6 @@ fn a_method_that_nobody_provides_is_answered() {
 }
 
 #[test]
-fn a_time_far_away_is_waited_for() {
-    let here = Embedded::new();
-    let args = ["call", "echo/v1", "ping", "--at", "2099-01-01T00:00:00Z", "--no-wait", "--id", "far"];
-    here.run(&args).expect(0);
-    let status = here.run(&["status", "far", "--json"]).expect(0).json();
-    assert_eq!(status["ended_at"], Value::Null, "{status}");
-}
-
-#[test]
 fn a_workflow_with_an_idempotency_key_runs_once_under_the_id_of_the_key() {
     let here = Embedded::new();
     let file = here

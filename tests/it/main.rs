@@ -1,6 +1,7 @@
 //! The whole system by capability; one binary, because each one costs a link.
 
 mod architecture;
+mod batch;
 mod bench;
 mod distributed;
 mod docs;
@@ -21,6 +22,7 @@ mod refused;
 mod replicas;
 mod schema;
 mod support;
+mod times;
 mod topology;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;

@@ -22,21 +22,38 @@ fn files_of_every_kind_run_without_servers() {
 fn files_of_every_kind_run_over_servers() {
     let Some(place) = Place::new() else { return };
     let ollama = Ollama::start();
-    let mut worker = place.command(&["worker"]);
-    worker.env("GLEITZEIT_OLLAMA_URL", ollama.url()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _worker = Running(worker.spawn().expect("the binary starts"));
+    let _worker = worker(&place, &ollama);
     ours(&|file| place.run(&["run", file, "--json"]).expect(0).json(), &ollama);
 }
 
 #[test]
 fn the_original_projects_own_files_run_unchanged() {
+    let ollama = Ollama::start();
+    theirs(&embedded(&ollama), &ollama);
+}
+
+#[test]
+fn the_original_projects_own_files_run_unchanged_over_servers() {
+    let Some(place) = Place::new() else { return };
+    let ollama = Ollama::start();
+    let _worker = worker(&place, &ollama);
+    theirs(&|file| place.run(&["run", file, "--json"]).expect(0).json(), &ollama);
+}
+
+/// A worker that asks this server's models.
+fn worker(place: &Place, ollama: &Ollama) -> Running {
+    let mut worker = place.command(&["worker"]);
+    worker.env("GLEITZEIT_OLLAMA_URL", ollama.url()).stdout(Stdio::null()).stderr(Stdio::null());
+    Running(worker.spawn().expect("the binary starts"))
+}
+
+/// The five sample files of the original, where they are, and what comes of each.
+fn theirs(run: Run, ollama: &Ollama) {
     let folder = root().join("../shared/external/gleitzeit-python");
     if !folder.is_dir() {
         say_skipped("the sample files of the original project");
         return;
     }
-    let ollama = Ollama::start();
-    let run = embedded(&ollama);
     let run = |name: &str| run(&folder.join(name).to_string_lossy());
 
     let document = run("examples/simple_mcp_workflow.yaml");
@@ -62,13 +79,13 @@ fn the_original_projects_own_files_run_unchanged() {
     assert_all_completed(&document, 3);
     let first = result(&document, "generate_topic")["response"].as_str().expect("text");
     let outline = "Create a 3-point outline for an essay about: ";
-    assert_eq!(prompts(&ollama)[1], format!("{outline}{first}"));
-    assert_eq!(prompts(&ollama).len(), 3);
+    assert_eq!(prompts(ollama)[1], format!("{outline}{first}"));
+    assert_eq!(prompts(ollama).len(), 3);
 
     let document = run("tests/llm_test.yaml");
     assert_all_completed(&document, 1);
     assert_eq!(ollama.asked()[3].body["options"], json!({"temperature": 0.7}));
-    assert_no_reference_was_sent(&ollama);
+    assert_no_reference_was_sent(ollama);
 }
 
 /// The files of `tests/workflows`, and what comes of each.

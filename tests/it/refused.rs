@@ -1,6 +1,6 @@
 //! Bad input: each kind with its own code, everything said at once, nothing left behind.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Embedded, Ran, gleitzeit};
 
@@ -90,6 +90,55 @@ fn what_is_wrong_in_a_file_is_told_with_its_line_and_column() {
             assert_eq!(details["file"], file.as_str());
         }
     }
+}
+
+#[test]
+fn what_is_wrong_in_a_template_or_in_a_file_that_is_put_in_is_told_where_it_is_written() {
+    let here = Embedded::new();
+    std::fs::create_dir(here.path("files")).expect("a folder");
+    let folder = here.write("files/a.txt", "a").replace("/a.txt", "");
+    here.write("files/b.txt", "b");
+    let template = "  method: echo\n  timeout: 0\n  retry: {max_attempts: 99}\n";
+    let text = format!("protocol: echo/v1\nbatch: {{directory: {folder}, patern: x}}\ntemplate:\n{template}");
+    let file = here.write("batch.yaml", &text);
+    let ran = here.run(&["run", &file, "--json"]).expect(2);
+    for part in [":2:", ":5:3: template.timeout: found 0", ":6:11: template.retry.max_attempts: found 99"] {
+        assert_eq!(ran.stderr.matches(&format!("  {file}{part}")).count(), 1, "{part} in {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("tasks["), "{}", ran.stderr);
+
+    let file = here.write("template.yaml", "method: echo/echo\ntimeout: 0\n");
+    let ran = here.run(&["batch", &folder, "--template", &file]).expect(2);
+    assert_eq!(
+        ran.stderr.matches(&format!("  {file}:2:1: template.timeout: found 0")).count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+
+    let inner = here.write("inner.yaml", "tasks:\n- id: a\n  method: echo/ping\n  timeout: 0\n");
+    let file = here.write("outer.yaml", &format!("tasks: [{{id: x, workflow: '{inner}'}}]\n"));
+    let ran = here.run(&["run", &file, "--json"]).expect(2);
+    assert!(
+        ran.stderr.contains(&format!("  {inner}:4:3: tasks[0].workflow.tasks[0].timeout")),
+        "{}",
+        ran.stderr
+    );
+    let first = &ran.json()["error"]["details"]["violations"][0];
+    assert_eq!((&first["file"], &first["line"], &first["column"]), (&json!(inner), &json!(4), &json!(3)));
+}
+
+#[test]
+fn what_tasks_and_messages_say_cannot_command_the_terminal() {
+    let here = Embedded::new();
+    let ran = here.run(&["exec", "raise ValueError('\\x1b[2J\\x9b')"]).expect(5);
+    assert!(ran.stderr.contains("·[2J·") && !ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
+    let file = here.write("w.json", "{\"tasks\": [{\"id\": \"\\u001b[2J\", \"method\": \"echo/\\u001b\"}]}");
+    for command in ["run", "graph"] {
+        let ran = here.run(&[command, &file]).expect(2);
+        assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
+    }
+    here.run(&["call", "echo/v1", "ping", "--id", "a\u{1b}"]).expect(2);
 }
 
 #[test]

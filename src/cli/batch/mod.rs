@@ -9,7 +9,7 @@
 pub(super) mod files;
 
 use serde_json::{Map, Value, json};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::WorkflowState;
 use crate::core::template::escape;
-use crate::core::workflow::{Batch, Strictness, Workflow};
+use crate::core::workflow::{Batch, Refused, Sources, Strictness, Workflow};
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
 use crate::store::Store;
@@ -94,15 +94,17 @@ enum Start {
 impl Start {
     fn new(config: &Config, args: &args::Batch) -> Result<Start, Error> {
         let protocols = Runtime::protocols(config)?;
-        let (document, parameters) = document(args)?;
-        let refused = |refused| load::refused(Path::new("batch"), refused);
-        let batch = Batch::read(document).map_err(refused)?;
+        let mut sources = Sources::default();
+        let (document, parameters) = document(args, &mut sources)?;
+        let named = args.template.as_deref().unwrap_or(Path::new("batch"));
+        let refused = |refused: Refused| load::refused(named, refused.located(&sources));
+        let batch =
+            Batch::prepare(document, BTreeMap::new(), Strictness::Warn, &protocols).map_err(refused)?;
         let files = files::list(&batch.directory, &batch.pattern)?;
         let mut document = batch.workflow(&files).map_err(refused)?;
         name_by_file(&mut document, &files);
-        let given = Default::default();
-        let (document, workflow) =
-            Workflow::prepare(document, given, Strictness::Warn, &protocols).map_err(refused)?;
+        let (document, workflow) = Workflow::prepare(document, BTreeMap::new(), Strictness::Warn, &protocols)
+            .map_err(|wrong| refused(batch.in_template(wrong)))?;
         for warning in &workflow.warnings {
             print::note(&format!("warning: {warning}"));
         }
@@ -118,7 +120,7 @@ impl Start {
 }
 
 /// The batch document that the flags stand for, and what was asked for.
-fn document(args: &args::Batch) -> Result<(Value, Value), Error> {
+fn document(args: &args::Batch, sources: &mut Sources) -> Result<(Value, Value), Error> {
     let directory = args.directory.as_deref().unwrap_or_default();
     let mut parameters = Map::new();
     parameters.insert("directory".to_owned(), directory.into());
@@ -136,7 +138,9 @@ fn document(args: &args::Batch) -> Result<(Value, Value), Error> {
         }
         (None, None, Some(path)) => {
             parameters.insert("template".to_owned(), path.to_string_lossy().into());
-            load::document(path)?.as_object().cloned().unwrap_or_default()
+            let (template, text, format) = load::document(path)?;
+            sources.add("template", &path.to_string_lossy(), text, format);
+            object(template)
         }
         (None, None, None) => {
             let text = "what to do with each file? give --prompt, --script or --template";

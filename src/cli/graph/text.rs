@@ -159,6 +159,9 @@ fn note(graph: &Graph<'_>, task: usize, now: Timestamp) -> Option<String> {
     match record.state {
         TaskState::Waiting => Some(waits_for(graph, task)),
         TaskState::Delayed => {
+            if let (0, Some(due)) = (record.attempts, record.due) {
+                return Some(format!("starts in {}, at {due}", seconds(due.since(now))));
+            }
             let due = record.due.map(|due| seconds(due.since(now)));
             let cause = last_cause(record).map(|cause| format!(" after {cause}")).unwrap_or_default();
             Some(format!("again in {}{cause}", due.unwrap_or_else(|| "a while".to_owned())))

@@ -6,6 +6,8 @@ use minijinja::value::{Value as Computed, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 
+use super::VALUES_BYTES_MAX;
+
 /// Most steps of the library. The longest condition takes far fewer.
 const FUEL: u64 = 20_000;
 
@@ -28,25 +30,31 @@ pub(super) fn environment() -> Environment<'static> {
     environment
 }
 
-/// A value as the library has it; `None` if it does not fit into `bytes_left`, counted `times` times.
-pub(super) fn taken(value: Value, times: usize, bytes_left: &mut usize) -> Option<Computed> {
+/// A value as the library has it, counted `times` times.
+///
+/// # Errors
+/// It does not fit into `bytes_left`, or holds a number that cannot be reckoned with.
+pub(super) fn taken(value: Value, times: usize, bytes_left: &mut usize) -> Result<Computed, String> {
     let own = match &value {
         Value::Null | Value::Bool(_) | Value::Array(_) => 8,
         Value::Number(number) => number.as_str().len(),
         Value::String(text) => text.len() + 8,
         Value::Object(members) => members.keys().map(|key| key.len() + 8).sum::<usize>() + 8,
     };
-    *bytes_left = bytes_left.checked_sub(own.checked_mul(times)?)?;
-    Some(match value {
+    let left = own.checked_mul(times).and_then(|bytes| bytes_left.checked_sub(bytes));
+    *bytes_left = left.ok_or_else(|| {
+        format!("is too large: the values of a condition have at most {VALUES_BYTES_MAX} bytes")
+    })?;
+    Ok(match value {
         Value::Null => Computed::from(()),
         Value::Bool(flag) => Computed::from(flag),
         Value::Number(number) => match number.as_str().parse::<i128>() {
             Ok(whole) => Computed::from(whole),
-            Err(_) => Computed::from(number.as_f64()?),
+            Err(_) => Computed::from(number.as_f64().ok_or_else(|| beyond(number.as_str()))?),
         },
         Value::String(text) => Computed::from(text),
         Value::Array(items) => {
-            let items: Option<Vec<Computed>> =
+            let items: Result<Vec<Computed>, String> =
                 items.into_iter().map(|item| taken(item, times, bytes_left)).collect();
             Computed::from(items?)
         }
@@ -58,6 +66,12 @@ pub(super) fn taken(value: Value, times: usize, bytes_left: &mut usize) -> Optio
             Computed::from_pairs(taken_members)
         }
     })
+}
+
+fn beyond(number: &str) -> String {
+    let start: String = number.chars().take(SHOWN_CHARACTERS_MAX).collect();
+    let dots = if start.len() < number.len() { "..." } else { "" };
+    format!("has the number {start}{dots}: conditions reckon with numbers up to 1.79e308 either way")
 }
 
 /// What a message shows of a value.

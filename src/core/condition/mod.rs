@@ -74,15 +74,14 @@ impl Condition {
     ///
     /// # Errors
     /// A reference without a value, a value of a kind that an operation does not take, more values than
-    /// [`VALUES_BYTES_MAX`], or a result that is neither true nor false.
+    /// [`VALUES_BYTES_MAX`], a number that no computer number can be, or a result that is neither true nor false.
     pub fn holds(&self, value: &dyn Fn(&str) -> Option<Value>) -> Result<bool, String> {
         let mut variables: Vec<(String, Computed)> = Vec::with_capacity(self.references.len());
         let mut bytes_left = VALUES_BYTES_MAX;
         for (index, (reference, times)) in self.references.iter().zip(&self.occurrences).enumerate() {
             let given = value(reference).ok_or_else(|| format!("${{{reference}}} has no value"))?;
-            let taken = compute::taken(given, *times, &mut bytes_left).ok_or_else(|| {
-                format!("${{{reference}}} is too large: the values of a condition have at most {VALUES_BYTES_MAX} bytes")
-            })?;
+            let taken = compute::taken(given, *times, &mut bytes_left)
+                .map_err(|problem| format!("${{{reference}}} {problem}"))?;
             variables.push((translate::variable(index), taken));
         }
         let environment = compute::environment();

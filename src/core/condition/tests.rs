@@ -223,3 +223,16 @@ proptest::proptest! {
         let _ = held(&text);
     }
 }
+
+#[test]
+fn a_number_that_cannot_be_reckoned_with_is_named() {
+    let value = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    let condition = Condition::parse("${a} > 1").expect("a condition");
+    for text in ["1e400", "[-1e400]", "{\"x\": 1e400}"] {
+        let problem = condition.holds(&|_| Some(value(text))).expect_err("no such number");
+        assert!(problem.starts_with("${a} has the number ") && problem.contains("1e+400: "), "{problem}");
+    }
+    assert_eq!(condition.holds(&|_| Some(value("1e300"))), Ok(true));
+    let digits = condition.holds(&|_| Some(value(&"9".repeat(400)))).expect_err("too large");
+    assert!(digits.contains("9...: conditions reckon") && digits.len() < 200, "{digits}");
+}

@@ -17,7 +17,6 @@
 use serde_json::{Map, Value, json};
 
 use super::WORKFLOW_BYTES_MAX;
-use super::load::mapping;
 use super::problem::{Problems, Refused};
 use crate::core::code::Code;
 use crate::core::id::ID_BYTES_MAX;
@@ -62,29 +61,24 @@ impl Batch {
             || (has("template") && !has("tasks"))
     }
 
-    /// Reads a batch document, after its parameters have been put in. What it shares with every workflow is
-    /// read when [`Batch::workflow`] is.
-    ///
-    /// # Errors
-    /// [`Refused`] with everything that is wrong.
-    pub fn read(document: Value) -> Result<Batch, Refused> {
-        let mut document = mapping(document)?;
-        let mut problems = Problems::default();
+    /// Reads the members of a document, after its parameters have been put in; what cannot be read has its default,
+    /// so that the rest can be looked at. What it shares with every workflow is read when [`Batch::workflow`] is.
+    pub(super) fn of(mut document: Map<String, Value>, problems: &mut Problems) -> Batch {
         document.shift_remove("type");
         if document.contains_key("tasks") {
-            add(&mut problems, "tasks", "found in a batch, whose tasks are made", "one of batch and tasks");
+            add(problems, "tasks", "found in a batch, whose tasks are made", "one of batch and tasks");
         }
-        let (directory, pattern) = place(document.shift_remove("batch"), &mut problems);
+        let (directory, pattern) = place(document.shift_remove("batch"), problems);
         let template = match document.shift_remove("template") {
             Some(Value::Object(template)) => template,
             Some(other) => {
                 let found = format!("found {}", shown(&other));
-                add(&mut problems, "template", found, "a mapping with the parameters of every task");
+                add(problems, "template", found, "a mapping with the parameters of every task");
                 Map::new()
             }
             None => {
                 let problem = "Batch workflow requires 'template' section to define task parameters";
-                add(&mut problems, "template", problem, "a mapping with the parameters of every task");
+                add(problems, "template", problem, "a mapping with the parameters of every task");
                 Map::new()
             }
         };
@@ -95,7 +89,7 @@ impl Batch {
             None => default.to_owned(),
             Some(Value::String(text)) => text,
             Some(other) => {
-                add(&mut problems, path, format!("found {}", shown(&other)), "text");
+                add(problems, path, format!("found {}", shown(&other)), "text");
                 default.to_owned()
             }
         };
@@ -106,12 +100,9 @@ impl Batch {
             && let Some(context) = params.get("context").filter(|context| !context.is_object())
         {
             let found = format!("found {}", shown(context));
-            add(&mut problems, "template.context", found, "a mapping, which gets `file_path`");
+            add(problems, "template.context", found, "a mapping, which gets `file_path`");
         }
-        if !problems.is_empty() {
-            return Err(problems.into_refused());
-        }
-        Ok(Batch { directory, pattern, protocol, method, params, members, template, document })
+        Batch { directory, pattern, protocol, method, params, members, template, document }
     }
 
     /// The workflow with a task for each of these files, in this order. A batch without files is refused.
@@ -127,6 +118,11 @@ impl Batch {
             return Err(Refused::whole(Code::WorkflowValidationFailed, problem, "a pattern that fits files"));
         }
         self.check_size(files)?;
+        Ok(Value::Object(self.made_of(files)))
+    }
+
+    /// The members of the workflow with a task for each of these files.
+    pub(super) fn made_of(&self, files: &[String]) -> Map<String, Value> {
         let mut document = self.document.clone();
         let metadata = document.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(metadata) = metadata {
@@ -138,7 +134,17 @@ impl Batch {
         }
         let tasks = files.iter().enumerate().map(|(index, file)| self.task(index, file)).collect();
         document.insert("tasks".to_owned(), tasks);
-        Ok(Value::Object(document))
+        document
+    }
+
+    /// A file that stands for all of them.
+    pub(super) fn sample(&self) -> &'static str {
+        if self.is_vision() { "file.png" } else { "file" }
+    }
+
+    /// The template as it was written.
+    pub(super) fn template(&self) -> &Map<String, Value> {
+        &self.template
     }
 
     /// Before the template is copied for each file.
@@ -192,9 +198,11 @@ impl Batch {
     fn file_key(&self, file_name: &str) -> &'static str {
         let file_name = file_name.to_lowercase();
         let is_image = IMAGES.iter().any(|suffix| file_name.ends_with(suffix));
-        let is_vision =
-            self.method == "llm/vision" || (self.method == "vision" && self.protocol.starts_with("llm/"));
-        if is_image && is_vision { "image_path" } else { "file_path" }
+        if is_image && self.is_vision() { "image_path" } else { "file_path" }
+    }
+
+    fn is_vision(&self) -> bool {
+        self.method == "llm/vision" || (self.method == "vision" && self.protocol.starts_with("llm/"))
     }
 }
 

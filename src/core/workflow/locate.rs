@@ -36,7 +36,7 @@ pub struct Place {
 
 /// The place of each path, in their order; `None` for an empty path, and for all of a text that cannot be read.
 #[must_use]
-pub fn places(text: &str, format: Format, paths: &[&str]) -> Vec<Option<Place>> {
+pub(super) fn places(text: &str, format: Format, paths: &[&str]) -> Vec<Option<Place>> {
     let mut walk = Walk::new(paths);
     match format {
         Format::Yaml => yaml(text, &mut walk),
@@ -256,13 +256,13 @@ fn find_key(keys: &HashMap<String, usize>, text: &str) -> Option<(usize, bool)> 
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Key(String),
     Item(usize),
 }
 
 /// The steps of a path as problems have it: `tasks[3].params["a.b"]`.
-fn steps(path: &str) -> Vec<Step> {
+pub(super) fn steps(path: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut rest = path;
     while !rest.is_empty() {

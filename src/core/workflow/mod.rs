@@ -49,7 +49,9 @@ mod policy;
 mod problem;
 mod read;
 mod references;
+mod sample;
 mod schema;
+mod sources;
 mod task;
 
 use serde_json::{Map, Value};
@@ -67,7 +69,7 @@ pub use batch::Batch;
 use load::mapping;
 pub(crate) use load::too_large;
 pub use load::{Format, load};
-pub use locate::{Place, places};
+pub use locate::Place;
 pub use nested::inline;
 pub use parameters::Given;
 use parameters::Supply;
@@ -75,6 +77,7 @@ pub use policy::{Dependency, OnFailure};
 use problem::Problems;
 pub use problem::{Problem, Refused};
 pub use schema::workflow_schema;
+pub use sources::Sources;
 
 /// The largest workflow file or message, in bytes.
 pub const WORKFLOW_BYTES_MAX: usize = 12 * 1024 * 1024;
@@ -237,17 +240,6 @@ fn read_in(mut members: Map<String, Value>, supply: &Supply, scope: &Scope<'_>) 
     let parameters = fill_in::fill_in(&mut members, supply, &mut problems);
     let draft = read::members(members, problems, scope.manner());
     check::workflow(draft, &parameters, scope)
-}
-
-/// Puts values for its parameters into a document that is not read as a workflow: a batch.
-///
-/// # Errors
-/// [`Refused`] with everything that is wrong with the values.
-pub fn fill_in(document: Value, given: BTreeMap<String, Given>) -> Result<Value, Refused> {
-    let mut members = mapping(document)?;
-    let mut problems = Problems::default();
-    fill_in::fill_in(&mut members, &Supply { given, all_later: false }, &mut problems);
-    if problems.is_empty() { Ok(Value::Object(members)) } else { Err(problems.into_refused()) }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use super::load::load;
 use super::parameters::{Given, Supply};
 use super::problem::{Problems, Refused};
+use super::sources::Sources;
 use super::task::TaskDraft;
 use super::{Format, NESTED_MAX, Scope, WORKFLOW_BYTES_MAX, read_in};
 use crate::core::code::Code;
@@ -107,21 +108,31 @@ fn supply(params: Option<&Value>) -> Supply {
     }
 }
 
-/// Puts the documents of files in the place of their paths, at any depth. `read` gives the text of a file, or says
-/// which one it cannot read and why.
+/// Puts the documents of files in the place of their paths, at any depth, and their texts into `sources`. `read`
+/// gives the text of a file, or says which one it cannot read and why.
 ///
 /// # Errors
 /// [`Refused`] with every file that cannot be read or is no workflow, that includes itself, or is nested too
 /// deep; and if all files together are larger than one workflow may be.
-pub fn inline(mut document: Value, read: &dyn Fn(&str) -> Result<String, String>) -> Result<Value, Refused> {
-    let mut inlining =
-        Inlining { read, open: Vec::new(), bytes_left: WORKFLOW_BYTES_MAX, problems: Problems::default() };
+pub fn inline(
+    mut document: Value,
+    sources: &mut Sources,
+    read: &dyn Fn(&str) -> Result<String, String>,
+) -> Result<Value, Refused> {
+    let mut inlining = Inlining {
+        read,
+        sources,
+        open: Vec::new(),
+        bytes_left: WORKFLOW_BYTES_MAX,
+        problems: Problems::default(),
+    };
     inlining.document(&mut document, "");
     if inlining.problems.is_empty() { Ok(document) } else { Err(inlining.problems.into_refused()) }
 }
 
 struct Inlining<'r> {
     read: &'r dyn Fn(&str) -> Result<String, String>,
+    sources: &'r mut Sources,
     /// The files that the place now looked at stands in, outermost first.
     open: Vec<String>,
     bytes_left: usize,
@@ -179,7 +190,10 @@ impl Inlining<'_> {
         };
         self.bytes_left = bytes_left;
         match load(&text, format) {
-            Ok(document) => Some(document),
+            Ok(document) => {
+                self.sources.add(at, path, text, format);
+                Some(document)
+            }
             Err(refused) => {
                 for problem in refused.problems {
                     self.refuse(problem.code, at, format!("{path}: {}", problem.violation.problem));

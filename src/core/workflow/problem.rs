@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use std::fmt;
 
-use super::load::Format;
-use super::locate::{Place, places};
+use super::locate::Place;
+use super::sources::Sources;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::violation::Violation;
@@ -21,6 +21,8 @@ pub struct Problem {
     pub violation: Violation,
     /// Where in the text, once [`Refused::located`] has looked.
     pub place: Option<Place>,
+    /// The file of that text, if it is not the outermost one.
+    pub file: Option<String>,
 }
 
 impl fmt::Display for Problem {
@@ -42,6 +44,9 @@ impl Problem {
         if let Some(Place { line, column }) = self.place {
             value["line"] = line.into();
             value["column"] = column.into();
+        }
+        if let Some(file) = &self.file {
+            value["file"] = file.as_str().into();
         }
         value
     }
@@ -85,19 +90,16 @@ impl Refused {
         if codes.all(|code| code == first) { first } else { Code::WorkflowValidationFailed }
     }
 
-    /// The same with the lines and columns of the text that was read; what is missing there is placed where
-    /// the nearest thing around it stands.
+    /// The same with the files, lines and columns of the texts that were read; what is missing there is placed
+    /// where the nearest thing around it stands.
     #[must_use]
-    pub fn located(mut self, text: &str, format: Format) -> Refused {
-        let paths: Vec<&str> = self.problems.iter().map(|problem| problem.violation.path.as_str()).collect();
-        let places = places(text, format, &paths);
-        for (problem, place) in self.problems.iter_mut().zip(places) {
-            problem.place = place;
-        }
+    pub fn located(mut self, sources: &Sources) -> Refused {
+        sources.locate(&mut self.problems);
         self
     }
 
-    /// The same as data: each problem with its path and, if it is located, `line` and `column`.
+    /// The same as data: each problem with its path and, if it is located, `line` and `column`, and `file`
+    /// where that is another one than the outermost.
     #[must_use]
     pub fn failure(&self) -> Failure {
         let list: Vec<Value> = self.problems.iter().map(Problem::to_json).collect();
@@ -132,9 +134,17 @@ impl Problems {
             if self.is_full() {
                 self.beyond += 1;
             } else {
-                self.found.push(Problem { code, violation, place: None });
+                self.found.push(Problem { code, violation, place: None, file: None });
             }
         }
+    }
+
+    /// Takes over what somebody else has found.
+    pub(super) fn take(&mut self, refused: Refused) {
+        for problem in refused.problems {
+            self.extend(problem.code, [problem.violation]);
+        }
+        self.count_beyond(refused.beyond);
     }
 
     /// Counts problems that somebody else has found and not kept.

@@ -74,7 +74,9 @@ impl Folders {
         // Whether a file outside exists is nobody's business, so its absence is told only inside.
         let real = match tokio::fs::canonicalize(path).await {
             Ok(real) => real,
-            Err(error) => return Err(if self.would_hold(path) { unreadable(error) } else { refused() }),
+            Err(error) => {
+                return Err(if self.would_hold(path).await { unreadable(error) } else { refused() });
+            }
         };
         if !self.hold(&real).await {
             return Err(refused());
@@ -110,10 +112,28 @@ impl Folders {
         false
     }
 
-    /// Whether a path, as it is written, lies below one of the folders, as they are written.
-    fn would_hold(&self, path: &str) -> bool {
-        let has_no_way_up = !Path::new(path).components().any(|part| part == std::path::Component::ParentDir);
-        has_no_way_up && self.folders.iter().any(|folder| Path::new(path).starts_with(folder))
+    /// Whether a path to nothing would lie below one of the folders. The nearest folder above it that is there
+    /// is followed to where it really is, so that `a.txt`, `./docs/a.txt` and a path through a link are judged
+    /// as those of files that exist.
+    async fn would_hold(&self, path: &str) -> bool {
+        let path = Path::new(path);
+        // What a way up leads to cannot be told where a folder is missing.
+        if path.components().any(|part| part == std::path::Component::ParentDir) {
+            return false;
+        }
+        // A link that leads nowhere may point outside: what is not there is told of no link.
+        if tokio::fs::symlink_metadata(path).await.is_ok() {
+            return false;
+        }
+        for above in path.ancestors().skip(1) {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            match tokio::fs::canonicalize(above).await {
+                Ok(real) => return self.hold(&real).await,
+                Err(_) if tokio::fs::symlink_metadata(above).await.is_ok() => return false,
+                Err(_) => {}
+            }
+        }
+        false
     }
 }
 
@@ -164,6 +184,43 @@ mod tests {
         let nowhere = Folders::new(Vec::new());
         let failure = failure(&nowhere, &inside.join("a.txt")).await;
         assert!(failure.message.contains("has no `llm.read_paths`"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_told_by_where_it_would_really_be() {
+        // Relative paths are relative to where the tests run: the package.
+        let here = std::env::current_dir().expect("a folder");
+        let folders = Folders::new(vec![here.join("docs")]);
+        for (path, expected) in [
+            ("docs/none.txt", Code::FileUnreadable),
+            ("./docs/none/a.txt", Code::FileUnreadable),
+            ("none.txt", Code::AuthorizationFailed),
+            ("docs/../none.txt", Code::AuthorizationFailed),
+        ] {
+            assert_eq!(failure(&folders, Path::new(path)).await.code, expected, "{path}");
+        }
+        let relative = Folders::new(vec![PathBuf::from("docs")]);
+        for path in [PathBuf::from("docs/none.txt"), here.join("docs/none.txt")] {
+            assert_eq!(failure(&relative, &path).await.code, Code::FileUnreadable, "{path:?}");
+        }
+
+        let place = tempfile::tempdir().expect("a temporary folder");
+        let (inside, outside) = (place.path().join("inside"), place.path().join("outside"));
+        for folder in [&inside, &outside] {
+            std::fs::create_dir(folder).expect("a folder");
+        }
+        std::os::unix::fs::symlink(&outside, inside.join("way-out")).expect("a link");
+        std::os::unix::fs::symlink(outside.join("none"), inside.join("dangling")).expect("a link");
+        std::os::unix::fs::symlink(&inside, place.path().join("way-in")).expect("a link");
+        let folders = Folders::new(vec![inside.clone()]);
+        for (path, expected) in [
+            (inside.join("way-out/none"), Code::AuthorizationFailed),
+            (inside.join("dangling"), Code::AuthorizationFailed),
+            (inside.join("dangling/none"), Code::AuthorizationFailed),
+            (place.path().join("way-in/none"), Code::FileUnreadable),
+        ] {
+            assert_eq!(failure(&folders, &path).await.code, expected, "{path:?}");
+        }
     }
 
     #[tokio::test]

@@ -159,15 +159,18 @@ impl RedisStore {
             let mut pipeline = redis::pipe();
             let mut digests = Vec::new();
             for one in batch {
-                let (root, kind, head, digest) = match one {
-                    Accepted::Task { head, digest } => (&head.key.root, "task", head.open(), digest),
+                let (root, kind, head, digest, due) = match one {
+                    Accepted::Task { head, digest, due } => {
+                        (&head.key.root, "task", head.open(), digest, *due)
+                    }
                     Accepted::Workflow { id, name, digest } => {
-                        (id, "workflow", record::workflow_open(id, name), digest)
+                        (id, "workflow", record::workflow_open(id, name), digest, None)
                     }
                 };
                 let script = &self.scripts.accept;
                 pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(self.prefix.root(root));
-                pipeline.arg(kind).arg(head).arg(&now).arg(digest.as_deref().unwrap_or_default()).ignore();
+                pipeline.arg(kind).arg(head).arg(&now).arg(digest.as_deref().unwrap_or_default());
+                pipeline.arg(due.map(|due| due.to_string()).unwrap_or_default()).ignore();
                 digests.extend(digest.as_ref().map(|digest| (root, digest)));
             }
             self.connection.script_pipeline(STEP, &self.scripts.accept, &pipeline).await?;

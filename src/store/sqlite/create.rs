@@ -9,7 +9,7 @@ use super::plant::plant;
 use super::rows::{self, Clash, Workflow};
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
-use crate::core::state::WorkflowState;
+use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Accepted, Created, Plan, Released};
 use crate::wire::record::{self, Head};
 
@@ -18,8 +18,8 @@ pub(super) fn accept(tx: &Connection, accepted: &[Accepted], now: Timestamp) -> 
     let mut different = Vec::new();
     for one in accepted {
         let (root, digest, is_new) = match one {
-            Accepted::Task { head, digest } => {
-                (&head.key.root, digest, accept_task(tx, head, digest.as_deref(), now)?)
+            Accepted::Task { head, digest, due } => {
+                (&head.key.root, digest, accept_task(tx, head, digest.as_deref(), *due, now)?)
             }
             Accepted::Workflow { id, name, digest } => {
                 (id, digest, accept_workflow(tx, id, name, digest.as_deref(), now)?)
@@ -33,11 +33,18 @@ pub(super) fn accept(tx: &Connection, accepted: &[Accepted], now: Timestamp) -> 
     Ok(different)
 }
 
-fn accept_task(tx: &Connection, head: &Head, digest: Option<&str>, now: Timestamp) -> rusqlite::Result<bool> {
+fn accept_task(
+    tx: &Connection,
+    head: &Head,
+    digest: Option<&str>,
+    due: Option<Timestamp>,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let state = if due.is_some() { TaskState::Delayed } else { TaskState::Accepted };
     let inserted = tx
         .prepare_cached(
-            "INSERT OR IGNORE INTO tasks (root, task, name, protocol, method, state, created_at, digest)
-             SELECT ?1, '', ?2, ?3, ?4, 'accepted', ?5, ?6
+            "INSERT OR IGNORE INTO tasks (root, task, name, protocol, method, state, created_at, digest, due)
+             SELECT ?1, '', ?2, ?3, ?4, ?7, ?5, ?6, ?8
              WHERE NOT EXISTS (SELECT 1 FROM marks WHERE root = ?1)
                AND NOT EXISTS (SELECT 1 FROM workflows WHERE id = ?1)",
         )?
@@ -47,7 +54,9 @@ fn accept_task(tx: &Connection, head: &Head, digest: Option<&str>, now: Timestam
             head.protocol,
             head.method,
             now.as_millis(),
-            digest
+            digest,
+            state.name(),
+            due.map(Timestamp::as_millis)
         ])?;
     Ok(inserted > 0)
 }

@@ -15,8 +15,8 @@ pub(crate) async fn another_body_under_the_same_id_is_noticed(stand: Stand) {
     let key = alone("t");
     let accept = async |digest: Option<String>| {
         let accepted = [
-            Accepted::Task { head: head(&key), digest: digest.clone() },
-            Accepted::Task { head: head(&alone("other")), digest: Some("x".to_owned()) },
+            Accepted::Task { head: head(&key), digest: digest.clone(), due: None },
+            Accepted::Task { head: head(&alone("other")), digest: Some("x".to_owned()), due: None },
             Accepted::Workflow { id: id("w"), name: "w".to_owned(), digest },
         ];
         stand.store.accept(&accepted, stand.now()).await.expect("answers")

@@ -35,7 +35,7 @@ fn properties() -> Vec<(&'static str, Value)> {
     let tasks =
         json!({"type": "array", "minItems": 1, "maxItems": TASKS_MAX, "items": {"$ref": "#/$defs/task"}});
     let parameters = json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}});
-    let modes = json!({"enum": ["parallel", "sequential"], "default": "parallel"});
+    let modes = or_parameter(json!({"enum": ["parallel", "sequential"], "default": "parallel"}));
     vec![
         ("$schema", described(json!({"type": "string"}), "Where an editor finds this schema.")),
         ("type", described(json!({"enum": ["workflow", "batch"]}), "`batch` makes one task of each file.")),
@@ -109,7 +109,7 @@ fn definitions() -> Value {
     json!({
         "task": task::task(),
         "dependency": task::dependency(),
-        "on_failure": {"enum": ["fail", "skip", "continue"]},
+        "on_failure": or_parameter(json!({"enum": ["fail", "skip", "continue"]})),
         "retry": task::retry(),
         "code": task::code(),
         "resources": task::resources(),
@@ -117,11 +117,13 @@ fn definitions() -> Value {
         "priority": task::priority(),
         "parameter": parameter(),
         "protocol": described(
-            json!({"type": "string", "pattern": "^[a-z][a-z0-9_-]*(/v[0-9]+(\\.[0-9]+)*)?$"}),
+            or_parameter(json!({"type": "string", "pattern": "^[a-z][a-z0-9_-]*(/v[0-9]+(\\.[0-9]+)*)?$"})),
             "Such as `python/v1`.",
         ),
         "method": described(
-            json!({"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_./:-]*[A-Za-z0-9_/:-])?$", "maxLength": 128}),
+            or_parameter(
+                json!({"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_./:-]*[A-Za-z0-9_/:-])?$", "maxLength": 128}),
+            ),
             "Such as `python/execute`.",
         ),
     })
@@ -195,10 +197,16 @@ fn parallel() -> Value {
     or_parameter(json!({"type": "integer", "minimum": 1, "maximum": TASKS_MAX}))
 }
 
-/// The same, or a text with a parameter that gives it. The other bounds hold only for values of their type.
+/// The same, or a text that is one parameter, `${name}`, which gives it. Where the schema has one type, the other
+/// bounds hold only for values of that type.
 fn or_parameter(mut schema: Value) -> Value {
+    const WHOLE: &str = "^\\$\\{[^{}]+\\}$";
+    let has_type = schema.get("type").is_some_and(Value::is_string);
+    if !has_type || schema["type"] == "string" {
+        return json!({"anyOf": [schema, {"type": "string", "pattern": WHOLE}]});
+    }
     schema["type"] = json!([schema["type"], "string"]);
-    schema["pattern"] = json!("\\$\\{");
+    schema["pattern"] = json!(WHOLE);
     schema
 }
 

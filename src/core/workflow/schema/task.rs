@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{deprecated, described, id, number, object, parallel, reference, seconds, text};
+use super::{deprecated, described, id, number, object, or_parameter, parallel, reference, seconds, text};
 use crate::core::code::Code;
 use crate::core::condition::CONDITION_BYTES_MAX;
 use crate::core::reading::SECONDS_MAX;
@@ -75,7 +75,7 @@ fn ordered() -> Vec<(&'static str, Value)> {
         (
             "critical",
             described(
-                json!({"type": "boolean", "default": true}),
+                or_parameter(json!({"type": "boolean", "default": true})),
                 "If false, the workflow can complete although this task fails.",
             ),
         ),
@@ -101,7 +101,7 @@ fn run() -> Vec<(&'static str, Value)> {
         ("timeout", described(timeout, "How long an attempt may take, in seconds.")),
         ("retry", described(reference("retry"), "What follows a failed attempt.")),
         ("result_ttl", described(seconds(SECONDS_MAX), "How long the result is kept, in seconds.")),
-        ("ignore_result", described(json!({"type": "boolean"}), "Keep only the state, not the result.")),
+        ("ignore_result", described(flag(), "Keep only the state, not the result.")),
         (
             "affinity",
             described(text(KEY_CHARACTERS_MAX), "Tasks with the same key are best run by the same instance."),
@@ -127,23 +127,27 @@ pub(super) fn dependency() -> Value {
 
 pub(super) fn retry() -> Value {
     let defaults = RetryPolicy::default();
-    let delay = json!({"type": "number", "minimum": number(*BASE_DELAY_SECONDS.start()),
-        "maximum": number(*BASE_DELAY_SECONDS.end())});
+    let delay = or_parameter(json!({"type": "number", "minimum": number(*BASE_DELAY_SECONDS.start()),
+        "maximum": number(*BASE_DELAY_SECONDS.end())}));
+    let mut jitters = written(&[Jitter::Added, Jitter::Off, Jitter::Full, Jitter::Equal]);
+    jitters.push(json!("none"));
     let codes = json!({"type": "array", "maxItems": CODES_MAX, "items": {"$ref": "#/$defs/code"}});
     Value::Object(object(vec![
         (
             "max_attempts",
             described(
-                json!({"type": "integer", "minimum": MAX_ATTEMPTS.start(), "maximum": MAX_ATTEMPTS.end(),
-                    "default": defaults.max_attempts}),
+                or_parameter(json!({"type": "integer", "minimum": MAX_ATTEMPTS.start(),
+                    "maximum": MAX_ATTEMPTS.end(), "default": defaults.max_attempts})),
                 "All attempts, the first one included.",
             ),
         ),
         (
             "backoff",
             described(
-                json!({"enum": written(&[Backoff::Exponential, Backoff::Linear, Backoff::Fixed]),
+                or_parameter(
+                    json!({"enum": written(&[Backoff::Exponential, Backoff::Linear, Backoff::Fixed]),
                     "default": defaults.backoff}),
+                ),
                 "How the delay grows.",
             ),
         ),
@@ -152,16 +156,16 @@ pub(super) fn retry() -> Value {
         (
             "max_delay",
             described(
-                json!({"type": "number", "minimum": number(*MAX_DELAY_SECONDS.start()),
-                    "maximum": number(*MAX_DELAY_SECONDS.end()), "default": number(defaults.max_delay)}),
+                or_parameter(json!({"type": "number", "minimum": number(*MAX_DELAY_SECONDS.start()),
+                    "maximum": number(*MAX_DELAY_SECONDS.end()), "default": number(defaults.max_delay)})),
                 "The longest delay, in seconds.",
             ),
         ),
         (
             "jitter",
             described(
-                json!({"enum": written(&[Jitter::Added, Jitter::Off, Jitter::Full, Jitter::Equal])}),
-                "How the delay is spread; default true: 10 to 30 % longer.",
+                or_parameter(json!({"enum": jitters})),
+                "How the delay is spread; default true: 10 to 30 % longer. `none` is false.",
             ),
         ),
         ("retry_on", described(codes.clone(), "Only these failures are tried again.")),
@@ -176,8 +180,9 @@ pub(super) fn code() -> Value {
 }
 
 pub(super) fn resources() -> Value {
-    let amount = json!({"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX});
-    let cores = json!({"type": "number", "exclusiveMinimum": 0, "maximum": number(CPU_CORES_MAX)});
+    let amount = or_parameter(json!({"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX}));
+    let cores =
+        or_parameter(json!({"type": "number", "exclusiveMinimum": 0, "maximum": number(CPU_CORES_MAX)}));
     Value::Object(object(vec![
         ("cpu_cores", described(cores, "Processor cores.")),
         ("memory_mb", described(amount.clone(), "Memory, in MiB.")),
@@ -204,14 +209,11 @@ pub(super) fn security() -> Value {
         (
             "level",
             described(
-                json!({ "enum": levels }),
+                or_parameter(json!({ "enum": levels })),
                 "The weakest isolation that will do; `docker` is `container`.",
             ),
         ),
-        (
-            "network",
-            described(json!({"type": "boolean"}), "Whether the network is needed, or must be closed."),
-        ),
+        ("network", described(flag(), "Whether the network is needed, or must be closed.")),
         ("allowed_modules", described(list.clone(), "Modules that may be imported.")),
         ("blocked_modules", described(list.clone(), "Modules that must not be imported.")),
         ("read_paths", described(list, "Files and folders that must be readable.")),
@@ -223,7 +225,12 @@ pub(super) fn priority() -> Value {
     let words = ["low", "normal", "high", "urgent"];
     let patterns: Vec<String> = words.iter().map(|word| any_case(word)).collect();
     let spelt = json!({"type": "string", "pattern": format!("^({})$", patterns.join("|"))});
-    json!({"anyOf": [{"enum": words}, {"enum": [1, 2, 3], "description": "1 is high, 2 normal, 3 low."}, spelt]})
+    let numbers = json!({"enum": [1, 2, 3], "description": "1 is high, 2 normal, 3 low."});
+    or_parameter(json!({"anyOf": [{"enum": words}, numbers, spelt]}))
+}
+
+fn flag() -> Value {
+    or_parameter(json!({"type": "boolean"}))
 }
 
 /// `[lL][oO][wW]`: the dialect of JSON Schema has no flag for it.

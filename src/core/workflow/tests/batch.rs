@@ -1,9 +1,17 @@
 //! Batches.
 
+use super::load::mapping;
 use super::*;
 
+/// What a document says by itself, without a look at the protocols.
+fn read_alone(document: Value) -> Result<Batch, Refused> {
+    let mut problems = Problems::default();
+    let batch = Batch::of(mapping(document)?, &mut problems);
+    if problems.is_empty() { Ok(batch) } else { Err(problems.into_refused()) }
+}
+
 fn workflow_of(document: Value, files: &[&str]) -> Workflow {
-    let batch = Batch::read(document).unwrap_or_else(|error| panic!("{error}"));
+    let batch = read_alone(document).unwrap_or_else(|error| panic!("{error}"));
     let files: Vec<String> = files.iter().map(|file| (*file).to_owned()).collect();
     let document = batch.workflow(&files).expect("files");
     read(document).unwrap_or_else(|error| panic!("{error}"))
@@ -18,7 +26,7 @@ fn every_file_gets_a_task() {
             "priority": "low", "timeout": 9, "retry": {"max_attempts": 2}, "metadata": {"k": 1}},
     });
     assert!(Batch::is_batch(&document));
-    let batch = Batch::read(document.clone()).expect("a batch");
+    let batch = read_alone(document.clone()).expect("a batch");
     assert_eq!((batch.directory.as_str(), batch.pattern.as_str()), ("docs", "*.txt"));
     let workflow = workflow_of(document, &["docs/a.txt", "docs/sub/ä ${b}.txt"]);
     assert_eq!(workflow.warnings, [""; 0]);
@@ -86,7 +94,7 @@ fn the_file_comes_where_the_method_looks_for_it() {
 #[test]
 fn the_messages_of_the_original_are_kept_for_batches() {
     let check = |document: Value, expected: &[&str]| {
-        let refused = Batch::read(document).expect_err("refused");
+        let refused = read_alone(document).expect_err("refused");
         let lines: Vec<String> = refused.problems.iter().map(Problem::to_string).collect();
         for part in expected {
             assert!(lines.iter().any(|line| line.contains(part)), "{part} is not in {lines:#?}");
@@ -114,7 +122,7 @@ fn the_messages_of_the_original_are_kept_for_batches() {
         json!({"batch": {"directory": "d"}, "protocol": "python/v1", "template": {"context": [1]}}),
         &["template.context: found a list of 1"],
     );
-    let batch = Batch::read(json!({"batch": {"directory": "d"}, "template": {}})).expect("a batch");
+    let batch = read_alone(json!({"batch": {"directory": "d"}, "template": {}})).expect("a batch");
     let refused = batch.workflow(&[]).expect_err("no file");
     assert!(refused.to_string().contains("at least one task: no file in d fits *"), "{refused}");
 }
@@ -123,7 +131,7 @@ fn the_messages_of_the_original_are_kept_for_batches() {
 fn a_batch_that_is_too_large_is_refused_before_it_is_made() {
     let template = json!({"method": "echo/echo", "message": "x".repeat(1 << 20)});
     let document = json!({"batch": {"directory": "d"}, "protocol": "echo/v1", "template": template});
-    let batch = Batch::read(document).expect("a batch");
+    let batch = read_alone(document).expect("a batch");
     let refused = batch.workflow(&vec!["d/a".to_owned(); 100_000]).expect_err("too large");
     assert_eq!(refused.code(), Code::WorkflowTooLarge);
     assert!(refused.to_string().contains("folder by folder"), "{refused}");
@@ -137,9 +145,70 @@ fn a_batch_has_parameters_too() {
         ("dir".to_owned(), Given::Text("docs/${x}".to_owned())),
         ("who".to_owned(), Given::Text("${x}".to_owned())),
     ];
-    let batch = Batch::read(fill_in(document, given.into()).expect("values")).expect("a batch");
+    let batch = Batch::prepare(document, given.into(), Strictness::Warn, protocols()).expect("a batch");
     assert_eq!(batch.directory, "docs/${x}");
     let document = batch.workflow(&["docs/${x}/a".to_owned()]).expect("a file");
     let workflow = read(document).expect("a workflow");
     assert_eq!(workflow.tasks[0].spec.params, json!({"message": "For $${x}", "file_path": "docs/$${x}/a"}));
+}
+
+/// The paths at which a batch written as YAML is refused, with lines and columns.
+#[track_caller]
+fn check_places(text: &str, expected: &[&str]) -> Refused {
+    let document = load(text, Format::Yaml).expect("YAML");
+    let refused = Batch::prepare(document, BTreeMap::new(), Strictness::Refuse, protocols());
+    let refused = refused.expect_err("refused").located(&Sources::of(text, Format::Yaml));
+    let shown = |problem: &Problem| {
+        let place = problem.place.expect("a place");
+        format!("{}:{} {}", place.line, place.column, problem.violation.path)
+    };
+    let found: Vec<String> = refused.problems.iter().map(shown).collect();
+    assert_eq!(found, expected, "{refused}");
+    refused
+}
+
+#[test]
+fn what_is_wrong_with_a_template_is_told_once_and_where_it_is_written() {
+    check_places(
+        "batch:\n  directory: d\ntemplate:\n  method: llm/chat\n  temperature: hot\n  timeout: -1\n  retry: {max_attempts: 99}\n",
+        &[
+            "6:3 template.timeout",
+            "7:11 template.retry.max_attempts",
+            "5:3 template.temperature",
+            "3:1 template",
+        ],
+    );
+    // Beside the template and in `params` of it.
+    check_places(
+        "protocol: echo/v1\nbatch: {directory: d}\ntemplate:\n  method: echo\n  parameters: {a: '${none}'}\n  b: ['${nil}']\n",
+        &["5:16 template.params.a", "6:7 template.b[0]"],
+    );
+    check_places("protocol: nope/v1\nbatch: {directory: d}\ntemplate: {method: x}\n", &["1:1 protocol"]);
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_batch_is_told_at_once() {
+    let refused = check_places(
+        "parameters: {count: {type: integer, default: x}}\nbatch: {pattern: 7}\ntimeout: 0\nmetadata: 4\ntemplate:\n  timeout: 0\n  messages: [{role: user, content: '${count}'}]\n",
+        &[
+            "1:37 parameters.count.default",
+            "2:1 batch.directory",
+            "2:9 batch.pattern",
+            "3:1 timeout",
+            "4:1 metadata",
+            "6:3 template.timeout",
+        ],
+    );
+    assert_eq!(refused.beyond, 0);
+}
+
+#[test]
+fn what_is_wrong_with_every_task_in_the_same_way_is_told_once() {
+    let batch =
+        read_alone(json!({"batch": {"directory": "d"}, "template": {"timeout": -1}})).expect("a batch");
+    let files: Vec<String> = (0..40).map(|number| format!("d/{number}")).collect();
+    let refused = read(batch.workflow(&files).expect("files")).expect_err("refused");
+    let paths: Vec<String> =
+        batch.in_template(refused).problems.into_iter().map(|problem| problem.violation.path).collect();
+    assert_eq!(paths, ["template.timeout", "template"]);
 }

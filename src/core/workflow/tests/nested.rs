@@ -154,19 +154,20 @@ fn files_are_put_in_the_place_of_their_paths() {
         {"id": "x", "workflow": "sub.yaml"},
         {"id": "y", "workflow": {"tasks": [{"id": "y", "workflow": "deep.json"}]}},
     ]});
-    let whole = inline(document, &files).expect("files");
+    let whole = inline(document, &mut Sources::default(), &files).expect("files");
     assert_eq!(whole["tasks"][0]["workflow"]["tasks"][1]["workflow"]["tasks"][0]["id"], "z");
     assert_eq!(whole["tasks"][1]["workflow"]["tasks"][0]["workflow"]["tasks"][0]["id"], "z");
     assert!(read(whole).is_ok());
     let odd = json!({"tasks": {"workflow": "sub.yaml"}});
-    assert_eq!(inline(odd.clone(), &files), Ok(odd));
+    assert_eq!(inline(odd.clone(), &mut Sources::default(), &files), Ok(odd));
 }
 
 #[test]
 fn files_that_cannot_be_put_in_are_named() {
     let check = |paths: &[&str], code: Code, parts: &[&str]| {
         let tasks: Vec<Value> = paths.iter().map(|path| json!({"id": "a", "workflow": path})).collect();
-        let refused = inline(json!({ "tasks": tasks }), &files).expect_err("refused");
+        let refused =
+            inline(json!({ "tasks": tasks }), &mut Sources::default(), &files).expect_err("refused");
         assert_eq!(refused.code(), code, "{refused}");
         for part in parts {
             assert!(refused.to_string().contains(part), "{refused}");
@@ -184,4 +185,31 @@ fn files_that_cannot_be_put_in_are_named() {
     check(&["1.yml"], Code::WorkflowTooLarge, &["is nested more than 8 times"]);
     check(&["wide.yaml", "wide.yaml"], Code::WorkflowTooLarge, &["tasks[1].workflow", "all files together"]);
     check(&["none.yaml", "nil.yaml"], Code::FileUnreadable, &["none.yaml", "nil.yaml"]);
+}
+
+#[test]
+fn what_is_wrong_in_a_file_that_was_put_in_is_told_with_that_file() {
+    let outer = "tasks:\n- id: a\n  workflow: middle.yaml\n  timeout: 5\n- id: b\n  method: echo/echo\n  timeout: -1\n";
+    let files = |path: &str| {
+        Ok(match path {
+            "middle.yaml" => {
+                "# inner\ntasks:\n- {id: c, method: echo/echo, timeout: 0}\n- {id: d, workflow: inner.json}\n"
+            }
+            _ => "{\"tasks\": [\n  {\"id\": \"e\",\n   \"method\": \"echo/none\"}]}",
+        }
+        .to_owned())
+    };
+    let mut sources = Sources::of(outer, Format::Yaml);
+    let document = inline(load(outer, Format::Yaml).expect("YAML"), &mut sources, &files).expect("files");
+    let refused = read(document).expect_err("refused").located(&sources);
+    let shown = |problem: &Problem| {
+        let place = problem.place.expect("a place");
+        (problem.file.clone().unwrap_or_default(), place.line, place.column)
+    };
+    let mut found: Vec<(String, usize, usize)> = refused.problems.iter().map(shown).collect();
+    found.sort();
+    let expected = [("", 4, 3), ("", 7, 3), ("inner.json", 3, 4), ("middle.yaml", 3, 30)];
+    assert_eq!(found, expected.map(|(file, line, column)| (file.to_owned(), line, column)), "{refused}");
+    let json = refused.failure().details["violations"].to_string();
+    assert!(json.contains("\"file\":\"inner.json\""), "{json}");
 }

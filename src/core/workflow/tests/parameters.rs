@@ -159,9 +159,12 @@ fn parameters_do_not_become_code_in_batches() {
     ] {
         let document = json!({"parameters": {"p": "1", "py": "python/v1"}, "batch": {"directory": "d"},
             "protocol": protocol, "template": template});
-        let batch = Batch::read(fill_in(document, BTreeMap::new()).expect("values")).expect("a batch");
-        let document = batch.workflow(&["d/a".to_owned()]).expect("a file");
-        check_refused(document, Code::TaskParameterError, &["params.code"]);
+        let refused = Batch::prepare(document, BTreeMap::new(), Strictness::Warn, protocols());
+        let refused = refused.expect_err("a parameter in code");
+        let paths: Vec<&str> =
+            refused.problems.iter().map(|problem| problem.violation.path.as_str()).collect();
+        assert!(matches!(paths[..], ["template.code" | "template.params.code"]), "{refused}");
+        assert_eq!(refused.code(), Code::TaskParameterError, "{refused}");
     }
 }
 
@@ -174,4 +177,26 @@ fn parts_of_a_parameter_can_be_named() {
     check_refused(wrong, Code::TaskParameterError, &["parameter \"p\" has an object with the keys hosts"]);
     let large = template(json!({"p": "x".repeat(1 << 20)}), json!("${p}".repeat(13)));
     check_refused(large, Code::TaskParameterError, &["larger than allowed"]);
+}
+
+#[test]
+fn a_parameter_in_the_condition_of_a_template_is_a_value_and_no_expression() {
+    let document = json!({"parameters": {"word": "x' or true or 'x", "count": 3}, "batch": {"directory": "d"},
+        "protocol": "echo/v1", "template": {"method": "echo", "when": "'${word}' == 'y' and ${count} > 2"}});
+    let batch = Batch::prepare(document, BTreeMap::new(), Strictness::Warn, protocols());
+    let refused = batch.expect_err("a parameter within a text");
+    assert_eq!(refused.problems[0].violation.path, "template.when", "{refused}");
+
+    let document = json!({"parameters": {"word": "x' or true or 'x", "count": 3}, "batch": {"directory": "d"},
+        "protocol": "echo/v1", "template": {"method": "echo", "when": "${word} == 'y' and ${count} > 2"}});
+    let batch = Batch::prepare(document, BTreeMap::new(), Strictness::Warn, protocols()).expect("a batch");
+    let workflow = read(batch.workflow(&["d/a".to_owned()]).expect("a file")).expect("a workflow");
+    let when = workflow.tasks[0].when.as_deref().expect("a condition");
+    assert!(
+        !crate::core::condition::Condition::parse(when)
+            .expect("a condition")
+            .holds(&|_| None)
+            .expect("computed"),
+        "{when}"
+    );
 }
