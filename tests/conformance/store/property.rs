@@ -18,20 +18,22 @@ use gleitzeit::store::{Cancelled, Claim, Claimed, End, Finished, Lease, Plan, Pl
 
 /// How many scenarios, if the environment does not ask for more.
 const CASES: u32 = 100;
+/// The same of larger ones.
+const CASES_OF_BOUNDS: u32 = 25;
 
 pub(crate) async fn a_random_graph_ends_as_the_model_says(stand: Stand) {
-    play(stand, scenario());
+    play(stand, scenario(), CASES);
 }
 
 /// A task of a bounded workflow plans bounded children that plan bounded children, all at once and again after
 /// retries: as long as one is open, one can go on.
 pub(crate) async fn bounds_within_bounds_never_stand_still(stand: Stand) {
-    play(stand, bounds_within_bounds());
+    play(stand, bounds_within_bounds(), CASES_OF_BOUNDS);
 }
 
-fn play(stand: Stand, scenarios: impl Strategy<Value = Scenario>) {
+fn play(stand: Stand, scenarios: impl Strategy<Value = Scenario>, cases: u32) {
     let asked = super::backends::environment("GLEITZEIT_PROPERTY_CASES");
-    let cases = asked.map_or(CASES, |cases| cases.parse().expect("GLEITZEIT_PROPERTY_CASES is a number"));
+    let cases = asked.map_or(cases, |cases| cases.parse().expect("GLEITZEIT_PROPERTY_CASES is a number"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let handle = Handle::current();
     let result = tokio::task::block_in_place(|| {
