@@ -107,7 +107,8 @@ fn over_servers_nothing_starts_before_its_time_or_after_its_end() {
     place.run(&["topology", "apply"]).expect(0);
     place.run(&["call", "echo/v1", "ping", "--expires-in", "0.2", "--no-wait", "--id", "old"]).expect(0);
     let over = now().as_millis() + 200;
-    place.run(&["call", "echo/v1", "ping", "--in", "2s", "--no-wait", "--id", "later"]).expect(0);
+    // Long enough that a slow machine has submitted it by then.
+    place.run(&["call", "echo/v1", "ping", "--in", "20s", "--no-wait", "--id", "later"]).expect(0);
     let status = place.run(&["status", "later", "--json"]).expect(0).json();
     assert_eq!(status["status"], "delayed", "{status}");
     let due = time(&status["due"]);

@@ -159,7 +159,7 @@ fn note(graph: &Graph<'_>, task: usize, now: Timestamp) -> Option<String> {
     match record.state {
         TaskState::Waiting => Some(waits_for(graph, task)),
         TaskState::Delayed => {
-            if let (0, Some(due)) = (record.attempts, record.due) {
+            if let (0, None, Some(due)) = (record.attempts, last_cause(record), record.due) {
                 return Some(format!("starts in {}, at {due}", seconds(due.since(now))));
             }
             let due = record.due.map(|due| seconds(due.since(now)));
