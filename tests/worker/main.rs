@@ -7,9 +7,11 @@ mod wall_clock;
 use gleitzeit::broker::Heard;
 use gleitzeit::core::code::Code;
 use gleitzeit::core::failure::Failure;
+use gleitzeit::core::id::TaskKey;
 use gleitzeit::core::state::TaskState;
 use gleitzeit::store::Cancelled;
 use gleitzeit::wire::command::Command;
+use serde_json::json;
 
 use stage::{Stage, alone, id, pong, workflow};
 
@@ -18,7 +20,7 @@ use stage::{Stage, alone, id, pong, workflow};
 async fn a_repeated_cancel_reaches_what_runs() {
     let stage = Stage::new().await;
     let mut document = workflow("a");
-    document["reply"] = serde_json::json!({"to": "somebody"});
+    document["reply"] = json!({"to": "somebody"});
     stage.submit("w", &document).await;
     let call = stage.call().await;
     assert!(matches!(stage.cancel("w").await, Cancelled::Done { .. }));
@@ -67,6 +69,19 @@ async fn a_missed_broadcast_is_made_up_for() {
     u.end(Ok(pong()));
     stage.ends_as("u", "completed").await;
     assert_eq!(stage.state(&alone("t")).await, Some(TaskState::Cancelled));
+    stage.stop().await;
+}
+
+/// Each may be, together they may not be fetched.
+#[tokio::test]
+async fn a_task_that_refers_to_too_much_fails_with_the_bound() {
+    let stage = Stage::new().await;
+    stage.refer_to("w", "join", 9, 8 << 20).await;
+    stage.ends_as("w", "failed").await;
+    let join = stage.document(&TaskKey::within(id("w"), id("join"))).await;
+    assert_eq!((&join["error"]["name"], &join["attempts"]), (&json!("TASK_TOO_LARGE"), &json!(1)), "{join}");
+    let message = join["error"]["message"].as_str().expect("a text");
+    assert!(message.contains("more than 67108864; store masses elsewhere"), "{message}");
     stage.stop().await;
 }
 

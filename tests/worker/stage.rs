@@ -16,6 +16,7 @@ use gleitzeit::broker::{
     Broker, BrokerError, Consumer, Depth, Finding, Heard, Listener, Outgoing, Properties, Target,
 };
 use gleitzeit::config::EventLevel;
+use gleitzeit::core::clock::Clock;
 use gleitzeit::core::code::Code;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::{Id, TaskKey};
@@ -25,9 +26,12 @@ use gleitzeit::provider::registry::Providers;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::store::sqlite::SqliteStore;
-use gleitzeit::store::{Cancelled, Store, Why};
+use gleitzeit::store::{
+    Cancelled, Claim, Claimed, Edge, End, Message, Otherwise, Plan, PlannedTask, Store, Why,
+};
 use gleitzeit::topology::{Address, Queue, Topology};
 use gleitzeit::wire::command::Command;
+use gleitzeit::wire::record::Head;
 use gleitzeit::worker::{Parts, Settings, Worker};
 
 use crate::wall_clock::WallClock;
@@ -152,6 +156,55 @@ impl Stage {
         self.publish(Queue::Tasks(echo()), json!({"id": name, "method": "ping"}).to_string().into()).await;
     }
 
+    /// Takes in a workflow of which all but `task` has completed, with results of so many bytes; publishes that.
+    pub(crate) async fn refer_to(&self, root: &str, task: &str, results: usize, bytes: usize) {
+        let names: Vec<String> = (0..results).map(|at| format!("p{at}")).collect();
+        let text: String = names.iter().map(|name| format!("${{{name}}}")).collect();
+        let inputs: Value = names.iter().map(|name| (name.clone(), json!(name))).collect();
+        let (params, retry) = (json!({"message": text}), json!({"max_attempts": 3, "base_delay": 0}));
+        let body = json!({
+            "id": task, "workflow": root, "method": "ping", "params": params, "inputs": inputs, "retry": retry
+        });
+        let plan = |name: &str, body: &Value, dependencies| PlannedTask {
+            head: Head {
+                key: TaskKey::within(id(root), id(name)),
+                name: name.to_owned(),
+                protocol: "echo/v1".to_owned(),
+                method: "ping".to_owned(),
+            },
+            message: Message { address: echo(), priority: 4, body: body.to_string().into() },
+            dependencies,
+            tolerated: false,
+        };
+        let mut tasks: Vec<PlannedTask> =
+            names.iter().map(|name| plan(name, &Value::Null, Vec::new())).collect();
+        let edges = (0..results).map(|on| Edge { on, otherwise: Otherwise::Fail }).collect();
+        tasks.push(plan(task, &body, edges));
+        let refused = Failure::new(Code::InternalError, "not at all");
+        let plan = Plan { tasks, refused: None, ..Plan::refused(id(root), "W".to_owned(), refused, SOON) };
+        self.store.create(&plan, WallClock.now()).await.expect("create answers");
+        let document = Bytes::from(format!(r#"{{"status":"completed","result":"{}"}}"#, "x".repeat(bytes)));
+        for input in &plan.tasks[..results] {
+            let claim = Claim {
+                head: input.head.clone(),
+                attempt: 1,
+                run: None,
+                session: id("test"),
+                over: None,
+                inputs: Vec::new(),
+                inputs_bytes_max: 0,
+                digest: None,
+            };
+            let claimed = self.store.claim(&claim, WallClock.now()).await.expect("claim answers");
+            let Claimed::Run { lease, .. } = claimed else { panic!("{claimed:?}") };
+            let (state, document) = (TaskState::Completed, document.clone());
+            let entry = "{}".to_owned();
+            let end = End::Ended { state, document, keep: true, ttl: SOON, entry, retry: None };
+            self.store.finish(&lease, &end, WallClock.now()).await.expect("finish answers");
+        }
+        self.publish(Queue::Tasks(echo()), body.to_string().into()).await;
+    }
+
     async fn publish(&self, queue: Queue, body: Bytes) {
         let (target, properties) = (Target::Queue(queue), Properties::default());
         let message = Outgoing { target, body, properties, delay: None };
@@ -160,7 +213,6 @@ impl Stage {
 
     /// Records a cancel and tells nobody.
     pub(crate) async fn cancel(&self, root: &str) -> Cancelled {
-        use gleitzeit::core::clock::Clock;
         self.store.cancel(&id(root), Why::Request, WallClock.now()).await.expect("cancel answers")
     }
 
@@ -178,6 +230,12 @@ impl Stage {
 
     pub(crate) async fn state(&self, key: &TaskKey) -> Option<TaskState> {
         self.store.task(key).await.expect("task answers").map(|task| task.state)
+    }
+
+    /// What is kept of a task that has ended.
+    pub(crate) async fn document(&self, key: &TaskKey) -> Value {
+        let document = self.store.result(key).await.expect("result answers").expect("it is kept");
+        serde_json::from_slice(&document).expect("JSON")
     }
 
     /// Waits for the root's document.
