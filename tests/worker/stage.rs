@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use gleitzeit::broker::sqlite::SqliteBroker;
@@ -48,7 +48,7 @@ pub(crate) struct Stage {
     calls: tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>,
     hears: mpsc::UnboundedSender<Heard>,
     drain: CancellationToken,
-    working: JoinHandle<Result<(), BrokerError>>,
+    working: JoinSet<Result<(), BrokerError>>,
     _folder: tempfile::TempDir,
 }
 
@@ -138,7 +138,8 @@ impl Stage {
         };
         let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());
         let stop = drain.clone();
-        let working = tokio::spawn(async move { worker.run(stop).await });
+        let mut working = JoinSet::new();
+        working.spawn(async move { worker.run(stop).await });
         let calls = tokio::sync::Mutex::new(calls);
         Stage { broker, store, calls, hears, drain, working, _folder: folder }
     }
@@ -269,10 +270,10 @@ impl Stage {
         self.broker.published().iter().filter(is_task).map(run).collect()
     }
 
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         self.drain.cancel();
-        let stopped = tokio::time::timeout(SOON, self.working).await.expect("it stops in time");
-        stopped.expect("it does not panic").expect("it could consume");
+        let stopped = tokio::time::timeout(SOON, self.working.join_next()).await.expect("it stops in time");
+        stopped.expect("it was started").expect("it does not panic").expect("it could consume");
         self.broker.close().await;
     }
 }

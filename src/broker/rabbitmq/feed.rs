@@ -42,6 +42,7 @@ const BROADCASTS_WAITING_MAX: u16 = 1_000;
 const BROADCAST_PREFETCH: u16 = 100;
 
 /// What a feed gives.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and taken apart where it is given")]
 #[derive(Debug)]
 pub(super) enum Fed {
     Delivery(Delivery, Arc<Held>),
