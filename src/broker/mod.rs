@@ -17,7 +17,8 @@
 //!    also through delays. Headers that the broker writes itself (`x-death` and its kin) are not sent on.
 //! 7. `declare` is idempotent. It never deletes and never redefines.
 //! 8. `broadcast` reaches every consumer that `listen` has returned to, once each, at most once; it is
-//!    neither persistent nor confirmed. `emit` never waits and may drop under pressure, counting what it drops.
+//!    neither persistent nor confirmed. A listener that may have missed one says so ([`Heard::Gap`]) as soon as
+//!    it listens again. `emit` never waits and may drop under pressure, counting what it drops.
 //! 9. After a lost connection every method fails or waits within its timeout, a consumer goes on by itself
 //!    as soon as the broker is back, and settling a delivery of the old connection is
 //!    [`BrokerError::DeliveryLost`] (the message comes again).
@@ -93,7 +94,16 @@ pub trait Consumer: fmt::Debug + Send {
 #[async_trait]
 pub trait Listener: fmt::Debug + Send {
     /// The next broadcast; waits for it. Cancel-safe. `None` when the broker was closed.
-    async fn next(&mut self) -> Option<Bytes>;
+    async fn next(&mut self) -> Option<Heard>;
+}
+
+/// What a listener hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A broadcast.
+    Broadcast(Bytes),
+    /// Broadcasts may have been missed (a lost connection, a long sleep); from now on it listens again.
+    Gap,
 }
 
 /// A message to publish.

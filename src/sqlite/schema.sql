@@ -91,7 +91,7 @@ CREATE TABLE workflows (
     max_parallel INTEGER,                       -- null: any number
     active       INTEGER NOT NULL DEFAULT 0,    -- tasks between release and end; only with max_parallel
     run          INTEGER NOT NULL DEFAULT 1,
-    retried_by   TEXT,                          -- the request that began this run
+    retried_by   TEXT,                          -- the requests that began the last runs, newest last
     floor        INTEGER NOT NULL DEFAULT 0,    -- as high as the fences of tasks that are no more; 0: none
     timeout      INTEGER,                       -- in nanoseconds
     reply        TEXT,

@@ -21,6 +21,8 @@ pub struct Claim {
     pub head: Head,
     /// The attempt that the message is for, from 1.
     pub attempt: u32,
+    /// The run that the message is of ([`Released::run`]), from 1; `None` if that is not known: the present one.
+    pub run: Option<u32>,
     /// Who asks.
     pub session: Id,
     /// Take the lease over from a session that is known to be dead: the fence it held. The attempt it had
@@ -28,6 +30,8 @@ pub struct Claim {
     pub over: Option<Fence>,
     /// Tasks of the same workflow whose results are wanted.
     pub inputs: Vec<Id>,
+    /// Of how many bytes together, at most; see [`Inputs::TooLarge`].
+    pub inputs_bytes_max: usize,
     /// Stands for the body that came with an idempotency key, so that another body under the same key is
     /// noticed; `None` where there is nothing to compare. Of a task on its own only.
     pub digest: Option<String>,
@@ -40,8 +44,8 @@ pub enum Claimed {
     Run {
         /// The lease; `finish` wants it.
         lease: Lease,
-        /// The result documents asked for, in the order asked; `None` where there is none.
-        inputs: Vec<Option<Bytes>>,
+        /// The results asked for.
+        inputs: Inputs,
         /// How many attempts ended with the death of their worker so far.
         crashes: u32,
         /// The attempts so far as in [`TaskRecord::history`](super::TaskRecord::history); empty for a first attempt.
@@ -69,6 +73,9 @@ pub enum Claimed {
         /// When it is due.
         due: Timestamp,
     },
+    /// The message is of a run before the present one, in which the task is open and has a message of its own:
+    /// settle.
+    Superseded,
     /// It has ended. Publish what it released (again), and settle.
     Over {
         /// How it ended.
@@ -82,6 +89,18 @@ pub enum Claimed {
     NoWorkflow,
 }
 
+/// The result documents that a [`Claim`] has asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inputs {
+    /// In the order asked; `None` where there is none.
+    Read(Vec<Option<Bytes>>),
+    /// Not read: they have so many bytes together, more than [`Claim::inputs_bytes_max`].
+    TooLarge {
+        /// How many.
+        bytes: u64,
+    },
+}
+
 /// The right to end an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Lease {
@@ -91,6 +110,8 @@ pub struct Lease {
     pub fence: Fence,
     /// The attempt, from 1.
     pub attempt: u32,
+    /// The run, from 1.
+    pub run: u32,
 }
 
 /// How an attempt ends.

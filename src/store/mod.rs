@@ -35,13 +35,19 @@
 //! 9. When no task of a workflow is open any more the workflow ends: `failed` if a task that is not
 //!    `tolerated` ended other than completed or skipped, else `completed`. `cancel` ends every open task of
 //!    the root in one step, also the running ones (their leases are void), and the workflow as its reason
-//!    says. For an id that nobody has seen it leaves a mark that a later `claim` or `create` obeys.
+//!    says. For an id that nobody has seen it leaves a mark that a later `claim` or `create` obeys. A repeat
+//!    is answered so that what follows from the end can be done again.
 //! 10. `retry` of an ended workflow resets, in one step, what did not complete (failed, cancelled, expired),
 //!     whatever depends on that, transitively, and nothing else: those tasks are as after `create`, with a
 //!     fence that is higher than before and their history kept. A parent that is reset because of a dependency
 //!     loses its children; one that is reset by itself keeps them, and those that failed are reset too. It is
 //!     under way while they run: where a bound of line 8 holds for it they begin when it has its place,
 //!     which such parents get in the order of the file, before any other child.
+//!     A message says which run it is of. Of a task that is open, a message of an earlier run is
+//!     [`Claimed::Superseded`]: the present run has released it under a message of its own, or will, so no
+//!     attempt of the run before is counted in it and each run has one chain of messages. A message of the
+//!     present run or a later one for a later attempt than the record knows of is believed: the store has lost
+//!     its last writes.
 //! 11. A result exists from the step that ends its task on, until its TTL is over; the record of the end (the
 //!     tombstone) outlives it. A running workflow's results have no TTL; it starts when the workflow ends.
 //! 12. After a result can be read, everyone who watches its root is told. `watch` may tell too often, never
@@ -67,7 +73,8 @@ use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 
 pub use error::StoreError;
-pub use lease::{Claim, Claimed, End, Fence, Finished, Lease};
+pub use lease::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
+use outside::REQUESTS_MAX;
 pub use outside::{Cancelled, Retried, Why};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
@@ -93,7 +100,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError>;
 
     /// Runs an ended task or workflow again as far as it did not complete. `by` names the request: a repeat of
-    /// it changes nothing and answers what is still to be published.
+    /// one of the last 16 that began a run changes nothing and answers what is still to be published.
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError>;
 
     /// Keeps a worker session alive for `ttl` from now.

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::plan::Released;
 use crate::core::id::{Id, TaskKey};
 
+/// How many requests for a retry of one root are known as repeats: the last ones that began a run.
+pub(super) const REQUESTS_MAX: usize = 16;
+
 /// What became of [`Store::cancel`](super::Store::cancel).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {
@@ -15,7 +18,13 @@ pub enum Cancelled {
         /// The plan's `reply`, if it was a workflow.
         reply: Option<String>,
     },
-    /// It had ended before (state by name).
+    /// A request like this has ended it before. Maybe whoever made that died then: what follows from the end is
+    /// to be done again.
+    Again {
+        /// As in `Done`.
+        reply: Option<String>,
+    },
+    /// It had ended otherwise before (state by name), or the time of a run was over that is not the present one.
     Over(String),
     /// Nobody has seen it yet; it will be refused when it comes.
     Marked,
@@ -50,6 +59,9 @@ pub enum Retried {
     NotEnded,
     /// Everything that it has is completed or skipped: there is nothing to do.
     Nothing,
+    /// It ended before its tasks were known (refused, or cancelled before a worker took it in): it has nothing
+    /// that could run.
+    NotTakenIn,
     /// What is to run again needs the results of these tasks (or, if empty, the root's own message), which
     /// are not kept any more.
     Gone(Vec<Id>),

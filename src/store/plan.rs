@@ -127,6 +127,9 @@ pub struct Released {
     pub key: TaskKey,
     /// Its message.
     pub message: Message,
+    /// The run that it is released in, from 1; each retry of the root begins another. The message tells it, and
+    /// so do the messages of later attempts: [`Claim::run`](super::Claim::run).
+    pub run: u32,
 }
 
 /// What became of [`Store::create`](super::Store::create).

@@ -1,9 +1,7 @@
 //! Commands: what changes tasks and workflows without being one. A repeat of any changes nothing.
 
-use bytes::Bytes;
-use serde_json::{Value, json};
-
 use super::Shared;
+use super::control;
 use super::patience::{Stop, insist};
 use super::publish::HEADER_ROOT;
 use crate::broker::{Outgoing, Properties, Target};
@@ -36,8 +34,16 @@ impl Shared {
     /// Ends a task or workflow from outside: record, answer who waits, then tell whoever runs a part of it.
     async fn end(&self, id: &Id, why: Why) -> Result<(), Stop> {
         let cancel = || self.parts.store.cancel(id, why, self.parts.clock.now());
-        let (running, reply) = match insist(&self.abort, "cancel", cancel).await? {
-            Cancelled::Done { running, reply } => (running, reply),
+        let (was_running, reply) = match insist(&self.abort, "cancel", cancel).await? {
+            Cancelled::Done { running, reply } => {
+                tracing::info!(%id, running = running.len(), ?why, "ended on request or for its time");
+                (!running.is_empty(), reply)
+            }
+            // What ran then is not known any more. Who is told for nothing looks, and goes on.
+            Cancelled::Again { reply } => {
+                tracing::debug!(%id, ?why, "had ended so before");
+                (true, reply)
+            }
             Cancelled::Over(state) => {
                 tracing::debug!(%id, state, "nothing to end");
                 return Ok(());
@@ -47,14 +53,13 @@ impl Shared {
                 return Ok(());
             }
         };
-        tracing::info!(%id, running = running.len(), ?why, "ended on request or for its time");
         let reply = reply.as_deref().and_then(Reply::decode);
         self.answer_again(id, reply.as_ref()).await?;
         self.tell(&self.event_of_end(id, why).await?);
-        if running.is_empty() {
+        if !was_running {
             return Ok(());
         }
-        let body: Bytes = json!({"type": "cancel", "id": id}).to_string().into();
+        let body = control::cancelled(id);
         insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
     }
 
@@ -84,7 +89,15 @@ impl Shared {
                 Ok(())
             }
             Retried::Nothing => {
-                tracing::info!(%id, "not retried: all of it completed");
+                tracing::info!(%id, "not retried: all of it completed or was skipped");
+                Ok(())
+            }
+            Retried::NotTakenIn => {
+                tracing::warn!(%id, "not retried: it ended before its tasks were taken in; submit it again");
+                Ok(())
+            }
+            Retried::Gone(missing) if missing.is_empty() => {
+                tracing::warn!(%id, "not retried: its message is not kept; submit it again");
                 Ok(())
             }
             Retried::Gone(missing) => {
@@ -96,22 +109,6 @@ impl Shared {
                 tracing::warn!(%id, "not retried: nobody knows this id");
                 Ok(())
             }
-        }
-    }
-
-    /// A broadcast: the state is already recorded, this only saves work.
-    pub(super) fn control(&self, body: &[u8]) {
-        let message: Option<Value> = serde_json::from_slice(body).ok();
-        let field = |name: &str| message.as_ref().and_then(|m| m.get(name)).and_then(Value::as_str);
-        let id = field("id").and_then(|id| Id::parse(id).ok());
-        match (field("type"), id) {
-            (Some("cancel"), Some(id)) => {
-                let hit = self.running.cancel(&id);
-                if hit > 0 {
-                    tracing::info!(%id, tasks = hit, "cancelling what runs here");
-                }
-            }
-            _ => tracing::debug!("a broadcast of an unknown kind is ignored"),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::expand::Kind;
 use super::lease::{Run, Taken};
 use super::outcome::{Attempt, Verdict};
 use super::patience::{Stop, insist};
-use super::publish::{Past, again, document, message_of};
+use super::publish::{Past, again, document, message_of, run_of};
 use super::session::BEAT_TTL;
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Settlement};
 use crate::core::code::Code;
@@ -33,7 +33,7 @@ use crate::topology::{Queue, unrouted};
 use crate::wire::event::Event;
 use crate::wire::inbox;
 use crate::wire::record::Head;
-use crate::wire::task::{self, Decoded, Refused, Task};
+use crate::wire::task::{self, Decoded, INPUT_BYTES_MAX, Refused, Task};
 
 /// The longest wait before a delivery whose task is held by a live session is looked at again.
 const HELD_DELAY_MAX: Duration = Duration::from_secs(60);
@@ -70,14 +70,16 @@ impl Shared {
         };
         let Some((task, head)) = self.admit(delivery, task).await? else { return Ok(()) };
         let cancel = self.abort.child_token();
-        let Some(_entered) = self.running.enter(&head.key, cancel.clone()) else {
+        let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, None).await;
         };
-        let run = match self.lease(&head, task.attempt, task.needs(), task::digest(&task)).await? {
+        let (of, inputs) = (run_of(delivery), task.needs());
+        let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task)).await? {
             Taken::Run(run) => run,
             Taken::Held(fence) => return self.publish_held(delivery, &task, Some(fence)).await,
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
+        self.begin(&entered, &cancel).await?;
         let attempt = self.attempt(&task, &head, &run, cancel).await?;
         let verdict = self.judge(&task, &run, attempt);
         self.conclude(delivery, &task, &head, &run, verdict, events).await
@@ -116,6 +118,10 @@ impl Shared {
                 let next = Task { attempt, ..task.clone() };
                 let wait = due.since(self.parts.clock.now());
                 self.publish(vec![message_of(delivery, &next, Some(wait))]).await
+            }
+            Claimed::Superseded => {
+                tracing::info!(task = %head.key, "a message of a run before the present one; it runs nothing");
+                Ok(())
             }
             Claimed::Over { released, differs, .. } => {
                 if differs {
@@ -426,8 +432,15 @@ fn invalid(code: Code, violations: &[Violation]) -> Failure {
 
 /// The result documents that the parameters refer to, read once.
 fn documents(run: &Run) -> Result<BTreeMap<&Id, Value>, Failure> {
+    let inputs = run.inputs.as_ref().map_err(|bytes| {
+        let text = format!(
+            "the results that it refers to have {bytes} bytes together, more than {INPUT_BYTES_MAX}; store masses elsewhere and hand on where they are"
+        );
+        let failure = Failure::new(Code::TaskTooLarge, text).with("bytes", *bytes);
+        failure.with("bytes_max", INPUT_BYTES_MAX)
+    })?;
     let mut read = BTreeMap::new();
-    for (id, document) in &run.inputs {
+    for (id, document) in inputs {
         let Some(document) = document else { continue };
         let value = serde_json::from_slice(document).map_err(|error| {
             Failure::new(

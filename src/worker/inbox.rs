@@ -9,7 +9,7 @@ use super::Shared;
 use super::execute::{HELD_LOOKS, protocol_of, settle};
 use super::lease::Taken;
 use super::patience::{Stop, insist};
-use super::publish::{Past, document, message_of};
+use super::publish::{Past, document, message_of, run_of};
 use super::session::BEAT_EVERY;
 use crate::broker::{Death, Delivery};
 use crate::core::code::Code;
@@ -109,7 +109,7 @@ impl Shared {
         let Some(_entered) = self.running.enter(&head.key, self.abort.child_token()) else { return Ok(None) };
         let mut looks = 0;
         let run = loop {
-            match self.lease(head, attempt, Vec::new(), None).await? {
+            match self.lease(head, run_of(delivery), attempt, Vec::new(), None).await? {
                 Taken::Run(run) => break run,
                 Taken::Held(_) if looks < HELD_LOOKS => {
                     looks += 1;

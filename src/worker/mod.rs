@@ -11,6 +11,7 @@
 //! has two tokens: `drain` (take no more) and `abort` (give back what runs); `run` holds their order.
 
 mod command;
+mod control;
 mod coordinate;
 mod execute;
 mod expand;
@@ -163,17 +164,12 @@ impl Worker {
         }
         let control = {
             let (shared, stop) = (Arc::clone(shared), beat_stop.clone());
-            async move {
-                loop {
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        body = listener.next() => match body {
-                            Some(body) => shared.control(&body),
-                            None => break,
-                        }
-                    }
+            let listening = async move {
+                while let Some(heard) = listener.next().await {
+                    shared.heard(&heard).await;
                 }
-            }
+            };
+            async move { stop.run_until_cancelled(listening).await }
         };
         loops.spawn(control);
         loops.close();

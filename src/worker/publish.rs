@@ -22,6 +22,9 @@ use crate::wire::task::{self, Decoded, Reply, Task};
 /// Names the workflow that a task belongs to, for an embedded run that executes only its own.
 pub(crate) const HEADER_ROOT: &str = "gleitzeit-root";
 
+/// The run that a task's message is of, where it is not the first. It goes on to the messages of later attempts.
+pub(super) const HEADER_RUN: &str = "gleitzeit-run";
+
 /// The largest dead letter, in bytes: below what RabbitMQ 4 takes by default.
 const LETTER_BYTES_MAX: usize = 15 * 1024 * 1024;
 
@@ -191,6 +194,12 @@ pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duratio
     message
 }
 
+/// The run that the delivery's message is of.
+pub(super) fn run_of(delivery: &Delivery) -> u32 {
+    let told = delivery.properties.headers.get(HEADER_RUN);
+    told.and_then(|run| run.parse().ok()).unwrap_or(1)
+}
+
 /// The same message once more, as it came.
 pub(super) fn again(delivery: &Delivery, delay: Option<Duration>) -> Outgoing {
     Outgoing {
@@ -202,7 +211,7 @@ pub(super) fn again(delivery: &Delivery, delay: Option<Duration>) -> Outgoing {
 }
 
 fn message_released(released: Released) -> Outgoing {
-    let Released { key, message: Message { address, priority, body } } = released;
+    let Released { key, message: Message { address, priority, body }, run } = released;
     let mut properties = Properties {
         message_id: Some(key.id().to_string()),
         priority: Some(priority),
@@ -210,6 +219,9 @@ fn message_released(released: Released) -> Outgoing {
     };
     if let Some(workflow) = key.workflow() {
         properties.headers.insert(HEADER_ROOT.to_owned(), workflow.to_string());
+    }
+    if run > 1 {
+        properties.headers.insert(HEADER_RUN.to_owned(), run.to_string());
     }
     Outgoing { target: Target::Queue(Queue::Tasks(address)), body, properties, delay: None }
 }

@@ -7,10 +7,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::id::{Id, TaskKey};
 
-/// The tasks that hold a lease of this worker's session.
+/// The tasks that are being dealt with here, with or without a lease of this worker's session.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    tasks: Mutex<HashMap<TaskKey, CancellationToken>>,
+    tasks: Mutex<HashMap<TaskKey, Present>>,
+}
+
+#[derive(Debug)]
+struct Present {
+    cancel: CancellationToken,
+    holds_lease: bool,
+    /// Somebody wanted to look at its lease before there was one.
+    is_doubted: bool,
 }
 
 impl Running {
@@ -21,17 +29,27 @@ impl Running {
         match self.lock().entry(key.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
-                vacant.insert(cancel);
+                vacant.insert(Present { cancel, holds_lease: false, is_doubted: false });
                 Some(Entered { running: self, key: key.clone() })
             }
         }
     }
 
-    /// Cancels every task under `root`; tells how many.
-    pub(super) fn cancel(&self, root: &Id) -> usize {
-        let tasks = self.lock();
-        let hit = tasks.iter().filter(|(key, _)| key.root == *root);
-        hit.map(|(_, cancel)| cancel.cancel()).count()
+    /// The tasks under `root` (under any, if `None`) whose leases may be void, with what stops them. One that
+    /// has no lease yet is remembered: see [`Entered::took_lease`].
+    pub(super) fn doubt(&self, root: Option<&Id>) -> Vec<(TaskKey, CancellationToken)> {
+        let mut doubted = Vec::new();
+        for (key, present) in self.lock().iter_mut() {
+            if root.is_some_and(|root| key.root != *root) {
+                continue;
+            }
+            if present.holds_lease {
+                doubted.push((key.clone(), present.cancel.clone()));
+            } else {
+                present.is_doubted = true;
+            }
+        }
+        doubted
     }
 
     /// The keys of the running tasks, sorted.
@@ -41,7 +59,7 @@ impl Running {
         keys
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskKey, CancellationToken>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskKey, Present>> {
         // A panic while the map was held cannot have left it half changed: each use is one call.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,6 +70,21 @@ impl Running {
 pub(super) struct Entered<'a> {
     running: &'a Running,
     key: TaskKey,
+}
+
+impl Entered<'_> {
+    /// The task.
+    pub(super) fn key(&self) -> &TaskKey {
+        &self.key
+    }
+
+    /// Notes that the lease is there. Whether it was in doubt while it was asked for: it may be void already.
+    pub(super) fn took_lease(&self) -> bool {
+        let mut tasks = self.running.lock();
+        let Some(present) = tasks.get_mut(&self.key) else { return false };
+        present.holds_lease = true;
+        present.is_doubted
+    }
 }
 
 impl Drop for Entered<'_> {

@@ -1,7 +1,7 @@
 //! What every broker must show beside messages: declaring, checking, broadcasts, events, counts, the end.
 
 use bytes::Bytes;
-use gleitzeit::broker::{Broker, BrokerError, Depth, Settlement};
+use gleitzeit::broker::{Broker, BrokerError, Depth, Heard, Settlement};
 use gleitzeit::topology::{Address, Queue, Topology};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -67,13 +67,13 @@ async fn a_broadcast_reaches_every_listener_once(broker: Arc<dyn Broker>, addres
     for listener in &mut listeners {
         for expected in ["1", "2"] {
             let heard = tokio::time::timeout(SOON, listener.next()).await.expect("in time");
-            assert_eq!(heard.expect("goes on"), expected);
+            assert_eq!(heard.expect("goes on"), Heard::Broadcast(expected.into()));
         }
     }
     let mut late = broker.listen().await.expect("listens");
     broker.broadcast(Bytes::from("3")).await.expect("sent");
     let heard = tokio::time::timeout(SOON, late.next()).await.expect("in time");
-    assert_eq!(heard.expect("goes on"), "3");
+    assert_eq!(heard.expect("goes on"), Heard::Broadcast("3".into()));
 }
 
 // Law 8.

@@ -3,7 +3,7 @@
 use crate::support::{State, id, message, next, prefetch, soon, tasks, text};
 use crate::wall_clock::WallClock;
 use gleitzeit::broker::sqlite::{ROOT_HEADER, SqliteBroker};
-use gleitzeit::broker::{Broker, BrokerError, Settlement};
+use gleitzeit::broker::{Broker, BrokerError, Heard, Settlement};
 use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::topology::Topology;
 use std::sync::Arc;
@@ -104,11 +104,26 @@ async fn a_broadcast_reaches_listeners_of_every_connection() {
     here.broadcast("one".into()).await.expect("sends");
     there.broadcast("two".into()).await.expect("sends");
     for listener in [&mut near, &mut far] {
-        assert_eq!(soon(listener.next()).await.as_deref(), Some(&b"one"[..]));
-        assert_eq!(soon(listener.next()).await.as_deref(), Some(&b"two"[..]));
+        assert_eq!(soon(listener.next()).await, Some(Heard::Broadcast("one".into())));
+        assert_eq!(soon(listener.next()).await, Some(Heard::Broadcast("two".into())));
     }
     here.close().await;
     assert_eq!(soon(near.next()).await, None);
+}
+
+/// A listener that is slower than the log is long.
+#[tokio::test]
+async fn a_listener_that_slept_too_long_says_that_it_missed_broadcasts() {
+    let state = State::new();
+    let broker = state.broker().await;
+    let mut listener = broker.listen().await.expect("listens");
+    let sending = (0..10_002).map(|number| broker.broadcast(number.to_string().into()));
+    for sent in futures_util::future::join_all(sending).await {
+        sent.expect("sends");
+    }
+    assert_eq!(soon(listener.next()).await, Some(Heard::Gap));
+    let next = soon(listener.next()).await;
+    assert!(matches!(next, Some(Heard::Broadcast(_))), "{next:?}");
 }
 
 #[tokio::test]

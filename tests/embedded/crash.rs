@@ -90,7 +90,9 @@ async fn claim(store: &SqliteStore, name: &str, session: &Id, over: Option<&Clai
         attempt: 1,
         session: session.clone(),
         over,
+        run: None,
         inputs: Vec::new(),
+        inputs_bytes_max: 0,
         digest: None,
     };
     store.claim(&claim, WallClock.now()).await.expect("claims")

@@ -77,7 +77,9 @@ async fn run(delivery: Delivery, store: Arc<SqliteStore>, session: Id) {
         attempt: 1,
         session,
         over: None,
+        run: None,
         inputs: Vec::new(),
+        inputs_bytes_max: 0,
         digest: None,
     };
     let claimed = store.claim(&claim, WallClock.now()).await.expect("claims");

@@ -46,7 +46,16 @@ pub(crate) async fn stand(state: &State, settings: Settings) -> (SqliteStore, Ar
 }
 
 pub(crate) async fn lease(store: &SqliteStore, head: Head, now: Timestamp) -> Lease {
-    let claim = Claim { head, attempt: 1, session: id("s"), over: None, inputs: Vec::new(), digest: None };
+    let claim = Claim {
+        head,
+        attempt: 1,
+        session: id("s"),
+        run: None,
+        over: None,
+        inputs: Vec::new(),
+        inputs_bytes_max: 0,
+        digest: None,
+    };
     match store.claim(&claim, now).await.expect("claims") {
         Claimed::Run { lease, .. } => lease,
         other => panic!("{other:?}"),
@@ -123,7 +132,9 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
         attempt: 1,
         session: id("s"),
         over: None,
+        run: None,
         inputs: Vec::new(),
+        inputs_bytes_max: 0,
         digest: None,
     };
     assert!(matches!(store.claim(&claim, clock.now()).await, Ok(Claimed::Run { .. })), "the mark is gone");
@@ -239,8 +250,16 @@ async fn an_id_is_a_task_or_a_workflow() {
     assert!(store.create(&plan("t", &["a"]), clock.now()).await.is_err());
     complete(&store, &lease).await;
     store.create(&plan("w", &["a"]), clock.now()).await.expect("creates");
-    let claim =
-        Claim { head: head("w"), attempt: 1, session: id("s"), over: None, inputs: Vec::new(), digest: None };
+    let claim = Claim {
+        head: head("w"),
+        attempt: 1,
+        session: id("s"),
+        run: None,
+        over: None,
+        inputs: Vec::new(),
+        inputs_bytes_max: 0,
+        digest: None,
+    };
     assert!(store.claim(&claim, clock.now()).await.is_err());
 }
 

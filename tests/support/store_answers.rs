@@ -13,6 +13,7 @@ pub(crate) enum Answer {
     Held { session: String },
     NotReady { released: Vec<String> },
     Next { attempt: u32 },
+    Superseded,
     Over { state: TaskState, released: Vec<String> },
     NoWorkflow,
 }
@@ -43,6 +44,7 @@ impl Answer {
             Claimed::Held { session, .. } => Answer::Held { session: session.to_string() },
             Claimed::NotReady { released } => Answer::NotReady { released: sort(released) },
             Claimed::Next { attempt, .. } => Answer::Next { attempt: *attempt },
+            Claimed::Superseded => Answer::Superseded,
             Claimed::Over { state, released, .. } => Answer::Over { state: *state, released: sort(released) },
             Claimed::NoWorkflow => Answer::NoWorkflow,
         }

@@ -68,13 +68,14 @@ pub(crate) struct Model {
     step: u32,
     /// How it was ended from outside.
     forced: Option<WorkflowState>,
-    last_retry: Option<String>,
+    /// Who began the last runs.
+    retries: Vec<String>,
 }
 
 impl Model {
     pub(crate) fn new(specs: &[Spec], bound: Option<u32>, chosen: &[String]) -> Result<Model, String> {
-        let (tasks, forced, last_retry) = (Vec::new(), None, None);
-        let mut model = Model { tasks, run: 1, bound, step: 1, forced, last_retry };
+        let (tasks, forced, retries) = (Vec::new(), None, Vec::new());
+        let mut model = Model { tasks, run: 1, bound, step: 1, forced, retries };
         model.add(specs, None);
         model.settle(chosen)?;
         Ok(model)
@@ -118,7 +119,14 @@ impl Model {
         self.tasks[index].lease
     }
 
-    pub(crate) fn claim(&mut self, index: usize, attempt: u32, session: &str, over: Option<u32>) -> Answer {
+    /// `run` is the run that the message is of.
+    pub(crate) fn claim(
+        &mut self,
+        index: usize,
+        (run, attempt): (u32, u32),
+        session: &str,
+        over: Option<u32>,
+    ) -> Answer {
         let released = self.released_by(self.tasks[index].finished);
         let children = self.children(index);
         let free = self
@@ -126,6 +134,7 @@ impl Model {
         let task = &mut self.tasks[index];
         match task.state {
             state if state.is_ended() => return Answer::Over { state, released },
+            _ if run < self.run => return Answer::Superseded,
             TaskState::Waiting => return Answer::NotReady { released: free },
             TaskState::Running if over.is_some() && over == task.lease => {
                 task.crashes += 1;
@@ -180,6 +189,14 @@ impl Model {
         Ok(Ended::Done { released, ended, workflow: self.state() })
     }
 
+    /// Whether a request like this has ended it before.
+    pub(crate) fn was_ended_so(&self, why: Why) -> bool {
+        match why {
+            Why::Request => self.forced == Some(WorkflowState::Cancelled),
+            Why::Timeout { run } => run == self.run && self.forced == Some(WorkflowState::Failed),
+        }
+    }
+
     /// Whether something was to be ended.
     pub(crate) fn cancel(&mut self, why: Why) -> bool {
         let state = match why {
@@ -202,7 +219,7 @@ impl Model {
     }
 
     pub(crate) fn retry(&mut self, by: &str, chosen: &[String]) -> Result<Again, String> {
-        if self.last_retry.as_deref() == Some(by) {
+        if self.retries.iter().rev().take(16).any(|known| known == by) {
             return Ok(Again::Running { released: self.unclaimed(), run: self.run });
         }
         if !self.state().is_ended() {
@@ -215,7 +232,7 @@ impl Model {
         self.step += 1;
         self.run += 1;
         self.forced = None;
-        self.last_retry = Some(by.to_owned());
+        self.retries.push(by.to_owned());
         self.reset(&own);
         self.settle(chosen)?;
         let mut released = chosen.to_vec();

@@ -308,7 +308,16 @@ impl Stand {
 }
 
 pub(crate) fn claim(key: &TaskKey, attempt: u32, session: &str) -> Claim {
-    Claim { head: head(key), attempt, session: id(session), over: None, inputs: Vec::new(), digest: None }
+    Claim {
+        head: head(key),
+        attempt,
+        run: None,
+        session: id(session),
+        over: None,
+        inputs: Vec::new(),
+        inputs_bytes_max: 1 << 20,
+        digest: None,
+    }
 }
 
 pub(crate) fn lease(claimed: Claimed) -> Lease {

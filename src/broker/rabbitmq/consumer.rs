@@ -5,9 +5,9 @@ use bytes::Bytes;
 use lapin::types::DeliveryTag;
 use std::sync::Arc;
 
-use super::feed::{Feed, Held, Subscriber};
+use super::feed::{Fed, Feed, Held, Subscriber};
 use super::message::{deaths, from_amqp};
-use crate::broker::{BrokerError, Consumer, Delivery, Listener, Receipt, Settlement};
+use crate::broker::{BrokerError, Consumer, Delivery, Heard, Listener, Receipt, Settlement};
 use crate::topology::Queue;
 
 /// One subscription to one queue.
@@ -26,10 +26,14 @@ impl QueueConsumer {
 #[async_trait]
 impl Consumer for QueueConsumer {
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
-        Some(match self.feed.next().await? {
-            Ok((delivery, held)) => Ok(self.receive(delivery, held)),
-            Err(error) => Err(error),
-        })
+        loop {
+            match self.feed.next().await? {
+                Ok(Fed::Delivery(delivery, held)) => return Some(Ok(self.receive(delivery, held))),
+                // What the lost connection had comes again by itself.
+                Ok(Fed::Again) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
     async fn cancel(&mut self) -> Result<(), BrokerError> {
@@ -94,14 +98,15 @@ impl BroadcastListener {
 
 #[async_trait]
 impl Listener for BroadcastListener {
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Heard> {
         loop {
             match self.feed.next().await? {
-                Ok((delivery, held)) => {
+                Ok(Fed::Delivery(delivery, held)) => {
                     // Settled before it is given out: at most once, and the server may send the next.
                     held.acknowledge(delivery.delivery_tag);
-                    return Some(Bytes::from(delivery.data));
+                    return Some(Heard::Broadcast(Bytes::from(delivery.data)));
                 }
+                Ok(Fed::Again) => return Some(Heard::Gap),
                 Err(error) => tracing::error!(%error, "cannot listen to broadcasts; trying again"),
             }
         }

@@ -41,6 +41,15 @@ const BROADCASTS_WAITING_MAX: u16 = 1_000;
 /// Broadcasts that the server sends ahead.
 const BROADCAST_PREFETCH: u16 = 100;
 
+/// What a feed gives.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and taken apart where it is given")]
+#[derive(Debug)]
+pub(super) enum Fed {
+    Delivery(Delivery, Arc<Held>),
+    /// It is subscribed again after it was not.
+    Again,
+}
+
 /// What a feed needs to subscribe, again and again.
 #[derive(Debug)]
 pub(super) struct Subscriber {
@@ -117,14 +126,14 @@ impl Feed {
     /// The next delivery; `None` once cancelled or closed. Cancel-safe.
     ///
     /// An error is one that needs a person. It is given out once, and the feed goes on trying.
-    pub(super) async fn next(&mut self) -> Option<Result<(Delivery, Arc<Held>), BrokerError>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Fed, BrokerError>> {
         loop {
             match &mut self.state {
                 State::Ended => return None,
                 State::Subscribed(subscription) => match subscription.stream.next().await {
                     Some(Ok(delivery)) => {
                         self.reported = None;
-                        return Some(Ok((delivery, Arc::clone(&subscription.held))));
+                        return Some(Ok(Fed::Delivery(delivery, Arc::clone(&subscription.held))));
                     }
                     Some(Err(error)) => self.lost(&Failure::Said(error).words()),
                     None => self.lost("the server cancelled the subscription"),
@@ -133,6 +142,7 @@ impl Feed {
                     Ok(Ok(subscription)) => {
                         tracing::info!(source = %self.subscriber.label(), "subscribed again");
                         self.state = State::Subscribed(subscription);
+                        return Some(Ok(Fed::Again));
                     }
                     Ok(Err(BrokerError::Closed)) | Err(_) => self.state = State::Ended,
                     Ok(Err(error)) => {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Hub, failed};
-use crate::broker::{BrokerError, Listener};
+use crate::broker::{BrokerError, Heard, Listener};
 use crate::core::clock::Timestamp;
 use crate::sqlite::{Foreign, Topic};
 
-/// How long a broadcast can be received. A listener that sleeps longer misses it: at most once.
+/// How long a broadcast can be received. A listener that sleeps longer misses it, and says so.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// How many are kept at most.
@@ -78,19 +78,24 @@ impl SqliteListener {
 
 #[async_trait]
 impl Listener for SqliteListener {
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Heard> {
         loop {
             if self.hub.closed.is_cancelled() {
                 return None;
             }
             if let Some(body) = self.received.pop_front() {
-                return Some(body.into());
+                return Some(Heard::Broadcast(body.into()));
             }
             let place = self.place;
             match self.hub.database.read("listen", move |tx| after(tx, place)).await {
                 Ok(bodies) => {
+                    // Places have no holes, and the last broadcast is always kept.
+                    let is_gap = bodies.first().is_some_and(|(first, _)| *first > place.saturating_add(1));
                     self.place = bodies.last().map_or(place, |(place, _)| *place);
                     self.received.extend(bodies.into_iter().map(|(_, body)| body));
+                    if is_gap {
+                        return Some(Heard::Gap);
+                    }
                 }
                 Err(crate::sqlite::Error::Closed) => return None,
                 Err(error) => tracing::warn!(%error, "cannot read broadcasts, trying again at the next"),

@@ -41,6 +41,7 @@ impl RedisStore {
                 let reply = reply.text()?.strip_prefix('=').map(str::to_owned);
                 Ok(Cancelled::Done { running, reply })
             }
+            "again" => Ok(Cancelled::Again { reply: reply.text()?.strip_prefix('=').map(str::to_owned) }),
             "over" => Ok(Cancelled::Over(reply.text()?)),
             "marked" => Ok(Cancelled::Marked),
             other => Err(reply.corrupt(format!("the answer {other:?}"))),
@@ -66,11 +67,12 @@ impl RedisStore {
                         Some(nanos.map_err(|_| reply.corrupt(format!("the timeout of {root}")))?)
                     }
                 };
-                let released = released(root, reply.list()?)?;
+                let released = released(root, run, reply.list()?)?;
                 Ok(Retried::Running { released, run, timeout: timeout.map(Duration::from_nanos) })
             }
             "open" => Ok(Retried::NotEnded),
             "nothing" => Ok(Retried::Nothing),
+            "untaken" => Ok(Retried::NotTakenIn),
             "gone" => Ok(Retried::Gone(ids(reply.list()?)?)),
             "unknown" => Ok(Retried::Unknown),
             other => Err(reply.corrupt(format!("the answer {other:?}"))),

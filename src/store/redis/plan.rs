@@ -32,9 +32,9 @@ impl RedisStore {
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "running" => {
-                let released = released(&plan.id, reply.list()?)?;
-                let differs = reply.flag()?;
+                let (ready, differs) = (reply.list()?, reply.flag()?);
                 let (run, nanos) = (reply.parsed()?, reply.text()?);
+                let released = released(&plan.id, run, ready)?;
                 let nanos = Some(nanos).filter(|nanos| !nanos.is_empty()).map(|nanos| nanos.parse());
                 let nanos: Option<u64> =
                     nanos.transpose().map_err(|_| reply.corrupt(format!("the timeout of {}", plan.id)))?;

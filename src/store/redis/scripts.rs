@@ -7,6 +7,7 @@ use redis::Script;
 
 use crate::core::clock::Timestamp;
 use crate::core::state::WorkflowState;
+use crate::store::REQUESTS_MAX;
 use crate::wire::record;
 
 /// How many ended attempts the history of a task keeps.
@@ -67,7 +68,7 @@ fn constants(document_bytes_max: u64) -> String {
     let marked =
         |text: String| text.replace(&created.to_string(), CREATED_MARK).replace(&now.to_string(), NOW_MARK);
     let mut lines = format!(
-        "local HISTORY_MAX, DOCUMENT_BYTES_MAX = {HISTORY_MAX}, {document_bytes_max}\n\
+        "local HISTORY_MAX, REQUESTS_MAX, DOCUMENT_BYTES_MAX = {HISTORY_MAX}, {REQUESTS_MAX}, {document_bytes_max}\n\
          local WORKFLOW_ENDED = {{}}\n"
     );
     let mut constant = |name: &str, text: &str| {

@@ -9,7 +9,9 @@ use super::reply::{Reply, corrupt};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{Accepted, Claim, Claimed, End, Fence, Finished, Lease, Message, Released, StoreError};
+use crate::store::{
+    Accepted, Claim, Claimed, End, Fence, Finished, Inputs, Lease, Message, Released, StoreError,
+};
 use crate::topology::Address;
 use crate::wire::record;
 
@@ -37,32 +39,35 @@ impl RedisStore {
             .arg(self.prefix.channel(&key.root))
             .arg(millis(self.result_ttl))
             .arg(millis(tombstone_ttl(self.result_ttl)))
-            .arg(claim.digest.as_deref().unwrap_or_default());
+            .arg(claim.digest.as_deref().unwrap_or_default())
+            .arg(claim.inputs_bytes_max)
+            .arg(claim.run.map(|run| run.to_string()).unwrap_or_default());
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "run" => {
                 let (fence, attempt) = (Fence(reply.parsed()?), reply.parsed()?);
                 let crashes = reply.parsed()?;
                 let history = reply.text()?.lines().map(str::to_owned).collect();
-                let mut documents = reply.list()?;
-                let mut inputs = Vec::with_capacity(claim.inputs.len());
-                while !documents.is_empty() {
-                    inputs.push(documents.bytes()?);
-                }
+                let documents = reply.list()?;
                 let children = ids(reply.list()?)?;
-                let lease = Lease { key: key.clone(), fence, attempt };
+                let inputs = inputs(documents, &reply.text()?)?;
+                let lease = Lease { key: key.clone(), fence, attempt, run: reply.parsed()? };
                 Ok(Claimed::Run { lease, inputs, crashes, history, children })
             }
             "held" => Ok(Claimed::Held { session: reply.parsed()?, fence: Fence(reply.parsed()?) }),
-            "waiting" => Ok(Claimed::NotReady { released: released(&key.root, reply.list()?)? }),
+            "waiting" => {
+                let ready = reply.list()?;
+                Ok(Claimed::NotReady { released: released(&key.root, reply.parsed()?, ready)? })
+            }
+            "superseded" => Ok(Claimed::Superseded),
             "next" => {
                 let attempt = reply.parsed()?;
                 Ok(Claimed::Next { attempt, due: reply.time()?.unwrap_or(now) })
             }
             "over" => {
                 let state = task_state(&mut reply)?;
-                let released = released(&key.root, reply.list()?)?;
-                Ok(Claimed::Over { state, released, differs: reply.flag()? })
+                let (ready, differs) = (reply.list()?, reply.flag()?);
+                Ok(Claimed::Over { state, released: released(&key.root, reply.parsed()?, ready)?, differs })
             }
             "unknown" => Ok(Claimed::NoWorkflow),
             "clash" => Err(clash(STEP, &key.root, "a workflow")),
@@ -102,7 +107,8 @@ impl RedisStore {
                 while !pairs.is_empty() {
                     ended.push((pairs.parsed()?, task_state(&mut pairs)?));
                 }
-                let released = released(&key.root, reply.list()?)?;
+                // A lease does not outlive its run.
+                let released = released(&key.root, lease.run, reply.list()?)?;
                 Ok(Finished::Done { released, ended, workflow: state })
             }
             "refused" => Err(corrupt(STEP, format!("{key} cannot end its attempt so: {}", reply.text()?))),
@@ -196,6 +202,20 @@ impl RedisStore {
     }
 }
 
+/// The results that a claim asked for. `too_many` is how many bytes they have if that is too many.
+fn inputs(mut documents: Reply, too_many: &str) -> Result<Inputs, StoreError> {
+    if !too_many.is_empty() {
+        let bytes =
+            too_many.parse().map_err(|_| documents.corrupt(format!("{too_many:?} bytes of results")))?;
+        return Ok(Inputs::TooLarge { bytes });
+    }
+    let mut inputs = Vec::new();
+    while !documents.is_empty() {
+        inputs.push(documents.bytes()?);
+    }
+    Ok(Inputs::Read(inputs))
+}
+
 /// How long the record of an end outlives it, for results that are kept for `result_ttl`.
 pub(super) fn tombstone_ttl(result_ttl: Duration) -> Duration {
     result_ttl.saturating_mul(7).max(TOMBSTONE_MIN)
@@ -215,7 +235,7 @@ fn one_line(entry: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// The messages to publish; without a name it is that of a task on its own.
-pub(super) fn released(root: &Id, mut reply: Reply) -> Result<Vec<Released>, StoreError> {
+pub(super) fn released(root: &Id, run: u32, mut reply: Reply) -> Result<Vec<Released>, StoreError> {
     let mut released = Vec::new();
     while !reply.is_empty() {
         let name = reply.text()?;
@@ -224,7 +244,7 @@ pub(super) fn released(root: &Id, mut reply: Reply) -> Result<Vec<Released>, Sto
         let address = Address::parse(&reply.text()?).map_err(|error| reply.corrupt(error.to_string()))?;
         let priority = reply.parsed()?;
         let body = reply.bytes()?.ok_or_else(|| reply.corrupt(format!("{key} has no message")))?;
-        released.push(Released { key, message: Message { address, priority, body } });
+        released.push(Released { key, message: Message { address, priority, body }, run });
     }
     Ok(released)
 }

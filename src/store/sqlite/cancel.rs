@@ -41,6 +41,9 @@ fn end_on_request(
             .execute(params![root.as_str(), Cleaning::after(now, result_ttl).forget_at])?;
         return Ok(Cancelled::Marked);
     };
+    if workflow.state == WorkflowState::Cancelled {
+        return Ok(Cancelled::Again { reply: reply(tx, root)? });
+    }
     if workflow.state.is_ended() {
         return Ok(Cancelled::Over(workflow.state.name().to_owned()));
     }
@@ -61,14 +64,24 @@ fn time_out(tx: &Connection, root: &Id, run: u32, now: Timestamp) -> rusqlite::R
         let state = if is_marked { WorkflowState::Cancelled.name() } else { "unknown" };
         return Ok(Cancelled::Over(state.to_owned()));
     };
-    if workflow.state != WorkflowState::Running || workflow.run != run {
-        return Ok(Cancelled::Over(workflow.state.name().to_owned()));
-    }
     let error = serde_json::to_string(&record::workflow_timed_out());
     let error = error.map_err(|error| rows::unexpected(0, error))?;
+    let is_of_run = workflow.run == run;
+    if is_of_run && workflow.state == WorkflowState::Failed && reason(tx, root)?.as_ref() == Some(&error) {
+        return Ok(Cancelled::Again { reply: reply(tx, root)? });
+    }
+    if !is_of_run || workflow.state != WorkflowState::Running {
+        return Ok(Cancelled::Over(workflow.state.name().to_owned()));
+    }
     let mut flow = Flow::of(tx, root, workflow, 0, now);
     let running = ending::end_all(&mut flow, &record::timed_out(now), WorkflowState::Failed, Some(&error))?;
     Ok(Cancelled::Done { running, reply: reply(tx, root)? })
+}
+
+/// Why the workflow was refused or ran out of time, if it did.
+fn reason(tx: &Connection, workflow: &Id) -> rusqlite::Result<Option<String>> {
+    tx.prepare_cached("SELECT error FROM workflows WHERE id = ?1")?
+        .query_row([workflow.as_str()], |row| row.get(0))
 }
 
 fn reply(tx: &Connection, workflow: &Id) -> rusqlite::Result<Option<String>> {
@@ -83,6 +96,9 @@ fn cancel_task(
     result_ttl: Duration,
     now: Timestamp,
 ) -> rusqlite::Result<Cancelled> {
+    if task.state == TaskState::Cancelled {
+        return Ok(Cancelled::Again { reply: None });
+    }
     if task.state.is_ended() {
         return Ok(Cancelled::Over(task.state.name().to_owned()));
     }

@@ -10,7 +10,7 @@ use super::rows::{self, Clash, Task};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
-use crate::store::{Claim, Claimed, Fence, Lease, Released};
+use crate::store::{Claim, Claimed, Fence, Inputs, Lease, Released};
 use crate::wire::record;
 
 /// `result_ttl` is for the document of a task that was cancelled before anybody had seen it.
@@ -37,6 +37,15 @@ pub(super) fn claim(
         | TaskState::Cancelled
         | TaskState::Expired
         | TaskState::Skipped => over(tx, key, &task, differs)?,
+        TaskState::Waiting
+        | TaskState::Running
+        | TaskState::Accepted
+        | TaskState::Queued
+        | TaskState::Delayed
+            if claim.run.is_some_and(|told| told < task.run) =>
+        {
+            Claimed::Superseded
+        }
         TaskState::Waiting => Claimed::NotReady { released: not_ready(tx, key, &task)? },
         TaskState::Running if claim.over != Some(task.fence) => held(&task)?,
         TaskState::Running => {
@@ -110,12 +119,10 @@ fn run(
         now.as_millis()
     ])?;
     let key = &claim.head.key;
+    let run = learn_run(tx, claim, task)?;
     // Nobody has ended an attempt before the first lease.
     let history = if task.fence.0 > 0 { rows::history(tx, task.n)? } else { Vec::new() };
-    let mut inputs = Vec::with_capacity(claim.inputs.len());
-    for input in &claim.inputs {
-        inputs.push(input_of(tx, &key.root, input)?);
-    }
+    let inputs = inputs_of(tx, claim)?;
     // Nobody plans children without a lease either.
     let children = if task.fence.0 > 0 { rows::children(tx, task.n)? } else { Vec::new() };
     if task.resumes {
@@ -123,7 +130,46 @@ fn run(
         tx.prepare_cached("UPDATE tasks SET released_by = 0 WHERE released_by = ?1 AND released_by > 0")?
             .execute([task.n])?;
     }
-    Ok(Claimed::Run { lease: Lease { key: key.clone(), fence, attempt }, inputs, crashes, history, children })
+    Ok(Claimed::Run {
+        lease: Lease { key: key.clone(), fence, attempt, run },
+        inputs,
+        crashes,
+        history,
+        children,
+    })
+}
+
+/// The run that the lease is of. A message of a later one knows better, where the file has forgotten the retry.
+fn learn_run(tx: &Connection, claim: &Claim, task: &Task) -> rusqlite::Result<u32> {
+    let later = claim.run.filter(|told| *told > task.run && claim.head.key.task.is_none());
+    let Some(run) = later else { return Ok(task.run) };
+    tx.prepare_cached("UPDATE tasks SET run = ?2 WHERE n = ?1")?.execute([task.n, i64::from(run)])?;
+    Ok(run)
+}
+
+/// The results that are asked for. They are measured before any is read.
+fn inputs_of(tx: &Connection, claim: &Claim) -> rusqlite::Result<Inputs> {
+    let workflow = &claim.head.key.root;
+    let mut bytes = 0;
+    for input in &claim.inputs {
+        bytes += bytes_of(tx, workflow, input)?;
+    }
+    if usize::try_from(bytes).map_or(true, |bytes| bytes > claim.inputs_bytes_max) {
+        return Ok(Inputs::TooLarge { bytes });
+    }
+    let inputs = claim.inputs.iter().map(|input| input_of(tx, workflow, input));
+    Ok(Inputs::Read(inputs.collect::<rusqlite::Result<_>>()?))
+}
+
+fn bytes_of(tx: &Connection, workflow: &Id, task: &Id) -> rusqlite::Result<u64> {
+    let bytes: Option<i64> = tx
+        .prepare_cached(
+            "SELECT length(r.document) FROM tasks t JOIN results r ON r.task = t.n
+             WHERE t.root = ?1 AND t.task = ?2 AND r.kept = 1",
+        )?
+        .query_row([workflow.as_str(), task.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(bytes.unwrap_or_default().unsigned_abs())
 }
 
 /// A running workflow's results have no TTL, so none is looked at.
@@ -171,9 +217,10 @@ fn first(
     }
     let state = if is_marked { TaskState::Queued } else { TaskState::Running };
     let fence = Fence(u64::from(!is_marked));
+    let run = claim.run.unwrap_or(1).max(1);
     tx.prepare_cached(
         "INSERT INTO tasks (root, task, name, protocol, method, state, attempts, fence, session, started_at,
-             created_at, digest) VALUES (?1, '', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10)",
+             created_at, digest, run) VALUES (?1, '', ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11)",
     )?
     .execute(params![
         head.key.root.as_str(),
@@ -186,6 +233,7 @@ fn first(
         (!is_marked).then_some(claim.session.as_str()),
         now.as_millis(),
         claim.digest,
+        run,
     ])?;
     if is_marked {
         // It ends now, so that whoever follows it learns of it.
@@ -194,7 +242,7 @@ fn first(
         ending::cancel_alone(tx, n, head, result_ttl, now)?;
         return Ok(Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new(), differs: false }));
     }
-    let lease = Lease { key: head.key.clone(), fence, attempt: claim.attempt };
-    let inputs = vec![None; claim.inputs.len()];
+    let lease = Lease { key: head.key.clone(), fence, attempt: claim.attempt, run };
+    let inputs = Inputs::Read(vec![None; claim.inputs.len()]);
     Ok(Ok(Claimed::Run { lease, inputs, crashes: 0, history: Vec::new(), children: Vec::new() }))
 }

@@ -10,7 +10,7 @@ use super::rows::{self, Clash, Workflow};
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{Accepted, Created, Plan, Released};
+use crate::store::{Accepted, Created, Plan, PlannedTask, Released};
 use crate::wire::record::{self, Head};
 
 /// Notes what nobody knows yet. A mark stays a mark.
@@ -169,7 +169,9 @@ fn take_in(tx: &Connection, plan: &Plan, now: Timestamp) -> rusqlite::Result<(Wo
         return Ok((WorkflowState::Running, rows::unclaimed(tx, &plan.id)?));
     }
     let ready = plan.tasks.iter().filter(|task| task.dependencies.is_empty());
-    let released = ready.map(|task| Released { key: task.head.key.clone(), message: task.message.clone() });
+    let first =
+        |task: &PlannedTask| Released { key: task.head.key.clone(), message: task.message.clone(), run: 1 };
+    let released = ready.map(first);
     Ok((WorkflowState::Running, released.collect()))
 }
 

@@ -113,6 +113,11 @@ impl Graph {
         Ok(graph)
     }
 
+    /// Whether the workflow has no task.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// What a retry resets.
     pub(super) fn reset(&self) -> Reset {
         let (mut reset, mut because) = (Reset::default(), HashMap::new());

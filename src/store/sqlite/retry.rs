@@ -9,7 +9,7 @@ use super::rows::{self, Missing};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{Released, Retried};
+use crate::store::{REQUESTS_MAX, Released, Retried};
 
 /// What there is to know of an earlier retry of the same root.
 struct Before {
@@ -25,8 +25,21 @@ impl Before {
         Ok(Before { run: row.get(0)?, by: row.get(1)?, timeout })
     }
 
+    /// The requests that began the last runs, newest last.
+    fn requests(&self) -> impl Iterator<Item = &str> {
+        self.by.as_deref().unwrap_or_default().split_ascii_whitespace()
+    }
+
     fn is_by(&self, by: &Id) -> bool {
-        self.by.as_deref() == Some(by.as_str())
+        self.requests().any(|request| request == by.as_str())
+    }
+
+    /// What is remembered once `by` has begun a run.
+    fn with(&self, by: &Id) -> String {
+        let mut requests: Vec<&str> = self.requests().chain([by.as_str()]).collect();
+        let surplus = requests.len().saturating_sub(REQUESTS_MAX);
+        requests.drain(..surplus);
+        requests.join(" ")
     }
 }
 
@@ -38,7 +51,7 @@ pub(super) fn retry(tx: &Connection, root: &Id, by: &Id, now: Timestamp) -> rusq
     let before = tx
         .prepare_cached("SELECT run, retried_by, timeout FROM workflows WHERE id = ?1")?
         .query_row([root.as_str()], |row| Before::read(row, row.get(2)?))?;
-    let Before { run, timeout, .. } = before;
+    let (run, timeout) = (before.run, before.timeout);
     if before.is_by(by) {
         let is_running = workflow.state == WorkflowState::Running;
         let released = if is_running { rows::unclaimed(tx, root)? } else { Vec::new() };
@@ -48,6 +61,9 @@ pub(super) fn retry(tx: &Connection, root: &Id, by: &Id, now: Timestamp) -> rusq
         return Ok(Retried::NotEnded);
     }
     let graph = Graph::read(tx, root, now)?;
+    if graph.is_empty() && workflow.state != WorkflowState::Completed {
+        return Ok(Retried::NotTakenIn);
+    }
     let reset = graph.reset();
     if reset.tasks.is_empty() {
         return Ok(Retried::Nothing);
@@ -62,7 +78,7 @@ pub(super) fn retry(tx: &Connection, root: &Id, by: &Id, now: Timestamp) -> rusq
              active = 0, floor = ?4, ended_at = NULL, error = NULL, clean_at = NULL, forget_at = NULL
          WHERE id = ?1",
     )?
-    .execute(params![root.as_str(), by.as_str(), reset.open, floor])?;
+    .execute(params![root.as_str(), before.with(by), reset.open, floor])?;
     for task in &reset.tasks {
         reset::write(tx, task)?;
     }
@@ -79,7 +95,7 @@ fn retry_alone(tx: &Connection, root: &Id, task: &rows::Task, by: &Id) -> rusqli
         .prepare_cached("SELECT run, retried_by FROM tasks WHERE n = ?1")?
         .query_row([task.n], |row| Before::read(row, None))?;
     if before.is_by(by) {
-        let released = own_message(tx, root, task.n, true)?.into_iter().collect();
+        let released = own_message(tx, root, task.n, before.run, true)?.into_iter().collect();
         return Ok(Retried::Running { released, run: before.run, timeout: None });
     }
     if !task.state.is_ended() {
@@ -88,25 +104,34 @@ fn retry_alone(tx: &Connection, root: &Id, task: &rows::Task, by: &Id) -> rusqli
     if matches!(task.state, TaskState::Completed | TaskState::Skipped) {
         return Ok(Retried::Nothing);
     }
-    let Some(released) = own_message(tx, root, task.n, false)? else { return Ok(Retried::Gone(Vec::new())) };
+    let run = before.run.saturating_add(1);
+    let Some(released) = own_message(tx, root, task.n, run, false)? else {
+        return Ok(Retried::Gone(Vec::new()));
+    };
     tx.prepare_cached("DELETE FROM results WHERE task = ?1")?.execute([task.n])?;
     tx.prepare_cached(
         "UPDATE tasks SET state = 'queued', attempts = 0, crashes = 0, fence = fence + 1, session = NULL,
              due = NULL, started_at = NULL, ended_at = NULL, clean_at = NULL, forget_at = NULL,
              released_by = 0, run = run + 1, retried_by = ?2 WHERE n = ?1",
     )?
-    .execute(params![task.n, by.as_str()])?;
-    Ok(Retried::Running { released: vec![released], run: before.run.saturating_add(1), timeout: None })
+    .execute(params![task.n, before.with(by)])?;
+    Ok(Retried::Running { released: vec![released], run, timeout: None })
 }
 
 /// The message that a task on its own has left; only while nobody has claimed it, if `unclaimed`.
-fn own_message(tx: &Connection, root: &Id, n: i64, unclaimed: bool) -> rusqlite::Result<Option<Released>> {
+fn own_message(
+    tx: &Connection,
+    root: &Id,
+    n: i64,
+    run: u32,
+    unclaimed: bool,
+) -> rusqlite::Result<Option<Released>> {
     tx.prepare_cached(
         "SELECT p.address, p.priority, p.body FROM tasks t JOIN planned p ON p.task = t.n
          WHERE t.n = ?1 AND (NOT ?2 OR t.state = 'queued' AND t.released_by IS NOT NULL)",
     )?
     .query_row(params![n, unclaimed], |row| {
-        Ok(Released { key: TaskKey::alone(root.clone()), message: rows::message(row, 0)? })
+        Ok(Released { key: TaskKey::alone(root.clone()), message: rows::message(row, 0)?, run })
     })
     .optional()
 }

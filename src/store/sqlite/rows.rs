@@ -38,6 +38,8 @@ pub(super) struct Task {
     /// The number of the task that has planned it.
     pub(super) parent: Option<i64>,
     pub(super) tolerated: bool,
+    /// The run that its root is in.
+    pub(super) run: u32,
 }
 
 /// What a step needs to know of a workflow.
@@ -79,7 +81,8 @@ pub(super) fn task_column(key: &TaskKey) -> &str {
 
 pub(super) fn find_task(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Option<Task>> {
     tx.prepare_cached(
-        "SELECT n, state, attempts, crashes, fence, session, due, started_at, resumes, parent, tolerated
+        "SELECT n, state, attempts, crashes, fence, session, due, started_at, resumes, parent, tolerated,
+             coalesce((SELECT w.run FROM workflows w WHERE w.id = tasks.root), run)
          FROM tasks WHERE root = ?1 AND task = ?2",
     )?
     .query_row(params![key.root.as_str(), task_column(key)], |row| {
@@ -95,6 +98,7 @@ pub(super) fn find_task(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Opti
             resumes: row.get(8)?,
             parent: row.get(9)?,
             tolerated: row.get(10)?,
+            run: row.get(11)?,
         })
     })
     .optional()
@@ -126,7 +130,8 @@ pub(super) fn is_marked(tx: &Connection, root: &Id) -> rusqlite::Result<bool> {
     tx.prepare_cached("SELECT 1 FROM marks WHERE root = ?1")?.exists([root.as_str()])
 }
 
-const RELEASED_COLUMNS: &str = "t.task, p.address, p.priority, p.body, t.turn";
+const RELEASED_COLUMNS: &str =
+    "t.task, p.address, p.priority, p.body, t.turn, (SELECT w.run FROM workflows w WHERE w.id = t.root)";
 
 /// What the steps of task `n` have released and nobody has claimed.
 pub(super) fn released_by(tx: &Connection, workflow: &Id, n: i64) -> rusqlite::Result<Vec<Released>> {
@@ -172,7 +177,7 @@ fn in_turn(mut released: Vec<(Option<i64>, Released)>) -> Vec<Released> {
 
 fn released(workflow: &Id, row: &Row<'_>) -> rusqlite::Result<(Option<i64>, Released)> {
     let key = TaskKey::within(workflow.clone(), parsed(row, 0)?);
-    Ok((row.get(4)?, Released { key, message: message(row, 1)? }))
+    Ok((row.get(4)?, Released { key, message: message(row, 1)?, run: row.get(5)? }))
 }
 
 /// Reads `address, priority, body` from the column `first` on.

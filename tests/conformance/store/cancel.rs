@@ -2,7 +2,7 @@
 
 use super::stand::{Stand, accepted, alone, document, id, names, over, parse, plan, taken_in, within};
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Accepted, Cancelled, Finished, Why};
+use gleitzeit::store::{Accepted, Cancelled, Finished, Plan, Why};
 use serde_json::json;
 
 async fn cancel(stand: &Stand, root: &str) -> Cancelled {
@@ -17,7 +17,7 @@ pub(crate) async fn a_queued_task_is_cancelled(stand: Stand) {
     assert_eq!((&document["status"], &document["id"]), (&json!("cancelled"), &json!("t")));
     assert_eq!(document["error"]["name"], "TASK_CANCELLED");
     assert_eq!(stand.claim(&key, 1, "worker").await, over(TaskState::Cancelled));
-    assert_eq!(cancel(&stand, "t").await, Cancelled::Over("cancelled".to_owned()));
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Again { reply: None });
 }
 
 pub(crate) async fn a_running_task_is_cancelled(stand: Stand) {
@@ -51,7 +51,7 @@ pub(crate) async fn a_mark_is_obeyed_by_claim(stand: Stand) {
     // Whoever follows the task learns of its end.
     assert_eq!(stand.state(&key).await, Some(TaskState::Cancelled));
     assert_eq!(parse(stand.result(&key).await)["status"], "cancelled");
-    assert_eq!(cancel(&stand, "t").await, Cancelled::Over("cancelled".to_owned()));
+    assert_eq!(cancel(&stand, "t").await, Cancelled::Again { reply: None });
 }
 
 pub(crate) async fn a_mark_is_obeyed_by_create(stand: Stand) {
@@ -74,7 +74,7 @@ pub(crate) async fn an_accepted_workflow_is_cancelled(stand: Stand) {
     let document = parse(stand.outcome("w").await);
     assert_eq!((&document["status"], &document["name"]), (&json!("cancelled"), &json!("A plan")));
     assert_eq!(document["error"]["name"], "WORKFLOW_CANCELLED");
-    assert_eq!(cancel(&stand, "w").await, Cancelled::Over("cancelled".to_owned()));
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Again { reply: None });
 }
 
 pub(crate) async fn a_workflow_is_cancelled_with_all_its_tasks(stand: Stand) {
@@ -89,7 +89,7 @@ pub(crate) async fn a_workflow_is_cancelled_with_all_its_tasks(stand: Stand) {
     for late in [&lease, &second] {
         assert_eq!(stand.end(late, TaskState::Completed).await, Finished::Lost);
     }
-    assert_eq!(cancel(&stand, "w").await, Cancelled::Over("cancelled".to_owned()));
+    assert_eq!(cancel(&stand, "w").await, Cancelled::Again { reply: None });
     let flow = stand.store.workflow(&id("w")).await.expect("answers").expect("known");
     assert_eq!(flow.state, WorkflowState::Cancelled);
     let document = parse(stand.outcome("w").await);
@@ -106,6 +106,40 @@ pub(crate) async fn a_workflow_is_cancelled_with_all_its_tasks(stand: Stand) {
     }
     let claimed = stand.claim(&within("w", "done"), 1, "worker").await;
     assert_eq!(claimed, over(TaskState::Completed));
+}
+
+/// Whoever made the first request may have died before it told anybody.
+pub(crate) async fn a_repeated_cancel_is_answered_as_one(stand: Stand) {
+    let reply = Some("{\"to\": \"somebody\"}".to_owned());
+    let first = Plan { reply: reply.clone(), ..plan("w", &[("a", &[])]) };
+    let (again, is_over) = (Cancelled::Again { reply: reply.clone() }, Cancelled::Over("failed".to_owned()));
+    stand.create(&first).await;
+    stand.lease(&within("w", "a")).await;
+    let done = stand.cancel("w", Why::Timeout { run: 1 }).await;
+    assert!(matches!(&done, Cancelled::Done { running, .. } if running.len() == 1), "{done:?}");
+    for _ in 0..2 {
+        assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, again);
+    }
+    assert_eq!(stand.cancel("w", Why::Request).await, is_over);
+    assert_eq!(stand.cancel("w", Why::Timeout { run: 2 }).await, is_over);
+
+    // A late repeat has nothing to do with the next run.
+    assert_eq!(stand.retried("w", "r").await, ["a"]);
+    stand.lease(&within("w", "a")).await;
+    let is_running = Cancelled::Over("running".to_owned());
+    assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, is_running);
+    assert!(matches!(stand.cancel("w", Why::Request).await, Cancelled::Done { .. }));
+    assert_eq!(stand.cancel("w", Why::Request).await, again);
+    let was_cancelled = Cancelled::Over("cancelled".to_owned());
+    for run in [1, 2] {
+        assert_eq!(stand.cancel("w", Why::Timeout { run }).await, was_cancelled);
+    }
+    // What failed by itself was not ended by a request.
+    assert_eq!(stand.retried("w", "r2").await, ["a"]);
+    stand.end_as(&within("w", "a"), TaskState::Failed).await;
+    for why in [Why::Request, Why::Timeout { run: 3 }, Why::Timeout { run: 1 }] {
+        assert_eq!(stand.cancel("w", why).await, is_over, "{why:?}");
+    }
 }
 
 pub(crate) async fn cancel_and_finish_race_to_one_end(stand: Stand) {

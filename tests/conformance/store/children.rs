@@ -8,7 +8,9 @@ use super::stand::{
 };
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::Otherwise::{self, Continue, Fail};
-use gleitzeit::store::{Cancelled, Claim, Claimed, End, Finished, Lease, PlannedTask, StoreError, Why};
+use gleitzeit::store::{
+    Cancelled, Claim, Claimed, End, Finished, Inputs, Lease, PlannedTask, StoreError, Why,
+};
 
 /// Children that do not wait for each other.
 fn apart(workflow: &str, names: &[&str]) -> Vec<PlannedTask> {
@@ -75,7 +77,9 @@ pub(crate) async fn a_parent_goes_on_when_its_children_have_ended(stand: Stand) 
     assert_eq!(released(stand.end(&second, TaskState::Completed).await), ["after"]);
     let after = claim(&within("w", "after"), 1, "worker");
     let claimed = stand.ask(&Claim { inputs: vec![id("p.1"), id("p")], ..after }).await;
-    let Claimed::Run { lease, inputs, children, .. } = claimed else { panic!("{claimed:?}") };
+    let Claimed::Run { lease, inputs: Inputs::Read(inputs), children, .. } = claimed else {
+        panic!("{claimed:?}")
+    };
     assert_eq!(inputs[0], Some(document(&within("w", "p.1"), TaskState::Completed, json!("p.1"))));
     assert!(inputs[1].is_some() && children.is_empty());
     stand.end(&lease, TaskState::Completed).await;

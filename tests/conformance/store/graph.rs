@@ -9,7 +9,7 @@ use super::stand::{
 use gleitzeit::core::code::Code;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Claim, Claimed, Created, End, Finished, Otherwise, Plan};
+use gleitzeit::store::{Claim, Claimed, Created, End, Finished, Inputs, Otherwise, Plan};
 
 fn running(created: Created) -> Vec<String> {
     assert_eq!(created.state, WorkflowState::Running);
@@ -74,7 +74,10 @@ pub(crate) async fn a_workflow_that_nobody_knows(stand: Stand) {
 }
 
 pub(crate) async fn a_refused_plan_ends_with_the_reason(stand: Stand) {
-    let refused = Failure::new(Code::WorkflowCircularDependency, "a needs b needs a, \"100%\" sure");
+    let refused = Failure::new(
+        Code::WorkflowCircularDependency,
+        "a needs b needs a, \"100%\" sure, @NOW@ as @CREATED@",
+    );
     let refuse = |name: &str| Plan { refused: Some(refused.clone()), ..plan(name, &[]) };
     for _ in 0..2 {
         assert_eq!(stand.create(&refuse("w")).await, taken_in(WorkflowState::Failed));
@@ -176,9 +179,31 @@ pub(crate) async fn inputs_come_in_the_order_asked(stand: Stand) {
     stand.complete(&within("w", "b")).await;
     let inputs = vec![id("b"), id("nowhere"), id("a"), id("b")];
     let claimed = stand.ask(&Claim { inputs, ..claim(&within("w", "c"), 1, "worker") }).await;
-    let Claimed::Run { inputs, .. } = claimed else { panic!("{claimed:?}") };
+    let Claimed::Run { inputs: Inputs::Read(inputs), .. } = claimed else { panic!("{claimed:?}") };
     let of = |task: &str| Some(document(&within("w", task), TaskState::Completed, json!(task)));
     assert_eq!(inputs, [of("b"), None, of("a"), of("b")]);
+}
+
+/// They are measured, not read: the attempt starts, so that it can end with the reason.
+pub(crate) async fn results_that_are_too_large_together_are_not_read(stand: Stand) {
+    stand.create(&plan("w", &[("a", &[]), ("b", &[]), ("c", &["a", "b"])])).await;
+    let mut bytes = 0;
+    for name in ["a", "b"] {
+        stand.complete(&within("w", name)).await;
+        bytes += stand.result(&within("w", name)).await.expect("it is kept").len();
+    }
+    let ask = |inputs_bytes_max| Claim {
+        inputs: vec![id("a"), id("nowhere"), id("b")],
+        inputs_bytes_max,
+        ..claim(&within("w", "c"), 1, "worker")
+    };
+    let claimed = stand.ask(&ask(bytes - 1)).await;
+    let Claimed::Run { lease, inputs, .. } = claimed else { panic!("{claimed:?}") };
+    assert_eq!(inputs, Inputs::TooLarge { bytes: u64::try_from(bytes).expect("few") });
+    stand.finish(&lease, &End::Abandoned).await;
+    let claimed = stand.ask(&ask(bytes)).await;
+    let Claimed::Run { inputs: Inputs::Read(inputs), .. } = claimed else { panic!("{claimed:?}") };
+    assert_eq!(inputs.iter().flatten().count(), 2);
 }
 
 pub(crate) async fn the_document_has_the_order_of_the_file(stand: Stand) {

@@ -102,7 +102,7 @@ pub(crate) async fn a_timeout_ends_the_run_that_it_is_for(stand: Stand) {
     );
     assert_eq!(stand.create(&first).await, taken_in(WorkflowState::Failed));
     let over = Cancelled::Over("failed".to_owned());
-    assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, over);
+    assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, Cancelled::Again { reply: None });
     assert_eq!(stand.cancel("w", Why::Request).await, over);
     // A task on its own has no such time.
     let lease = stand.lease(&alone("t")).await;

@@ -2,7 +2,7 @@
 
 use super::stand::{Stand, done, id, names, parse, plan, released, within};
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Claim, Claimed, Finished};
+use gleitzeit::store::{Claim, Claimed, Finished, Inputs};
 
 pub(crate) async fn a_fan_in_of_five_hundred(stand: Stand) {
     let parents: Vec<String> = (0..500).map(|number| format!("p{number}")).collect();
@@ -19,7 +19,7 @@ pub(crate) async fn a_fan_in_of_five_hundred(stand: Stand) {
     let inputs = parents.iter().map(|name| id(name)).collect();
     let join = within("w", "join");
     let claimed = stand.ask(&Claim { inputs, ..super::stand::claim(&join, 1, "worker") }).await;
-    let Claimed::Run { lease, inputs, .. } = claimed else { panic!("{claimed:?}") };
+    let Claimed::Run { lease, inputs: Inputs::Read(inputs), .. } = claimed else { panic!("{claimed:?}") };
     assert_eq!((inputs.len(), inputs.iter().flatten().count()), (500, 500));
     assert_eq!(parse(inputs[7].clone())["result"], "p7");
     let workflow = Some(WorkflowState::Completed);

@@ -14,7 +14,9 @@ use super::model::{How, Model, verdict};
 use super::scenario::{Node, Op, Scenario, bounds_within_bounds, scenario};
 use super::stand::{Stand, bounded, claim, ended, id, owned, planned, within};
 use gleitzeit::core::state::{TaskState, WorkflowState};
-use gleitzeit::store::{Cancelled, Claim, Claimed, End, Finished, Lease, Plan, PlannedTask, Retried, Why};
+use gleitzeit::store::{
+    Cancelled, Claim, Claimed, End, Finished, Lease, Plan, PlannedTask, Released, Retried, Why,
+};
 
 /// How many scenarios, if the environment does not ask for more.
 const CASES: u32 = 100;
@@ -59,8 +61,8 @@ struct Play {
     scenario: Scenario,
     workflow: String,
     model: Model,
-    /// Messages in flight: task and attempt.
-    messages: Vec<(String, u32)>,
+    /// Messages in flight: task, run and attempt.
+    messages: Vec<(String, (u32, u32))>,
     leases: Vec<Held>,
     /// Leases that were ended or left behind.
     past: Vec<Held>,
@@ -133,7 +135,8 @@ impl Play {
                 Some(at) => {
                     let held = self.leases.swap_remove(at);
                     self.past.push(held.clone());
-                    self.messages.push((held.lease.key.id().to_string(), held.lease.attempt));
+                    self.messages
+                        .push((held.lease.key.id().to_string(), (held.lease.run, held.lease.attempt)));
                     self.end(&held, &How::Abandoned, true).await
                 }
                 None => Ok(()),
@@ -141,7 +144,8 @@ impl Play {
             Op::Create => self.create().await,
             Op::Stray { task, attempt } => {
                 let name = self.model.tasks[task % self.model.tasks.len()].name.clone();
-                self.messages.push((name, attempt));
+                let run = if attempt % 2 == 0 { 1 } else { self.model.run };
+                self.messages.push((name, (run, attempt)));
                 Ok(())
             }
             Op::Cancel { why } => self.cancel(why).await,
@@ -154,15 +158,17 @@ impl Play {
         prop_assert_eq!(created.state, self.model.state());
         let ready = if created.state.is_ended() { Vec::new() } else { self.model.unclaimed() };
         prop_assert_eq!(self.model.without_abandoned(owned(&created.released)), ready);
+        self.check_run(&created.released)?;
         self.publish(&owned(&created.released));
         Ok(())
     }
 
     async fn deliver(&mut self, at: usize, keep: bool, take_over: bool) -> Result<(), TestCaseError> {
-        let (name, attempt) = self.messages[at].clone();
+        let (name, of) = self.messages[at].clone();
         let key = within(&self.workflow, &name);
         let session = format!("s{}", self.past.len() + self.leases.len());
-        let mut answer = self.stand.claim(&key, attempt, &session).await;
+        let claim = Claim { run: Some(of.0), ..claim(&key, of.1, &session) };
+        let mut answer = self.stand.ask(&claim).await;
         let Some(task) = self.model.find(&name) else {
             // A child of a parent that was reset.
             let expected = Answer::Over { state: TaskState::Cancelled, released: vec![] };
@@ -170,12 +176,11 @@ impl Play {
             self.messages.remove(at);
             return Ok(());
         };
-        let expected = self.model.claim(task, attempt, &session, None);
+        let expected = self.model.claim(task, of, &session, None);
         prop_assert_eq!(Answer::of(&answer, &self.model), expected, "claim of {}", name);
         if let (Claimed::Held { fence, .. }, true) = (&answer, take_over) {
-            let claim = Claim { over: Some(*fence), ..claim(&key, attempt, &session) };
-            answer = self.stand.ask(&claim).await;
-            let expected = self.model.claim(task, attempt, &session, self.model.lease(task));
+            answer = self.stand.ask(&Claim { over: Some(*fence), ..claim }).await;
+            let expected = self.model.claim(task, of, &session, self.model.lease(task));
             prop_assert_eq!(Answer::of(&answer, &self.model), expected, "take-over of {}", name);
         }
         match answer {
@@ -187,14 +192,17 @@ impl Play {
                         "{lease:?} after {earlier:?}"
                     );
                 }
+                prop_assert_eq!(lease.run, self.model.run);
                 let number = self.model.lease(task).expect("the model gave a lease");
                 self.leases.push(Held { task, number, lease, has_children: !children.is_empty() });
                 // The delivery is held until the attempt ends; a crash gives it back.
                 return Ok(());
             }
             Claimed::Held { .. } => return Ok(()),
-            Claimed::Next { attempt, .. } => self.messages.push((name, attempt)),
+            Claimed::Next { attempt, .. } => self.messages.push((name, (of.0, attempt))),
+            Claimed::Superseded => {}
             Claimed::NotReady { released } | Claimed::Over { released, .. } => {
+                self.check_run(&released)?;
                 self.publish(&owned(&released))
             }
             Claimed::NoWorkflow => prop_assert!(false, "the workflow is known"),
@@ -211,7 +219,7 @@ impl Play {
         let how = self.how(&held);
         self.end(&held, &how, !crash).await?;
         if matches!(how, How::Again) && !crash {
-            self.messages.push((held.lease.key.id().to_string(), held.lease.attempt + 1));
+            self.messages.push((held.lease.key.id().to_string(), (held.lease.run, held.lease.attempt + 1)));
         }
         Ok(())
     }
@@ -244,7 +252,10 @@ impl Play {
         };
         let finished = self.stand.finish(lease, &end).await;
         let chosen = match &finished {
-            Finished::Done { released, .. } => owned(released),
+            Finished::Done { released, .. } => {
+                self.check_run(released)?;
+                owned(released)
+            }
             Finished::Lost => vec![],
         };
         let expected = self.model.finish(held.task, held.number, how, &chosen);
@@ -259,6 +270,7 @@ impl Play {
 
     async fn cancel(&mut self, why: Why) -> Result<(), TestCaseError> {
         let running = self.model.tasks.iter().filter(|task| task.state == TaskState::Running).count();
+        let was_ended_so = self.model.was_ended_so(why);
         let is_done = self.model.cancel(why);
         self.is_cancelled |= is_done;
         match self.stand.cancel(&self.workflow, why).await {
@@ -266,8 +278,9 @@ impl Play {
                 prop_assert!(is_done);
                 prop_assert_eq!(told.len(), running);
             }
+            Cancelled::Again { .. } => prop_assert!(!is_done && was_ended_so),
             Cancelled::Over(state) => {
-                prop_assert!(!is_done);
+                prop_assert!(!is_done && !was_ended_so);
                 prop_assert_eq!(state, self.model.state().name());
             }
             Cancelled::Marked => prop_assert!(false, "the workflow is known"),
@@ -293,11 +306,14 @@ impl Play {
             }
             Retried::NotEnded => Again::NotEnded,
             Retried::Nothing => Again::Nothing,
-            Retried::Gone(_) | Retried::Unknown => {
+            Retried::Gone(_) | Retried::NotTakenIn | Retried::Unknown => {
                 return Err(TestCaseError::fail(format!("{answer:?} instead of {expected:?}")));
             }
         };
         prop_assert_eq!(answered, expected, "retry by {}", by);
+        if let Retried::Running { released, .. } = &answer {
+            self.check_run(released)?;
+        }
         if crash {
             self.commands.push(by.to_owned());
         } else {
@@ -373,8 +389,16 @@ impl Play {
             let attempt = self.past.iter().rev().find(|held| held.lease.key.id().as_str() == name);
             let goes_on = self.model.find(name).is_some_and(|at| !self.model.tasks[at].children.is_empty());
             let attempt = attempt.filter(|_| goes_on).map_or(1, |held| held.lease.attempt);
-            self.messages.push((name.clone(), attempt));
+            self.messages.push((name.clone(), (self.model.run, attempt)));
         }
+    }
+
+    /// What is released is of the present run.
+    fn check_run(&self, released: &[Released]) -> Result<(), TestCaseError> {
+        for one in released {
+            prop_assert_eq!(one.run, self.model.run, "{:?}", one);
+        }
+        Ok(())
     }
 }
 

@@ -7,14 +7,21 @@ use super::stand::{
     Stand, TTL, alone, bounded, claim, document, ended, graph, id, lease, message, not_ready, over, parse,
     plan, planned, released, taken_in, within,
 };
+use gleitzeit::core::code::Code;
+use gleitzeit::core::failure::Failure;
+use gleitzeit::core::id::TaskKey;
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::Otherwise::{self, Continue, Fail, Skip};
-use gleitzeit::store::{Cancelled, Claimed, End, Finished, Lease, Plan, PlannedTask, Retried, Why};
+use gleitzeit::store::{
+    Accepted, Cancelled, Claim, Claimed, End, Finished, Lease, Plan, PlannedTask, Released, Retried, Why,
+};
 
 fn running(released: &[&PlannedTask], run: u32) -> Retried {
-    let released = released
-        .iter()
-        .map(|task| gleitzeit::store::Released { key: task.head.key.clone(), message: task.message.clone() });
+    let released = released.iter().map(|task| Released {
+        key: task.head.key.clone(),
+        message: task.message.clone(),
+        run,
+    });
     Retried::Running { released: released.collect(), run, timeout: None }
 }
 
@@ -97,6 +104,55 @@ pub(crate) async fn a_retry_by_the_same_request_is_a_repeat(stand: Stand) {
     assert_eq!(stand.states("w").await, "a queued, b completed, c waiting");
 }
 
+pub(crate) async fn what_was_never_taken_in_has_nothing_to_retry(stand: Stand) {
+    let failure = Failure::new(Code::WorkflowCircularDependency, "a needs a");
+    stand.create(&Plan { refused: Some(failure), ..plan("refused", &[]) }).await;
+    let accepted = Accepted::Workflow { id: id("cancelled"), name: "W".to_owned(), digest: None };
+    stand.store.accept(&[accepted], stand.now()).await.expect("answers");
+    stand.cancel("cancelled", Why::Request).await;
+    for root in ["refused", "cancelled"] {
+        assert_eq!(stand.retry(root, "r").await, Retried::NotTakenIn, "{root}");
+        assert!(stand.workflow(root).await.state.is_ended());
+    }
+    // It has nothing to do, and has done that.
+    assert_eq!(stand.create(&plan("empty", &[])).await.state, WorkflowState::Completed);
+    assert_eq!(stand.retry("empty", "r").await, Retried::Nothing);
+}
+
+/// A request that was delivered again late, when others have begun runs since.
+pub(crate) async fn a_late_repeat_of_an_earlier_request_begins_no_run(stand: Stand) {
+    stand.create(&plan("w", &[("a", &[])])).await;
+    let key = alone("t");
+    for number in 1..=16 {
+        stand.end_as(&within("w", "a"), TaskState::Failed).await;
+        fail_alone(&stand, &key).await;
+        for root in ["w", "t"] {
+            let again = stand.retry(root, &format!("r{number}")).await;
+            assert!(matches!(&again, Retried::Running { run, .. } if *run == number + 1), "{again:?}");
+        }
+    }
+    stand.end_as(&within("w", "a"), TaskState::Failed).await;
+    fail_alone(&stand, &key).await;
+    for root in ["w", "t"] {
+        for number in 1..=16 {
+            assert_eq!(stand.retry(root, &format!("r{number}")).await, running(&[], 17), "{root}");
+        }
+        // A name that is only the beginning of another one is another one.
+        assert!(matches!(stand.retry(root, "r").await, Retried::Running { run: 18, .. }));
+    }
+}
+
+/// Ends a task on its own with its message kept.
+async fn fail_alone(stand: &Stand, key: &TaskKey) {
+    let lease = stand.lease(key).await;
+    let End::Ended { state, document, keep, ttl, entry, .. } = ended(key, TaskState::Failed, json!("t"))
+    else {
+        panic!("it ends");
+    };
+    let retry = Some(message(key, 4));
+    stand.finish(&lease, &End::Ended { state, document, keep, ttl, entry, retry }).await;
+}
+
 /// Repeats of steps of the run before answer nothing that is not theirs.
 pub(crate) async fn a_delivery_of_the_run_before_runs_the_task_once(stand: Stand) {
     stand.create(&plan("w", &[("a", &[]), ("b", &["a"])])).await;
@@ -111,6 +167,68 @@ pub(crate) async fn a_delivery_of_the_run_before_runs_the_task_once(stand: Stand
     assert_eq!(stand.end(&old, TaskState::Failed).await, Finished::Lost);
     assert_eq!(stand.claim(&within("w", "b"), 1, "worker").await, not_ready());
     assert_eq!(released(stand.end(&new, TaskState::Completed).await), ["b"]);
+}
+
+/// It was waiting for a later attempt when the run ended; the present run has a message of its own.
+pub(crate) async fn a_message_of_the_run_before_starts_nothing(stand: Stand) {
+    let of = |key: &TaskKey, run, attempt| Claim { run: Some(run), ..claim(key, attempt, "worker") };
+    stand.create(&plan("w", &[("a", &[]), ("b", &["a"])])).await;
+    let (flow, own) = (within("w", "a"), alone("t"));
+    for key in [&flow, &own] {
+        let first = lease(stand.ask(&of(key, 1, 1)).await);
+        let again = End::Again { due: stand.now(), entry: "{}".to_owned() };
+        stand.finish(&first, &again).await;
+        let second = lease(stand.ask(&of(key, 1, 2)).await);
+        let again = End::Again { due: stand.now(), entry: "{}".to_owned() };
+        stand.finish(&second, &again).await;
+    }
+    // Of a task on its own a message is kept only by who ends it.
+    stand.cancel("w", Why::Request).await;
+    let third = lease(stand.ask(&of(&own, 1, 3)).await);
+    let End::Ended { state, document, keep, ttl, entry, .. } = ended(&own, TaskState::Failed, json!(1))
+    else {
+        panic!("it ends");
+    };
+    let retry = Some(message(&own, 4));
+    stand.finish(&third, &End::Ended { state, document, keep, ttl, entry, retry }).await;
+    for (root, key) in [("w", &flow), ("t", &own)] {
+        assert!(matches!(stand.ask(&of(key, 1, 3)).await, Claimed::Over { .. }));
+        let Retried::Running { released, run: 2, .. } = stand.retry(root, "r").await else { panic!() };
+        assert_eq!(released.iter().map(|one| one.run).collect::<Vec<_>>(), [2]);
+        for attempt in [1, 3] {
+            assert_eq!(stand.ask(&of(key, 1, attempt)).await, Claimed::Superseded);
+        }
+        let new = lease(stand.ask(&of(key, 2, 1)).await);
+        assert_eq!((new.attempt, new.run), (1, 2));
+        // Not even while it runs, and not to take over: its own message comes again for that.
+        let over = Claim { over: Some(new.fence), ..of(key, 1, 3) };
+        assert_eq!(stand.ask(&over).await, Claimed::Superseded);
+        assert!(matches!(stand.ask(&of(key, 2, 1)).await, Claimed::Held { .. }));
+        stand.end(&new, TaskState::Completed).await;
+        assert!(matches!(stand.ask(&of(key, 1, 3)).await, Claimed::Over { .. }));
+    }
+    let next = stand.claim(&flow, 1, "worker").await;
+    let Claimed::Over { released, .. } = next else { panic!("{next:?}") };
+    assert_eq!(released.iter().map(|one| one.run).collect::<Vec<_>>(), [2]);
+    assert_eq!(stand.ask(&of(&within("w", "b"), 1, 1)).await, Claimed::Superseded);
+    lease(stand.ask(&of(&within("w", "b"), 2, 1)).await);
+}
+
+/// The store has lost its last writes: the retry, or attempts, or all.
+pub(crate) async fn a_message_of_a_later_run_is_believed(stand: Stand) {
+    let of = |key: &TaskKey, run, attempt| Claim { run: Some(run), ..claim(key, attempt, "worker") };
+    stand.create(&plan("w", &[("a", &[])])).await;
+    let a = lease(stand.ask(&of(&within("w", "a"), 2, 3)).await);
+    assert_eq!((a.attempt, a.run), (3, 1));
+    // Nobody knows a task on its own better than its message.
+    stand.store.accept(&[super::stand::accepted(&alone("known"))], stand.now()).await.expect("answers");
+    for name in ["known", "forgotten"] {
+        let first = lease(stand.ask(&of(&alone(name), 3, 2)).await);
+        assert_eq!((first.attempt, first.run), (2, 3), "{name}");
+        stand.finish(&first, &End::Abandoned).await;
+        assert_eq!(stand.ask(&of(&alone(name), 2, 2)).await, Claimed::Superseded, "{name}");
+        assert_eq!(lease(stand.ask(&of(&alone(name), 3, 2)).await).run, 3, "{name}");
+    }
 }
 
 pub(crate) async fn attempts_begin_anew_and_history_stays(stand: Stand) {
@@ -194,7 +312,7 @@ pub(crate) async fn a_task_on_its_own_runs_again(stand: Stand) {
         other => panic!("{other:?}"),
     };
     stand.finish(&first, &end(TaskState::Failed)).await;
-    let ready = gleitzeit::store::Released { key: key.clone(), message: kept.clone() };
+    let ready = Released { key: key.clone(), message: kept.clone(), run: 2 };
     let expected = Retried::Running { released: vec![ready], run: 2, timeout: None };
     for _ in 0..2 {
         assert_eq!(stand.retry("t", "r1").await, expected);

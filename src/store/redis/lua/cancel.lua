@@ -3,18 +3,19 @@
 -- ARGV: 1 now, 2 result TTL in ms, 3 tombstone TTL in ms, 4 channel, 5 the run whose time is over, or '' if
 --       somebody asked for the end
 -- Answers {'done', {name, session...}, = and the reply or ''} (for a task on its own the name is '')
---       | {'over', state} | {'marked'}
+--       | {'again', = and the reply or ''} | {'over', state} | {'marked'}
 
 local root, result, now, run = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
 local step = { root = root, base = base_of(root), now = now, channel = ARGV[4], written = {} }
 
-local is = call('HMGET', root, 'kind', 'state', 'session', 'head', 'run', 'reply')
+local is = call('HMGET', root, 'kind', 'state', 'session', 'head', 'run', 'reply', 'timed_out')
 if run ~= '' then
   -- Only a run of a workflow has a time; what is not that run is none of this request's business.
   if not is[1] then return { 'over', 'unknown' } end
-  if is[1] ~= 'workflow' or is[2] ~= 'running' or (is[5] or '1') ~= run then
-    return { 'over', is[2] or 'cancelled' }
-  end
+  local is_of_run = is[1] == 'workflow' and (is[5] or '1') == run
+  if is_of_run and is[2] == 'failed' and is[7] == run then return { 'again', is[6] or '' } end
+  if not is_of_run or is[2] ~= 'running' then return { 'over', is[2] or 'cancelled' } end
+  call('HSET', root, 'timed_out', run)
   return { 'done', cancel_workflow(step, TIMED_OUT, 'failed', WORKFLOW_TIMED_OUT), is[6] or '' }
 end
 
@@ -23,6 +24,7 @@ if not is[1] or is[1] == 'mark' then
   call('PEXPIRE', root, ARGV[3])
   return { 'marked' }
 end
+if is[2] == 'cancelled' then return { 'again', is[6] or '' } end
 if ENDED[is[2]] then return { 'over', is[2] } end
 
 if is[1] == 'workflow' then

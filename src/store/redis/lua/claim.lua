@@ -1,10 +1,11 @@
 -- Takes the lease of a task.
 -- KEYS: 1 task, 2 root (the same for a task on its own), 3 its result, 4... results it wants
 -- ARGV: 1 attempt, 2 session, 3 fence to take over or '', 4 now, 5 head, 6 channel, 7 result TTL in ms,
---       8 tombstone TTL in ms, 9 digest or ''
--- Answers {'run', fence, attempt, crashes, history, {input...}, {child...}} | {'held', session, fence}
---       | {'waiting', {released...}} | {'next', attempt, due} | {'over', state, {released...}, differs}
---       | {'unknown'} | {'clash'}
+--       8 tombstone TTL in ms, 9 digest or '', 10 how many bytes of results it wants at most,
+--       11 the run that the message is of, or ''
+-- Answers {'run', fence, attempt, crashes, history, {input...}, {child...}, bytes of results that are too many,
+--          or '', run} | {'held', session, fence} | {'waiting', {released...}, run} | {'next', attempt, due}
+--       | {'over', state, {released...}, differs, run} | {'superseded'} | {'unknown'} | {'clash'}
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
 local attempt, session, over, now, head = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -24,27 +25,29 @@ if alone and kind == 'mark' then
   call('PEXPIRE', task, ARGV[8])
   call('SET', result, head .. fill(CANCELLED, NOW_MARK, now), 'PX', ARGV[7])
   call('PUBLISH', ARGV[6], result)
-  return { 'over', 'cancelled', {}, 0 }
+  return { 'over', 'cancelled', {}, 0, 1 }
 end
 
 if not alone and not state then
   local flow = call('HMGET', root, 'kind', 'floor')
   -- A mark; or a retry has thrown children away, and this may be the message of one.
-  if flow[1] == 'mark' or flow[2] then return { 'over', 'cancelled', {}, 0 } end
+  if flow[1] == 'mark' or flow[2] then return { 'over', 'cancelled', {}, 0, 1 } end
   return { 'unknown' }
 end
 
 if ARGV[9] ~= '' and not is[11] then call('HSET', task, 'digest', ARGV[9]) end
+local run, told = tonumber(call('HGET', root, 'run')) or 1, tonumber(ARGV[11])
 if ENDED[state] then
-  return { 'over', state, released_by(base_of(root), is[10], fence), differs(is[11], ARGV[9]) }
+  return { 'over', state, released_by(base_of(root), is[10], fence), differs(is[11], ARGV[9]), run }
 end
+if told and told < run then return { 'superseded' } end
 if state == 'waiting' then
   local released = {}
   if children then
     released = unclaimed(base_of(root), words(children))
     add_missing(released, released_by(base_of(root), is[10], fence))
   end
-  return { 'waiting', released }
+  return { 'waiting', released, run }
 end
 if state == 'running' and over ~= fence then return { 'held', is[5], tonumber(fence) } end
 
@@ -70,7 +73,17 @@ end
 local next_fence = (tonumber(fence) or 0) + 1
 call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence, 'session', session,
   'started', now)
+if alone and told and told > run then
+  -- The store has forgotten the retry that began this run.
+  run = told
+  call('HSET', task, 'run', run)
+end
 
-local inputs = {}
+-- Measured before any is read: the answer is put together in memory.
+local inputs, bytes = {}, 0
+for at = 4, #KEYS do bytes = bytes + call('STRLEN', KEYS[at]) end
+if bytes > tonumber(ARGV[10]) then
+  return { 'run', next_fence, attempts, crashes, history, {}, words(children), bytes, run }
+end
 for at = 4, #KEYS do inputs[at - 3] = call('GET', KEYS[at]) end
-return { 'run', next_fence, attempts, crashes, history, inputs, words(children) }
+return { 'run', next_fence, attempts, crashes, history, inputs, words(children), '', run }

@@ -32,7 +32,7 @@ if is[1] == 'mark' then
   return { 'over', 'cancelled', different }
 end
 if ARGV[6] ~= '' then
-  end_workflow(step, 'failed', fill(WORKFLOW_REFUSED, ERROR_MARK, ARGV[6]))
+  end_workflow(step, 'failed', WORKFLOW_REFUSED, ARGV[6])
   return { 'over', 'failed', different }
 end
 if total == 0 then return { 'over', conclude(step), different } end

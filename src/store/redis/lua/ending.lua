@@ -40,8 +40,9 @@ local function document_within(step, name, measure)
 end
 
 -- Ends a workflow none of whose tasks is open: its document, and from now on everything of it has a TTL.
--- `status` is what the document says of it. Messages are kept as long as there is something to retry.
-local function end_workflow(step, final, status)
+-- `status` is what the document says of it, `error` the reason to put into it, if it has a place for one.
+-- Messages are kept as long as there is something to retry.
+local function end_workflow(step, final, status, error)
   local is = call('HMGET', step.root, 'head', 'created', 'ttl', 'tombstone', 'bytes', 'slim_bytes', 'excused')
   local ttl, tombstone = is[3], is[4]
   local order = call('LRANGE', step.base .. 'order', 0, -1)
@@ -51,6 +52,8 @@ local function end_workflow(step, final, status)
   local documents = {}
   for at, name in ipairs(order) do documents[at] = document_within(step, name, measure) end
   status = fill(fill(status, CREATED_MARK, is[2]), NOW_MARK, step.now)
+  -- Last: nobody's words are looked at for marks.
+  if error then status = fill(status, ERROR_MARK, error) end
   local document = is[1] .. status .. '"tasks":[' .. table.concat(documents, ',') .. ']}'
 
   local done = final == 'completed' and (is[7] or '0') == '0'

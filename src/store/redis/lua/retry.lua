@@ -2,14 +2,17 @@
 -- KEYS: 1 root, 2 its result
 -- ARGV: 1 who asks, 2 now, 3 channel
 -- Answers {'running', run, timeout or '', {released...}} (for a task on its own the name is '')
---       | {'open'} | {'nothing'} | {'gone', {name...}} | {'unknown'}
+--       | {'open'} | {'nothing'} | {'untaken'} | {'gone', {name...}} | {'unknown'}
 
 local root, base = KEYS[1], base_of(KEYS[1])
 local is = call('HMGET', root, 'kind', 'state', 'by', 'run', 'timeout', 'fence', 'free', 'address', 'priority',
   'body')
 local run, timeout = tonumber(is[4]) or 1, is[5] or ''
 if not is[1] or is[1] == 'mark' then return { 'unknown' } end
-if is[3] == ARGV[1] then
+-- The requests that began the last runs, newest last.
+local requests, is_repeat = words(is[3] or ''), false
+for _, request in ipairs(requests) do is_repeat = is_repeat or request == ARGV[1] end
+if is_repeat then
   local released = {}
   if is[1] == 'workflow' and is[2] == 'running' then
     released = unclaimed(base, all_tasks(base))
@@ -20,6 +23,9 @@ if is[3] == ARGV[1] then
 end
 if not ENDED[is[2]] then return { 'open' } end
 run = run + 1
+requests[#requests + 1] = ARGV[1]
+if #requests > REQUESTS_MAX then table.remove(requests, 1) end
+local by = table.concat(requests, ' ')
 
 if is[1] == 'task' then
   if is[2] == 'completed' or is[2] == 'skipped' then return { 'nothing' } end
@@ -27,7 +33,7 @@ if is[1] == 'task' then
   local fence = (tonumber(is[6]) or 0) + 1
   call('HDEL', root, 'ended', 'started', 'due', 'session')
   call('HSET', root, 'state', 'queued', 'attempts', 0, 'crashes', 0, 'fence', fence, 'free', fence,
-    'by', ARGV[1], 'run', run)
+    'by', by, 'run', run)
   call('PERSIST', root)
   call('DEL', KEYS[2])
   return { 'running', run, '', { '', is[8], is[9], is[10] } }
@@ -80,6 +86,7 @@ end
 
 local order = call('LRANGE', base .. 'order', 0, -1)
 local left = look_at(order)
+if #order == 0 and is[2] ~= 'completed' then return { 'untaken' } end
 if left == 0 then return { 'nothing' } end
 if #gone > 0 or not complete then return { 'gone', gone } end
 
@@ -100,7 +107,7 @@ end
 
 call('DEL', KEYS[2])
 call('HDEL', root, 'ended', 'active', 'turn')
-call('HSET', root, 'state', 'running', 'run', run, 'by', ARGV[1])
+call('HSET', root, 'state', 'running', 'run', run, 'by', by)
 call('PERSIST', root)
 call('PERSIST', base .. 'order')
 for _, name in ipairs(all_tasks(base)) do

@@ -1,0 +1,392 @@
+//! A worker over a state file of its own, between a broker that the test looks into and a provider that it plays.
+
+use std::num::NonZeroU16;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use gleitzeit::broker::sqlite::SqliteBroker;
+use gleitzeit::broker::{
+    Broker, BrokerError, Consumer, Depth, Finding, Heard, Listener, Outgoing, Properties, Target,
+};
+use gleitzeit::config::EventLevel;
+use gleitzeit::core::clock::Clock;
+use gleitzeit::core::code::Code;
+use gleitzeit::core::failure::Failure;
+use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::protocol::{ProtocolId, Protocols};
+use gleitzeit::core::state::TaskState;
+use gleitzeit::provider::registry::Providers;
+use gleitzeit::provider::{Answer, CallCx, Provider};
+use gleitzeit::sqlite::{Database, Durability, Location};
+use gleitzeit::store::sqlite::SqliteStore;
+use gleitzeit::store::{
+    Cancelled, Claim, Claimed, Edge, End, Message, Otherwise, Plan, PlannedTask, Store, Why,
+};
+use gleitzeit::topology::{Address, Queue, Topology};
+use gleitzeit::wire::command::Command;
+use gleitzeit::wire::record::Head;
+use gleitzeit::worker::{Parts, Settings, Worker};
+
+use crate::wall_clock::WallClock;
+
+/// The longest that anything may take.
+const SOON: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A worker and what is around it.
+pub(crate) struct Stage {
+    broker: Arc<Between>,
+    store: Arc<dyn Store>,
+    calls: tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>,
+    hears: mpsc::UnboundedSender<Heard>,
+    drain: CancellationToken,
+    working: JoinSet<Result<(), BrokerError>>,
+    _folder: tempfile::TempDir,
+}
+
+/// A call that runs.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) key: TaskKey,
+    pub(crate) attempt: u32,
+    pub(crate) cancel: CancellationToken,
+    end: oneshot::Sender<Result<Answer, Failure>>,
+}
+
+impl Call {
+    /// Ends it.
+    pub(crate) fn end(self, outcome: Result<Answer, Failure>) {
+        self.end.send(outcome).expect("it still runs");
+    }
+
+    /// Waits until it is told to stop.
+    pub(crate) async fn is_cancelled(&self) {
+        tokio::time::timeout(SOON, self.cancel.cancelled()).await.expect("it is cancelled");
+    }
+}
+
+pub(crate) fn id(text: &str) -> Id {
+    Id::parse(text).expect("valid")
+}
+
+pub(crate) fn alone(text: &str) -> TaskKey {
+    TaskKey::alone(id(text))
+}
+
+/// What a call gives.
+pub(crate) fn pong() -> Answer {
+    json!({"response": "pong"}).into()
+}
+
+/// A workflow of one task with two attempts.
+pub(crate) fn workflow(task: &str) -> Value {
+    let retry = json!({"max_attempts": 2, "base_delay": 0.01});
+    json!({"name": "W", "tasks": [{"id": task, "method": "echo/ping", "retry": retry}]})
+}
+
+fn echo() -> Address {
+    Address::parse("echo.v1").expect("valid")
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Stage {
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = Location::File(folder.path().join("state.db"));
+        let database = Database::open(location, Durability::Process).await.expect("the file opens");
+        let settings = gleitzeit::store::sqlite::Settings::default();
+        let store: Arc<dyn Store> =
+            Arc::new(SqliteStore::new(database.clone(), Arc::new(WallClock), settings));
+        let (hears, heard) = mpsc::unbounded_channel();
+        let broker = Arc::new(Between {
+            inner: SqliteBroker::new(database, Arc::new(WallClock)),
+            heard: Mutex::new(Some(heard)),
+            published: Mutex::default(),
+        });
+        let nested = Address::parse("workflow.v1").expect("valid");
+        broker.declare(&Topology::new([echo(), nested])).await.expect("declares");
+        let (started, calls) = mpsc::unbounded_channel();
+        let mut providers = Providers::default();
+        let protocol = "echo/v1".parse().expect("valid");
+        providers.register(Arc::new(Player { protocol, started })).expect("its name is its own");
+        assert!(providers.start().await.is_empty());
+        let parts = Parts {
+            broker: Arc::clone(&broker) as Arc<dyn Broker>,
+            store: Arc::clone(&store),
+            providers: Arc::new(providers),
+            protocols: Arc::new(Protocols::builtin().expect("built in")),
+            clock: Arc::new(WallClock),
+        };
+        let settings = Settings {
+            protocols: vec!["echo/v1".parse().expect("valid")],
+            concurrency: NonZeroU16::new(4).expect("not zero"),
+            max_running: None,
+            coordination: true,
+            grace: SOON,
+            task_timeout: SOON,
+            result_ttl: SOON,
+            result_bytes_max: 1 << 20,
+            crash_limit: 3,
+            events: EventLevel::Off,
+        };
+        let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());
+        let stop = drain.clone();
+        let mut working = JoinSet::new();
+        working.spawn(async move { worker.run(stop).await });
+        let calls = tokio::sync::Mutex::new(calls);
+        Stage { broker, store, calls, hears, drain, working, _folder: folder }
+    }
+
+    pub(crate) async fn submit(&self, root: &str, document: &Value) {
+        self.publish(Queue::Workflows, gleitzeit::wire::workflow::encode(document, &id(root))).await;
+    }
+
+    pub(crate) async fn command(&self, command: &Command) {
+        self.publish(Queue::Workflows, command.encode()).await;
+    }
+
+    /// Submits a task on its own.
+    pub(crate) async fn task(&self, name: &str) {
+        self.publish(Queue::Tasks(echo()), json!({"id": name, "method": "ping"}).to_string().into()).await;
+    }
+
+    /// Takes in a workflow of which all but `task` has completed, with results of so many bytes; publishes that.
+    pub(crate) async fn refer_to(&self, root: &str, task: &str, results: usize, bytes: usize) {
+        let names: Vec<String> = (0..results).map(|at| format!("p{at}")).collect();
+        let text: String = names.iter().map(|name| format!("${{{name}}}")).collect();
+        let inputs: Value = names.iter().map(|name| (name.clone(), json!(name))).collect();
+        let (params, retry) = (json!({"message": text}), json!({"max_attempts": 3, "base_delay": 0}));
+        let body = json!({
+            "id": task, "workflow": root, "method": "ping", "params": params, "inputs": inputs, "retry": retry
+        });
+        let plan = |name: &str, body: &Value, dependencies| PlannedTask {
+            head: Head {
+                key: TaskKey::within(id(root), id(name)),
+                name: name.to_owned(),
+                protocol: "echo/v1".to_owned(),
+                method: "ping".to_owned(),
+            },
+            message: Message { address: echo(), priority: 4, body: body.to_string().into() },
+            dependencies,
+            tolerated: false,
+        };
+        let mut tasks: Vec<PlannedTask> =
+            names.iter().map(|name| plan(name, &Value::Null, Vec::new())).collect();
+        let edges = (0..results).map(|on| Edge { on, otherwise: Otherwise::Fail }).collect();
+        tasks.push(plan(task, &body, edges));
+        let refused = Failure::new(Code::InternalError, "not at all");
+        let plan = Plan { tasks, refused: None, ..Plan::refused(id(root), "W".to_owned(), refused, SOON) };
+        self.store.create(&plan, WallClock.now()).await.expect("create answers");
+        let document = Bytes::from(format!(r#"{{"status":"completed","result":"{}"}}"#, "x".repeat(bytes)));
+        for input in &plan.tasks[..results] {
+            let claim = Claim {
+                head: input.head.clone(),
+                attempt: 1,
+                run: None,
+                session: id("test"),
+                over: None,
+                inputs: Vec::new(),
+                inputs_bytes_max: 0,
+                digest: None,
+            };
+            let claimed = self.store.claim(&claim, WallClock.now()).await.expect("claim answers");
+            let Claimed::Run { lease, .. } = claimed else { panic!("{claimed:?}") };
+            let (state, document) = (TaskState::Completed, document.clone());
+            let entry = "{}".to_owned();
+            let end = End::Ended { state, document, keep: true, ttl: SOON, entry, retry: None };
+            self.store.finish(&lease, &end, WallClock.now()).await.expect("finish answers");
+        }
+        self.publish(Queue::Tasks(echo()), body.to_string().into()).await;
+    }
+
+    async fn publish(&self, queue: Queue, body: Bytes) {
+        let (target, properties) = (Target::Queue(queue), Properties::default());
+        let message = Outgoing { target, body, properties, delay: None };
+        self.broker.inner.publish(vec![message]).await.expect("publishes");
+    }
+
+    /// Records a cancel and tells nobody.
+    pub(crate) async fn cancel(&self, root: &str) -> Cancelled {
+        self.store.cancel(&id(root), Why::Request, WallClock.now()).await.expect("cancel answers")
+    }
+
+    /// The worker's listener hears this.
+    pub(crate) fn hears(&self, heard: Heard) {
+        self.hears.send(heard).expect("it listens");
+    }
+
+    /// The next call that starts.
+    pub(crate) async fn call(&self) -> Call {
+        let mut calls = self.calls.lock().await;
+        let call = tokio::time::timeout(SOON, calls.recv()).await;
+        call.expect("a call starts in time").expect("the worker lives")
+    }
+
+    pub(crate) async fn state(&self, key: &TaskKey) -> Option<TaskState> {
+        self.store.task(key).await.expect("task answers").map(|task| task.state)
+    }
+
+    /// What is kept of a task that has ended.
+    pub(crate) async fn document(&self, key: &TaskKey) -> Value {
+        let document = self.store.result(key).await.expect("result answers").expect("it is kept");
+        serde_json::from_slice(&document).expect("JSON")
+    }
+
+    /// Waits for the root's document.
+    pub(crate) async fn ends_as(&self, root: &str, status: &str) {
+        let looking = async {
+            loop {
+                if let Some(document) = self.store.outcome(&id(root)).await.expect("outcome answers") {
+                    return document;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let document = tokio::time::timeout(SOON, looking).await.expect("it ends");
+        let document: Value = serde_json::from_slice(&document).expect("JSON");
+        assert_eq!(document["status"], status, "{document}");
+    }
+
+    /// The replies so far.
+    pub(crate) fn replies(&self) -> Vec<String> {
+        let replies = |message: &Outgoing| match &message.target {
+            Target::Reply(_) => Some(String::from_utf8_lossy(&message.body).into_owned()),
+            Target::Queue(_) => None,
+        };
+        self.broker.published().iter().filter_map(replies).collect()
+    }
+
+    /// What the worker's task messages say of the run that they are of.
+    pub(crate) fn runs(&self) -> Vec<Option<String>> {
+        let is_task = |message: &&Outgoing| matches!(&message.target, Target::Queue(Queue::Tasks(_)));
+        let run = |message: &Outgoing| message.properties.headers.get("gleitzeit-run").cloned();
+        self.broker.published().iter().filter(is_task).map(run).collect()
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.drain.cancel();
+        let stopped = tokio::time::timeout(SOON, self.working.join_next()).await.expect("it stops in time");
+        stopped.expect("it was started").expect("it does not panic").expect("it could consume");
+        self.broker.close().await;
+    }
+}
+
+/// A provider whose calls are the test's.
+#[derive(Debug)]
+struct Player {
+    protocol: ProtocolId,
+    started: mpsc::UnboundedSender<Call>,
+}
+
+#[async_trait]
+impl Provider for Player {
+    fn name(&self) -> &str {
+        "player"
+    }
+
+    fn protocol(&self) -> &ProtocolId {
+        &self.protocol
+    }
+
+    fn serves(&self, method: &str) -> bool {
+        method == "ping"
+    }
+
+    async fn call(&self, cx: &CallCx, _method: &str, _params: Value) -> Result<Answer, Failure> {
+        let (end, ended) = oneshot::channel();
+        let call = Call { key: cx.key.clone(), attempt: cx.attempt, cancel: cx.cancel.clone(), end };
+        self.started.send(call).expect("the test takes calls");
+        tokio::select! {
+            () = cx.cancel.cancelled() => Err(Failure::new(Code::TaskCancelled, "cancelled")),
+            outcome = ended => outcome.expect("the test ends it"),
+        }
+    }
+}
+
+/// The broker, with what the worker publishes noted, and a listener that the test can make hear things.
+#[derive(Debug)]
+struct Between {
+    inner: SqliteBroker,
+    heard: Mutex<Option<mpsc::UnboundedReceiver<Heard>>>,
+    published: Mutex<Vec<Outgoing>>,
+}
+
+impl Between {
+    fn published(&self) -> std::sync::MutexGuard<'_, Vec<Outgoing>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Broker for Between {
+    async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
+        self.inner.declare(topology).await
+    }
+
+    async fn check(&self, topology: &Topology) -> Result<Vec<Finding>, BrokerError> {
+        self.inner.check(topology).await
+    }
+
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
+        self.published().extend(messages.iter().cloned());
+        self.inner.publish(messages).await
+    }
+
+    async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.inner.consume(queue, prefetch).await
+    }
+
+    async fn listen(&self) -> Result<Box<dyn Listener>, BrokerError> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let heard = heard.expect("one worker listens once");
+        Ok(Box::new(Ear { inner: self.inner.listen().await?, heard }))
+    }
+
+    async fn broadcast(&self, body: Bytes) -> Result<(), BrokerError> {
+        self.inner.broadcast(body).await
+    }
+
+    fn emit(&self, routing_key: &str, body: Bytes) {
+        self.inner.emit(routing_key, body);
+    }
+
+    async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
+        self.inner.depth(queue).await
+    }
+
+    async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
+        self.inner.purge(queue).await
+    }
+
+    async fn version(&self) -> Result<String, BrokerError> {
+        self.inner.version().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+#[derive(Debug)]
+struct Ear {
+    inner: Box<dyn Listener>,
+    heard: mpsc::UnboundedReceiver<Heard>,
+}
+
+#[async_trait]
+impl Listener for Ear {
+    async fn next(&mut self) -> Option<Heard> {
+        tokio::select! {
+            biased;
+            Some(heard) = self.heard.recv() => Some(heard),
+            heard = self.inner.next() => heard,
+        }
+    }
+}
