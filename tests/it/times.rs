@@ -1,16 +1,15 @@
 //! Work that starts later, or not at all: `--in`, `--at`, `--expires-in`, `--expires-at`.
 
 use serde_json::Value;
-use std::time::SystemTime;
 
-use gleitzeit::core::clock::Timestamp;
+use gleitzeit::core::clock::{Clock, Timestamp};
 
 use crate::place::Place;
 use crate::support::{Embedded, task, until};
+use crate::wall_clock::WallClock;
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    Timestamp::from_millis(i64::try_from(since.as_millis()).expect("before the year 9999"))
+    WallClock.now()
 }
 
 fn time(value: &Value) -> Timestamp {
