@@ -34,13 +34,15 @@ const HEADER_KEPT: &str = "gleitzeit-root";
 /// What the names of our headers begin with.
 const HEADERS_OURS: &str = "gleitzeit-";
 
-/// The letters of one root, oldest first; never none.
+/// Letters of one root, oldest first; at least one is chosen. All of them are held.
 #[derive(Debug)]
 pub struct Group {
     /// The root's id, or the letter's own name.
     pub label: String,
-    /// All of them are held.
+    /// Those that were chosen.
     pub letters: Vec<Letter>,
+    /// Others of the same root: another run of the root is one of theirs too.
+    pub companions: Vec<Letter>,
     /// What is to be done.
     pub step: Step,
 }
@@ -76,23 +78,26 @@ pub async fn plan(
     for (label, mut letters) in groups {
         letters.sort_by_key(|letter| (letter.died_at(), letter.place));
         let step = decide(broker, store, &letters).await?;
-        planned.push(Group { label, letters, step });
+        planned.push(Group { label, letters, companions: Vec::new(), step });
     }
     planned.sort_by_key(|group| group.letters.first().map(Letter::died_at));
     Ok(planned)
 }
 
-/// Does what was decided. The letters that stay are the answer; all others are settled.
+/// Does what was decided: publishes, then settles, the newest of the chosen letters last. The letters that stay
+/// are the answer.
 ///
 /// # Errors
-/// What the broker says of the publish: then every letter is still held, by `group`, or given back.
+/// What the broker says. The letters that are not settled go back to their queue, and replaying them again does
+/// no harm.
 pub async fn replay(broker: &Arc<dyn Broker>, group: Group) -> Result<Vec<Letter>, BrokerError> {
+    let letters = group.companions.into_iter().chain(group.letters);
     match group.step {
-        Step::Keep(_) => return Ok(group.letters),
+        Step::Keep(_) => return Ok(letters.collect()),
         Step::Retry(message) | Step::Publish(message) => broker.publish(vec![message]).await?,
         Step::Completed => {}
     }
-    for letter in group.letters {
+    for letter in letters {
         letter.settle(Settlement::Done).await?;
     }
     Ok(Vec::new())
