@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::letter::{Keep, Letter};
-use crate::broker::{Broker, BrokerError, Settlement};
+use crate::broker::{Broker, BrokerError, Consumer, Delivery, Settlement};
 use crate::topology::{Address, Queue};
 
 /// How many letters of one queue are held in one look, at most.
@@ -14,8 +14,10 @@ pub const LETTERS_MAX: usize = 65_535;
 const BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How many letters one consumer holds. They come in waves, so that what is on its way is bounded too.
 const WAVE: u16 = 256;
-/// How long to wait for a letter that the broker counts as ready.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for a letter before the broker is asked whether there still is one.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is asked before the rest is left to another look.
+const ASKED_MAX: u32 = 20;
 
 /// Letters that are held.
 #[derive(Debug, Default)]
@@ -61,8 +63,9 @@ impl Look {
         let queue = Queue::Dead(address.clone());
         let before = self.letters.len();
         loop {
+            let at = self.letters.len();
             let ready = broker.depth(&queue).await?.ready;
-            let room = LETTERS_MAX - (self.letters.len() - before);
+            let room = LETTERS_MAX - (at - before);
             if ready == 0 {
                 return Ok(());
             }
@@ -73,12 +76,9 @@ impl Look {
             };
             let mut consumer = broker.consume(&queue, wanted).await?;
             for _ in 0..wanted.get() {
-                let Ok(Some(next)) = tokio::time::timeout(PATIENCE, consumer.next()).await else {
-                    // Somebody else took what was counted.
-                    consumer.cancel().await?;
-                    return Ok(());
-                };
-                let letter = Letter::of(next?, address, self.letters.len());
+                // Somebody else may have taken what was counted.
+                let Some(delivery) = next(broker, &queue, &mut consumer).await? else { break };
+                let letter = Letter::of(delivery, address, self.letters.len());
                 let letter = if keep(&letter) == Keep::Facts { letter.slim() } else { letter };
                 self.bytes += letter.bytes;
                 self.letters.push(letter);
@@ -89,6 +89,9 @@ impl Look {
             }
             // What is held stays held.
             consumer.cancel().await?;
+            if self.letters.len() == at {
+                return Ok(());
+            }
         }
     }
 
@@ -112,4 +115,21 @@ impl Look {
             }
         }
     }
+}
+
+/// The next letter, while there is one.
+async fn next(
+    broker: &Arc<dyn Broker>,
+    queue: &Queue,
+    consumer: &mut Box<dyn Consumer>,
+) -> Result<Option<Delivery>, BrokerError> {
+    for _ in 0..ASKED_MAX {
+        if let Ok(next) = tokio::time::timeout(PATIENCE, consumer.next()).await {
+            return next.transpose();
+        }
+        if broker.depth(queue).await?.ready == 0 {
+            return Ok(None);
+        }
+    }
+    Ok(None)
 }

@@ -47,7 +47,16 @@ impl Letter {
         let is_whole = envelope.as_ref().is_some_and(|envelope| envelope.original.is_whole());
         let death = envelope.as_ref().and_then(death);
         let name = format!("letter-{}", &stands_for[..12]);
-        Letter { name, address: address.clone(), envelope, is_whole, death, bytes: body.len(), place, receipt }
+        Letter {
+            name,
+            address: address.clone(),
+            envelope,
+            is_whole,
+            death,
+            bytes: body.len(),
+            place,
+            receipt,
+        }
     }
 
     /// The same without what is long: still told, still held.
@@ -117,8 +126,7 @@ fn death(envelope: &Envelope) -> Option<String> {
         Some(last) => last.to_string(),
         None => digest(&envelope.original.body),
     };
-    let text =
-        format!("{workflow}/{id} {} {} {last}", envelope.failure.code.number(), envelope.replays);
+    let text = format!("{workflow}/{id} {} {} {last}", envelope.failure.code.number(), envelope.replays);
     Some(digest(text.as_bytes()))
 }
 

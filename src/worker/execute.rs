@@ -322,7 +322,8 @@ impl Shared {
             let told = |text: &[u8]| serde_json::from_slice::<Value>(text).ok();
             let whole = document.as_deref().and_then(told);
             let last = record.history.last().and_then(|entry| told(entry.as_bytes()));
-            let failure = whole.or(last).as_ref().and_then(|told| told.get("error")).and_then(Failure::from_json);
+            let failure =
+                whole.or(last).as_ref().and_then(|told| told.get("error")).and_then(Failure::from_json);
             if let Some(failure) = failure {
                 let past = Past { history: record.history, provider: None };
                 self.bury(delivery, Some(task), &failure, past).await?;

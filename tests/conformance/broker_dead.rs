@@ -225,7 +225,9 @@ async fn fail(store: &Arc<dyn Store>, id: &str) {
     };
     let now = Timestamp::from_millis(1);
     let claim = Claim { head, attempt: 1, session: id, over: None, inputs: Vec::new(), digest: None };
-    let Claimed::Run { lease, .. } = store.claim(&claim, now).await.expect("claimed") else { panic!("no lease") };
+    let Claimed::Run { lease, .. } = store.claim(&claim, now).await.expect("claimed") else {
+        panic!("no lease")
+    };
     let end = End::Ended {
         state: TaskState::Failed,
         document: Bytes::from_static(b"{}"),

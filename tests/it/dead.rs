@@ -7,7 +7,10 @@ use crate::support::{Embedded, Ran, task, until};
 
 /// Fails until the file is there.
 fn flaky(path: &std::path::Path) -> String {
-    format!("import os, sys\nprint('looking')\nprint('oh no', file=sys.stderr)\nopen({:?}).read()", path.display().to_string())
+    format!(
+        "import os, sys\nprint('looking')\nprint('oh no', file=sys.stderr)\nopen({:?}).read()",
+        path.display().to_string()
+    )
 }
 
 fn ids(listed: &Value) -> Vec<String> {
@@ -36,7 +39,14 @@ fn a_task_on_its_own_is_listed_shown_and_replayed() {
     assert_eq!((&document["total"], &document["codes"]), (&json!(1), &json!({"TASK_EXECUTION_FAILED": 1})));
 
     let shown = here.run(&["dead", "show", "bad"]).expect(0).stdout;
-    for part in ["FileNotFoundError", "do: ", "attempt 1: failed", "stdout:\n  looking", "stderr:\n  oh no", "priority 7"] {
+    for part in [
+        "FileNotFoundError",
+        "do: ",
+        "attempt 1: failed",
+        "stdout:\n  looking",
+        "stderr:\n  oh no",
+        "priority 7",
+    ] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     let letter = here.run(&["dead", "show", "bad", "--json"]).expect(0).json();
@@ -144,7 +154,10 @@ fn filters_choose_and_a_slip_empties_nothing() {
     assert_eq!(ids(&listed(&here)), all);
 
     let would = here.run(&["dead", "drop", "a", "--dry-run", "--json"]).expect(0).json();
-    assert_eq!((&would["dropped"][0]["id"], listed(&here)["total"].as_u64()), (&json!("a"), Some(all.len() as u64)));
+    assert_eq!(
+        (&would["dropped"][0]["id"], listed(&here)["total"].as_u64()),
+        (&json!("a"), Some(all.len() as u64))
+    );
     let dropped = here.run(&["dead", "drop", "--id", "a"]).expect(0);
     assert!(dropped.stdout.starts_with("a  python/v1:execute"), "{dropped:?}");
     assert!(!ids(&listed(&here)).contains(&"a".to_owned()));
@@ -181,7 +194,8 @@ fn over_servers_a_replay_keeps_the_id_and_the_letters_keep_their_places() {
     assert_eq!(ids(&place_list(&place)), ["a", "c"]);
 
     // Two at once: each replays what it holds, and nothing runs twice.
-    let replay = || place.command(&["dead", "replay", "--all", "--json"]).stdout(std::process::Stdio::piped()).spawn();
+    let replay =
+        || place.command(&["dead", "replay", "--all", "--json"]).stdout(std::process::Stdio::piped()).spawn();
     let both = [replay().expect("starts"), replay().expect("starts")];
     for one in both {
         assert_eq!(one.wait_with_output().expect("ends").status.code(), Some(0));

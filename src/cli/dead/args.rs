@@ -34,13 +34,13 @@ Examples:
 A task on its own runs again with its id and priority. Of a workflow, what did not complete runs again, and what \
 depends on that, once for all its letters. What is not known any more, or never had an id, is published again as it \
 was. What completed meanwhile only loses its letters. What cannot run again is named with the reason, and stays \
-(exit 1). A replay that is interrupted can be made again: nothing is run twice or lost.
+(exit 1). A replay that is interrupted can be made again: nothing is run twice or lost. Embedded, `gleitzeit resume` \
+does the work.
 
 Examples:
   gleitzeit dead replay --code PROVIDER_NOT_AVAILABLE --dry-run
   gleitzeit dead replay report-7/load
-  gleitzeit dead replay --protocol python/v1 --newer-than 1d
-Embedded, `gleitzeit resume` does the work.")]
+  gleitzeit dead replay --protocol python/v1 --newer-than 1d")]
     Replay(Change),
     /// Throw letters away for good; the record of the task stays as it is
     Drop(Change),
@@ -102,7 +102,7 @@ pub(crate) struct Which {
     workflow: Option<String>,
     /// Only this id, WORKFLOW/TASK, or name of a letter; may be repeated
     #[arg(long = "id", value_name = "ID")]
-    ids: Vec<String>,
+    only: Vec<String>,
     /// At most so many letters: the newest of `list` (default 100) and `show` (20), the oldest of the others
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
@@ -173,7 +173,7 @@ impl Which {
             died_until: before(&self.older_than, "--older-than")?,
             died_from: before(&self.newer_than, "--newer-than")?,
             workflow: self.workflow.as_deref().map(Id::parse).transpose()?,
-            ids: ids.iter().chain(&self.ids).cloned().collect(),
+            ids: ids.iter().chain(&self.only).cloned().collect(),
         };
         let mut addresses = protocols.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
@@ -225,7 +225,8 @@ mod tests {
 
     #[test]
     fn an_age_has_a_unit() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7_200), ("7d", 604_800), ("1w", 604_800)] {
+        let ages = [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7_200), ("7d", 604_800), ("1w", 604_800)];
+        for (text, seconds) in ages {
             assert_eq!(age(text, "--older-than").ok(), Some(Duration::from_secs(seconds)), "{text}");
         }
         for text in ["", "h", "-1h", "2y", "nan", "1e300d"] {

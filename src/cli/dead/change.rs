@@ -1,6 +1,7 @@
 //! `dead replay` and `dead drop`.
 
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
 use super::args::{Asked, Change};
 use super::list::{code_of, what};
@@ -16,19 +17,11 @@ use crate::topology::Queue;
 const NAMED_MAX: usize = 1_000;
 
 /// `gleitzeit dead replay`
-pub(super) async fn replay(
-    runtime: &Runtime,
-    args: &Change,
-    asked: &Asked,
-    json: bool,
-) -> Result<u8, Error> {
+pub(super) async fn replay(runtime: &Runtime, args: &Change, asked: &Asked, json: bool) -> Result<u8, Error> {
     let mut look = hold(runtime, asked, Keep::Whole).await?;
     let chosen = choose(&mut look, args, asked)?;
     let mut groups = dead::plan(&runtime.broker, &runtime.store, chosen).await?;
-    for group in &mut groups {
-        let is_companion = |letter: &Letter| letter.root().is_some_and(|root| root.as_str() == group.label);
-        group.companions = look.take(is_companion);
-    }
+    join_companions(&mut groups, &mut look);
     let mut told = Told::default();
     let mut left = Vec::new();
     for group in groups {
@@ -100,6 +93,18 @@ pub(super) async fn drop(runtime: &Runtime, args: &Change, asked: &Asked, json: 
     Ok(0)
 }
 
+/// Gives each group the other letters of its root: they go with it.
+fn join_companions(groups: &mut [Group], look: &mut Look) {
+    let labels = groups.iter().enumerate().map(|(at, group)| (group.label.clone(), at));
+    let places: HashMap<String, usize> = labels.collect();
+    let place = |letter: &Letter| letter.root().and_then(|root| places.get(root.as_str())).copied();
+    for letter in look.take(|letter| place(letter).is_some()) {
+        if let Some(group) = place(&letter).and_then(|at| groups.get_mut(at)) {
+            group.companions.push(letter);
+        }
+    }
+}
+
 /// The letters that are meant, the oldest if there are more than the limit.
 fn choose(look: &mut Look, args: &Change, asked: &Asked) -> Result<Vec<Letter>, Error> {
     let mut chosen = look.take(|letter| asked.filter.takes(letter));
@@ -129,11 +134,15 @@ impl Told {
         let (list, text) = match &group.step {
             Step::Retry(_) => (&mut self.replayed, format!("{would}replayed ({letters})")),
             Step::Publish(_) => (&mut self.replayed, format!("{would}published again ({letters})")),
-            Step::Completed => (&mut self.completed, format!("completed meanwhile: {letters} {would}taken away")),
+            Step::Completed => {
+                (&mut self.completed, format!("completed meanwhile: {letters} {would}taken away"))
+            }
             Step::Keep(reason) => {
                 let row = json!({"id": label, "letters": count, "reason": reason});
                 self.kept.push(row);
-                print::note(&format!("{label}: kept: {reason}"));
+                if self.kept.len() <= NAMED_MAX {
+                    print::note(&format!("{label}: kept: {reason}"));
+                }
                 return;
             }
         };

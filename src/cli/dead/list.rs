@@ -39,10 +39,9 @@ pub(super) async fn list(runtime: &Runtime, args: &List, asked: &Asked, json: bo
         let left_out = deaths.len() - shown.len();
         match deaths.len() {
             0 => print::note("no dead letters"),
-            _ if left_out > 0 => print::note(&format!(
-                "{} ({left_out} older ones not shown: --limit)",
-                counted.join(", ")
-            )),
+            _ if left_out > 0 => {
+                print::note(&format!("{} ({left_out} older ones not shown: --limit)", counted.join(", ")))
+            }
             _ => print::note(&counted.join(", ")),
         }
     }

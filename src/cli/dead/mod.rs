@@ -5,7 +5,6 @@ mod change;
 mod list;
 mod show;
 
-
 use self::args::Asked;
 use super::print;
 use crate::config::Config;
@@ -55,8 +54,7 @@ async fn hold(runtime: &Runtime, asked: &Asked, keep: Keep) -> Result<Look, Erro
 /// Ids that were named and are called by no letter.
 fn unknown(asked: &Asked, chosen: &[Letter]) -> Result<(), Error> {
     let is_there = |id: &String| chosen.iter().any(|letter| dead::filter::is_called(letter, id));
-    let missing: Vec<&str> =
-        asked.filter.ids.iter().filter(|id| !is_there(id)).map(String::as_str).collect();
+    let missing: Vec<&str> = asked.filter.ids.iter().filter(|id| !is_there(id)).map(String::as_str).collect();
     if missing.is_empty() {
         return Ok(());
     }
