@@ -175,6 +175,9 @@ async fn of_task(
         }
     }
     let home = home(envelope, &newest.address);
+    if home.is_none() {
+        return Ok(keep("no queue of a known protocol was meant by it; submit it again, under another id"));
+    }
     let address = match (read(envelope, home.as_ref()), home) {
         (Some(task), _) => Address::parse(&task.spec.protocol.routing()).ok(),
         // The store has kept it as it was, so that a worker of another version may read it.
@@ -258,9 +261,7 @@ fn home(envelope: &Envelope, address: &Address) -> Option<Queue> {
 fn read(envelope: &Envelope, home: Option<&Queue>) -> Option<Task> {
     let protocol = match home {
         Some(Queue::Tasks(address)) => ProtocolId::from_routing(address.as_str()).ok()?,
-        Some(Queue::Workflows) => return None,
-        // What came through the inbox and names its protocol itself.
-        Some(Queue::Dead(_) | Queue::Inbox) | None => ProtocolId::from_routing(unrouted().as_str()).ok()?,
+        Some(Queue::Workflows | Queue::Dead(_) | Queue::Inbox) | None => return None,
     };
     let original = &envelope.original;
     match task::decode(&original.body, &original.properties, &protocol) {

@@ -50,7 +50,8 @@ fn a_task_on_its_own_is_listed_shown_and_replayed() {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     let letter = here.run(&["dead", "show", "bad", "--json"]).expect(0).json();
-    assert_eq!((&letter["output"]["stderr"], &letter["replays"]), (&json!("oh no\n"), &Value::Null));
+    assert!(letter["output"]["stderr"].as_str().expect("text").starts_with("oh no\n"), "{letter}");
+    assert_eq!(letter["replays"], Value::Null);
 
     // Again in vain: one letter, which knows that it is the second.
     let plan = here.run(&["dead", "replay", "bad", "--dry-run", "--json"]).expect(0).json();

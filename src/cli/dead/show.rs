@@ -72,11 +72,13 @@ fn write_letter(out: &mut String, letter: &Letter, envelope: &Envelope) -> std::
     let known = |who: &Option<String>| who.clone().unwrap_or_else(|| "-".to_owned());
     writeln!(out, "worker: {}  provider: {}", known(&envelope.worker), known(&envelope.provider))?;
     write_history(out, &envelope.history)?;
-    if let Some(traceback) = envelope.failure.details.get("traceback").and_then(Value::as_str) {
+    let output = &envelope.output;
+    let traceback = envelope.failure.details.get("traceback").and_then(Value::as_str).unwrap_or_default();
+    if !output.stderr.contains(traceback.trim_end()) {
         write_block(out, "traceback", traceback)?;
     }
-    write_block(out, "stdout", &envelope.output.stdout)?;
-    write_block(out, "stderr", &envelope.output.stderr)?;
+    write_block(out, "stdout", &output.stdout)?;
+    write_block(out, "stderr", &output.stderr)?;
     write_original(out, &envelope.original)
 }
 
