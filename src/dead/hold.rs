@@ -104,7 +104,7 @@ impl Look {
         chosen
     }
 
-    /// Gives back what is still held, each to its place. What cannot be given back goes back by itself when the
+    /// Gives back what is still held, each to its place (a quorum queue may change places among them). What cannot be given back goes back by itself when the
     /// broker is closed.
     pub async fn release(self, chosen: Vec<Letter>) {
         let mut letters: Vec<Letter> = self.letters.into_iter().chain(chosen).collect();

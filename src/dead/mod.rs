@@ -1,7 +1,7 @@
 //! Dead letters as people deal with them: looked at, sent again, thrown away.
 //!
 //! Nothing consumes a dead queue, so a look *holds* its letters: they are delivered to a consumer, kept
-//! unsettled, and released in their order when the look is over. What is sent again or dropped is settled.
+//! unsettled, and released in their order when the look is over (quorum queues may change places among them). What is sent again or dropped is settled.
 //! Whoever else looks meanwhile sees only what nobody holds, so two people never deal with one letter; and a
 //! look that is killed gives everything back.
 //!
