@@ -95,7 +95,7 @@ async fn letters_that_are_released_are_there_in_order_of_death(broker: Arc<dyn B
     ready(&broker, &address).await;
     // A quorum queue may change the places of what comes back over several channels.
     let names: Vec<String> = (0..MANY).map(|n| format!("t{n}")).collect();
-    let letters = names.iter().enumerate().map(|(at, name)| letter(Some(name), at as i64, 1)).collect();
+    let letters = (0..).zip(&names).map(|(at, name)| letter(Some(name), at, 1)).collect();
     bury(&broker, &address, letters).await;
     let dead = Queue::Dead(address.clone());
     for _ in 0..2 {
