@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod core;
+pub mod dead;
 pub mod error;
 pub mod provider;
 pub mod runtime;

@@ -78,6 +78,9 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Run again what failed of a task or workflow, and what depends on that
     Retry(Retry),
+    /// Dead letters: what came to nothing, looked at, sent again or thrown away
+    #[command(subcommand)]
+    Dead(super::dead::Dead),
     /// Continue interrupted embedded runs
     Resume(Resume),
     /// Print the graph of a workflow file as Mermaid or DOT

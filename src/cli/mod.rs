@@ -4,6 +4,7 @@ mod args;
 mod batch;
 mod bench;
 mod call;
+mod dead;
 mod describe;
 mod follow;
 mod graph;
@@ -100,6 +101,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::List(args) => look::list(config, args, json).await,
         Command::Cancel(args) => look::cancel(config, args, json).await,
         Command::Retry(args) => retry::retry(config, args, json).await,
+        Command::Dead(command) => dead::dead(config, command, json).await,
         Command::Resume(args) => work::resume(config, args, json).await,
         Command::Graph(args) => run::graph(&config, &args, json),
         Command::Protocol(command) => describe::protocol(&config, command, json),

@@ -6,7 +6,8 @@
 //!  "original": {"body": {...}, "properties": {"message_id": "t", "headers": {...}}}}
 //! ```
 //! The original body stands as JSON where it is JSON, else as `body_text`, else as `body_base64`. A body beyond
-//! [`ORIGINAL_BYTES_MAX`] is cut, with `body_bytes` telling its real size; such a letter cannot be replayed.
+//! [`ORIGINAL_BYTES_MAX`] is cut, with `body_bytes` telling its real size. `output` (the end of what the last
+//! attempt printed) and `replays` (how often it had been run again) are there only if there is something to tell.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +25,12 @@ pub const ORIGINAL_BYTES_MAX: usize = 12 * 1024 * 1024;
 
 /// How much of a larger one is kept.
 const CUT_BYTES: usize = 64 * 1024;
+
+/// How much of each output stream a letter keeps, in bytes: the end, where the reason stands.
+pub const OUTPUT_BYTES_MAX: usize = 4 * 1024;
+
+/// Says of a message that was sent again from a dead letter how often it was: the store knows nothing of it.
+pub const HEADER_REPLAYS: &str = "gleitzeit-replays";
 
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,12 +51,57 @@ pub struct Envelope {
     pub worker: Option<String>,
     /// Who ran the last attempt.
     pub provider: Option<String>,
+    /// The end of what the last attempt printed.
+    pub output: Output,
+    /// How often it had been run again by hand before it died, by what its history still tells ([`replays`]).
+    pub replays: u32,
     /// When.
     pub died_at: Timestamp,
     /// The queue that it came from.
     pub queue: String,
     /// The message.
     pub original: Original,
+}
+
+/// The end of what an attempt printed, at most [`OUTPUT_BYTES_MAX`] of each stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Of its standard output; empty if there was none.
+    pub stdout: String,
+    /// Of its standard error; empty if there was none.
+    pub stderr: String,
+}
+
+impl Output {
+    /// What a failure tells of it, in its details.
+    #[must_use]
+    pub fn of(failure: &Failure) -> Output {
+        let tail = |key: &str| tail(failure.details.get(key).and_then(Value::as_str).unwrap_or_default());
+        Output { stdout: tail("stdout"), stderr: tail("stderr") }
+    }
+
+    /// Whether nothing was printed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stdout.is_empty() && self.stderr.is_empty()
+    }
+}
+
+/// How often a task was run again by hand, by its history: attempts count from 1 in every run, and a run that
+/// was ended before its first attempt is told as attempt 0. The store keeps the last 100 entries, so of a task
+/// that was run again very often it is a lower bound.
+#[must_use]
+pub fn replays(history: &[Value]) -> u32 {
+    let mut replays = 0;
+    let mut before = None;
+    for entry in history {
+        let attempt = entry.get("attempt").and_then(Value::as_u64).unwrap_or_default();
+        if before.is_some_and(|before| before == 0 || attempt <= before) {
+            replays += 1;
+        }
+        before = Some(attempt);
+    }
+    replays
 }
 
 /// A message as it came.
@@ -91,7 +143,7 @@ impl Envelope {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let id = |id: &Option<Id>| id.as_ref().map(Id::as_str).map_or(Value::Null, Value::from);
-        let members = json!({
+        let mut members = json!({
             "v": VERSION,
             "id": id(&self.id),
             "workflow": id(&self.workflow),
@@ -103,8 +155,15 @@ impl Envelope {
             "provider": self.provider,
             "died_at": self.died_at,
             "queue": self.queue,
-            "original": original(&self.original),
         });
+        if !self.output.is_empty() {
+            members["output"] = json!({"stdout": self.output.stdout, "stderr": self.output.stderr});
+        }
+        if self.replays > 0 {
+            members["replays"] = self.replays.into();
+        }
+        // Last, so that the shape of a letter shows at its beginning.
+        members["original"] = original(&self.original);
         Bytes::from(members.to_string())
     }
 
@@ -125,6 +184,11 @@ impl Envelope {
         let id = |key: &str| text(key).and_then(|id| Id::parse(id).ok());
         let owned = |key: &str| text(key).map(str::to_owned);
         let history = members.get("history").and_then(Value::as_array).cloned();
+        let output = |key: &str| {
+            let text = members.get("output").and_then(|output| output.get(key)).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        let replays = members.get("replays").and_then(Value::as_u64).unwrap_or_default();
         Ok(Envelope {
             id: id("id"),
             workflow: id("workflow"),
@@ -134,11 +198,22 @@ impl Envelope {
             history: history.unwrap_or_default(),
             worker: owned("worker"),
             provider: owned("provider"),
+            output: Output { stdout: output("stdout"), stderr: output("stderr") },
+            replays: u32::try_from(replays).unwrap_or(u32::MAX),
             died_at: text("died_at").and_then(|text| text.parse().ok()).ok_or_else(|| wrong("died_at"))?,
             queue: owned("queue").ok_or_else(|| wrong("queue"))?,
             original: members.get("original").and_then(read_original).ok_or_else(|| wrong("original"))?,
         })
     }
+}
+
+/// The end of a text, at a character's border.
+fn tail(text: &str) -> String {
+    let mut start = text.len().saturating_sub(OUTPUT_BYTES_MAX);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text[start..].to_owned()
 }
 
 fn original(original: &Original) -> Value {
@@ -233,6 +308,8 @@ mod tests {
             history: vec![json!({"attempt": 1})],
             worker: Some("s".to_owned()),
             provider: None,
+            output: Output { stdout: String::new(), stderr: "Traceback".to_owned() },
+            replays: 2,
             died_at: Timestamp::from_millis(1_767_323_045_678),
             queue: "gleitzeit.tasks.python.v1".to_owned(),
             original: Original::new(Bytes::copy_from_slice(body), properties),
@@ -260,6 +337,28 @@ mod tests {
         assert!(!letter.original.is_whole());
         let again = Envelope::decode(&letter.encode()).expect("a letter");
         assert_eq!((again.original.body.len(), again.original.bytes), (CUT_BYTES, ORIGINAL_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn the_end_of_the_output_is_kept() {
+        let long = format!("{}é{}", "x".repeat(10), "y".repeat(OUTPUT_BYTES_MAX - 1));
+        let failure = Failure::new(Code::TaskExecutionFailed, "x").with("stdout", long).with("stderr", "err");
+        let output = Output::of(&failure);
+        assert_eq!((output.stdout, output.stderr), ("y".repeat(OUTPUT_BYTES_MAX - 1), "err".to_owned()));
+        assert!(Output::of(&Failure::new(Code::ParseError, "x")).is_empty());
+    }
+
+    #[test]
+    fn runs_are_counted_by_their_attempts() {
+        let check = |attempts: &[u64], expected: u32| {
+            let history: Vec<Value> = attempts.iter().map(|n| json!({"attempt": n})).collect();
+            assert_eq!(replays(&history), expected, "{attempts:?}");
+        };
+        check(&[], 0);
+        check(&[1, 2, 3], 0);
+        check(&[1, 2, 3, 1, 2, 3, 1], 2);
+        check(&[0, 1, 2], 1);
+        check(&[0, 0, 0], 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Shared;
 use super::execute::settle;
 use super::patience::{Stop, insist};
-use super::publish::{HEADER_ROOT, Past, again};
+use super::publish::{About, HEADER_ROOT, Past, again};
 use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -117,16 +117,16 @@ impl Shared {
     /// A workflow that cannot be taken in ends with the reason where its id is known, and as a dead letter.
     pub(super) async fn refuse_workflow(&self, delivery: &Delivery, refused: Refused) -> Result<(), Stop> {
         let Refused { id, name, reply, failure } = refused;
-        if let Some(id) = id {
+        if let Some(id) = &id {
             let result_ttl = self.settings.result_ttl;
-            let plan = Plan::refused(id, name, failure.clone(), result_ttl);
+            let plan = Plan::refused(id.clone(), name, failure.clone(), result_ttl);
             insist(&self.abort, "create", || self.parts.store.create(&plan, self.parts.clock.now())).await?;
         }
         if let Some(reply) = &reply {
             let body = json!({"status": "failed", "error": failure}).to_string();
             self.reply_to(reply, delivery.properties.message_id.clone(), body.into()).await?;
         }
-        self.bury(delivery, None, &failure, Past::default()).await
+        self.bury(delivery, About::workflow(id), &failure, Past::default()).await
     }
 }
 

@@ -315,17 +315,21 @@ impl Shared {
         }
         let may_lack_letter =
             matches!(record.state, TaskState::Failed | TaskState::Expired) && delivery.redelivered;
+        let read = || self.parts.store.result(&head.key);
+        let document = insist(&self.abort, "result", read).await?;
         if may_lack_letter {
-            let last: Option<Value> =
-                record.history.last().and_then(|entry| serde_json::from_str(entry).ok());
-            let failure = last.as_ref().and_then(|entry| entry.get("error")).and_then(Failure::from_json);
+            // The history has it without what it printed; the document may not be kept.
+            let told = |text: &[u8]| serde_json::from_slice::<Value>(text).ok();
+            let whole = document.as_deref().and_then(told);
+            let last = record.history.last().and_then(|entry| told(entry.as_bytes()));
+            let failure =
+                whole.or(last).as_ref().and_then(|told| told.get("error")).and_then(Failure::from_json);
             if let Some(failure) = failure {
                 let past = Past { history: record.history, provider: None };
                 self.bury(delivery, Some(task), &failure, past).await?;
             }
         }
-        let read = || self.parts.store.result(&head.key);
-        match insist(&self.abort, "result", read).await? {
+        match document {
             Some(document) => self.reply(task, document).await,
             None => Ok(()),
         }

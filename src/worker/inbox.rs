@@ -9,18 +9,19 @@ use super::Shared;
 use super::execute::{HELD_LOOKS, protocol_of, settle};
 use super::lease::Taken;
 use super::patience::{Stop, insist};
-use super::publish::{Past, document, message_of, run_of};
+use super::publish::{About, Past, came_from, document, message_of, run_of};
 use super::session::BEAT_EVERY;
 use crate::broker::{Death, Delivery};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::core::priority::Priority;
 use crate::core::protocol::ProtocolId;
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{Claimed, End, Finished};
+use crate::store::{Claimed, End, Finished, Message};
 use crate::topology::{Address, Queue, unrouted};
 use crate::wire::inbox;
 use crate::wire::record::{Ending, Head};
-use crate::wire::task::{self, Decoded, Refused, Reply, Task};
+use crate::wire::task::{self, Decoded, Refused, Reply, TASK_BYTES_MAX, Task};
 
 impl Shared {
     /// Brings one delivery of the dead inbox to its end and settles it.
@@ -41,24 +42,18 @@ impl Shared {
         };
         let address = death.and_then(origin).filter(is_known).unwrap_or_else(unrouted);
         let protocol = protocol_of(&Queue::Dead(address.clone()));
-        let task = match task::decode(&delivery.body, &delivery.properties, &protocol) {
-            Ok(Decoded::Task(task)) => Some(*task),
-            Ok(Decoded::Newer { .. }) => None,
-            Err(refused) => {
-                if let Some(head) = &refused.head {
-                    let ended = self.end_unrun(delivery, head, None, state, &failure).await?;
-                    self.answer(ended, refused.reply.as_ref(), head).await?;
-                }
-                None
-            }
+        let (task, head, reply) = match task::decode(&delivery.body, &delivery.properties, &protocol) {
+            Ok(Decoded::Task(task)) => (Some((*task).clone()), task.head(), task.reply),
+            Ok(Decoded::Newer { .. }) => (None, None, None),
+            Err(refused) => (None, refused.head, refused.reply),
         };
-        if let Some(task) = &task
-            && let Some(head) = task.head()
-        {
-            let ended = self.end_unrun(delivery, &head, Some(task), state, &failure).await?;
-            self.answer(ended, task.reply.as_ref(), &head).await?;
-        }
-        self.bury_at(address, delivery, task.as_ref(), &failure, Past::default()).await
+        let Some(head) = head else {
+            return self.bury_at(address, delivery, task.as_ref().into(), &failure, Past::default()).await;
+        };
+        let ended = self.end_unrun(delivery, &head, task.as_ref(), state, &failure).await?;
+        self.answer(ended, reply.as_ref(), &head).await?;
+        let past = self.past_of(&head).await?;
+        self.bury_at(address, delivery, (&head).into(), &failure, past).await
     }
 
     /// A workflow ends with the broker's reason; a command is carried out all the same, late.
@@ -92,7 +87,11 @@ impl Shared {
             }
             (None, None) => {}
         }
-        self.bury(delivery, None, &failure, Past::default()).await
+        let Some(head) = head else {
+            return self.bury(delivery, About::default(), &failure, Past::default()).await;
+        };
+        let past = self.past_of(&head).await?;
+        self.bury(delivery, &head, &failure, past).await
     }
 
     /// Records the end of a task that never ran, and publishes what it released. A task that really runs is
@@ -147,7 +146,10 @@ impl Shared {
             keep: true,
             ttl: self.settings.result_ttl,
             entry: super::outcome::entry(&ending),
-            retry: task.and_then(|task| super::outcome::retry_message(task, state)),
+            retry: match task {
+                Some(task) => super::outcome::retry_message(task, state),
+                None => message_as_it_was(delivery, head),
+            },
         };
         let finish = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
         let Finished::Done { released, ended, workflow } = insist(&self.abort, "finish", finish).await?
@@ -174,6 +176,16 @@ impl Shared {
             _ => Ok(()),
         }
     }
+}
+
+/// What a replay publishes of a task on its own that could not be read: a newer worker may know it.
+fn message_as_it_was(delivery: &Delivery, head: &Head) -> Option<Message> {
+    let Queue::Tasks(address) = came_from(delivery) else { return None };
+    if head.key.task.is_some() || delivery.body.len() > TASK_BYTES_MAX {
+        return None;
+    }
+    let priority = delivery.properties.priority.unwrap_or_else(|| Priority::NORMAL.number());
+    Some(Message { address, priority, body: delivery.body.clone() })
 }
 
 /// The protocol whose queue the message was in, or was meant for.

@@ -3,6 +3,7 @@
 //! Every publish here is confirmed before the delivery that caused it is settled; events are not.
 
 use bytes::Bytes;
+use serde_json::Value;
 use std::time::Duration;
 
 use super::Shared;
@@ -15,7 +16,7 @@ use crate::core::id::Id;
 use crate::core::state::TaskState;
 use crate::store::{Message, Released};
 use crate::topology::{Address, Queue, unrouted};
-use crate::wire::envelope::{Envelope, Original};
+use crate::wire::envelope::{Envelope, HEADER_REPLAYS, Original, Output, replays};
 use crate::wire::record::{Ending, Head};
 use crate::wire::task::{self, Decoded, Reply, Task};
 
@@ -27,6 +28,44 @@ pub(super) const HEADER_RUN: &str = "gleitzeit-run";
 
 /// The largest dead letter, in bytes: below what RabbitMQ 4 takes by default.
 const LETTER_BYTES_MAX: usize = 15 * 1024 * 1024;
+
+/// What a dead letter is about, as far as it could be read.
+#[derive(Debug, Default)]
+pub(super) struct About {
+    id: Option<Id>,
+    workflow: Option<Id>,
+    protocol: Option<String>,
+    method: Option<String>,
+}
+
+impl From<Option<&Task>> for About {
+    fn from(task: Option<&Task>) -> About {
+        About {
+            id: task.and_then(|task| task.id.clone()),
+            workflow: task.and_then(|task| task.workflow.clone()),
+            protocol: task.map(|task| task.spec.protocol.to_string()),
+            method: task.map(|task| task.spec.method.clone()),
+        }
+    }
+}
+
+impl From<&Head> for About {
+    fn from(head: &Head) -> About {
+        About {
+            id: Some(head.key.id().clone()),
+            workflow: head.key.workflow().cloned(),
+            protocol: Some(head.protocol.clone()),
+            method: Some(head.method.clone()).filter(|method| !method.is_empty()),
+        }
+    }
+}
+
+impl About {
+    /// A workflow that was refused.
+    pub(super) fn workflow(id: Option<Id>) -> About {
+        About { id, ..About::default() }
+    }
+}
 
 /// What a dead letter tells of the attempts.
 #[derive(Debug, Default)]
@@ -55,7 +94,7 @@ impl Shared {
     pub(super) async fn bury(
         &self,
         delivery: &Delivery,
-        task: Option<&Task>,
+        about: impl Into<About>,
         failure: &Failure,
         past: Past,
     ) -> Result<(), Stop> {
@@ -63,7 +102,13 @@ impl Shared {
             Queue::Tasks(address) | Queue::Dead(address) => address.clone(),
             Queue::Workflows | Queue::Inbox => unrouted(),
         };
-        self.bury_at(address, delivery, task, failure, past).await
+        self.bury_at(address, delivery, about.into(), failure, past).await
+    }
+
+    /// What a dead letter tells of a task that ended without a run here: its history, as it is recorded.
+    pub(super) async fn past_of(&self, head: &Head) -> Result<Past, Stop> {
+        let record = insist(&self.abort, "task", || self.parts.store.task(&head.key)).await?;
+        Ok(Past { history: record.map(|record| record.history).unwrap_or_default(), provider: None })
     }
 
     /// Puts a dead letter into the dead queue of `address`.
@@ -71,22 +116,28 @@ impl Shared {
         &self,
         address: Address,
         delivery: &Delivery,
-        task: Option<&Task>,
+        about: About,
         failure: &Failure,
         past: Past,
     ) -> Result<(), Stop> {
         tracing::info!(queue = %delivery.queue, code = %failure.code, message = %failure.message, "dead letter");
+        let history: Vec<Value> =
+            past.history.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect();
+        let last_provider = || history.last()?.get("provider_id")?.as_str().map(str::to_owned);
+        let About { id, workflow, protocol, method } = about;
         let envelope = Envelope {
-            id: task.and_then(|task| task.id.clone()),
-            workflow: task.and_then(|task| task.workflow.clone()),
-            protocol: task.map(|task| task.spec.protocol.to_string()),
-            method: task.map(|task| task.spec.method.clone()),
+            id,
+            workflow,
+            protocol,
+            method,
             failure: failure.clone(),
-            history: past.history.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect(),
             worker: Some(self.session.to_string()),
-            provider: past.provider,
+            provider: past.provider.or_else(last_provider),
+            output: Output::of(failure),
+            replays: replays(&history).saturating_add(replays_before(delivery)),
+            history,
             died_at: self.parts.clock.now(),
-            queue: delivery.queue.name(),
+            queue: came_from(delivery).name(),
             original: Original::new(delivery.body.clone(), delivery.properties.clone()),
         };
         let mut body = envelope.encode();
@@ -162,15 +213,31 @@ impl Shared {
             Queue::Tasks(_) => task::decode(&delivery.body, &delivery.properties, &protocol).ok(),
             Queue::Workflows | Queue::Dead(_) | Queue::Inbox => None,
         };
-        if let Some(Decoded::Task(task)) = decoded
-            && let Some(head) = task.head()
-        {
+        let Some(Decoded::Task(task)) = decoded else {
+            return self.bury(delivery, About::default(), &failure, Past::default()).await;
+        };
+        if let Some(head) = task.head() {
             let recorded = self.end_unrun(delivery, &head, Some(&task), TaskState::Failed, &failure).await;
             if let Err(stop) = recorded {
                 tracing::error!(task = %head.key, ?stop, "its end cannot be recorded either");
             }
         }
-        self.bury(delivery, None, &failure, Past::default()).await
+        // The store may be what is broken: the letter does not wait for what it says.
+        self.bury(delivery, Some(&*task), &failure, Past::default()).await
+    }
+}
+
+/// Of a task whose record was over when it was sent again.
+fn replays_before(delivery: &Delivery) -> u32 {
+    delivery.properties.headers.get(HEADER_REPLAYS).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// The queue that the message died in: the broker may have moved it from there to the inbox.
+pub(super) fn came_from(delivery: &Delivery) -> Queue {
+    let moved_from = delivery.deaths.first().and_then(|death| Queue::from_name(&death.queue));
+    match &delivery.queue {
+        Queue::Inbox => moved_from.unwrap_or(Queue::Inbox),
+        Queue::Tasks(_) | Queue::Workflows | Queue::Dead(_) => delivery.queue.clone(),
     }
 }
 

@@ -5,6 +5,8 @@
 
 #[path = "broker_cases.rs"]
 mod cases;
+#[path = "broker_dead.rs"]
+mod dead;
 #[path = "broker_rabbitmq.rs"]
 mod rabbitmq;
 #[path = "../support/rabbitmq.rs"]
@@ -54,7 +56,7 @@ const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for backend in BACKENDS {
-        for (name, case) in cases::CASES.iter().chain(upkeep::CASES) {
+        for (name, case) in cases::CASES.iter().chain(upkeep::CASES).chain(dead::CASES) {
             let (start, case) = (backend.start, *case);
             let run = move || {
                 in_runtime(async move {

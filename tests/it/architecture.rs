@@ -11,7 +11,7 @@ const ROWS: &[&[&str]] = &[
     &["provider"],
     &["config"],
     &["error"],
-    &["worker", "client"],
+    &["worker", "client", "dead"],
     &["runtime", "bench"],
     &["cli"],
 ];

@@ -15,7 +15,7 @@ use gleitzeit::core::workflow::Workflow;
 use gleitzeit::topology::plan::{Plan, QueueTypes, Release};
 use gleitzeit::topology::{Address, Topology};
 use gleitzeit::wire::command::Command;
-use gleitzeit::wire::envelope::{Envelope, Original};
+use gleitzeit::wire::envelope::{Envelope, Original, Output};
 use gleitzeit::wire::event::Event;
 use gleitzeit::wire::record::{self, Ending, Head};
 use gleitzeit::wire::task::{self, Decoded, Task};
@@ -93,7 +93,11 @@ fn a_dead_letter_is_read_and_written_as_ever() {
     let body = golden("wire/v1/task-full.written.json");
     let whole = envelope(body.trim_end().as_bytes(), Some("t1"));
     let garbage = envelope(b"\xff\x00garbage", None);
-    for (name, letter) in [("dead-letter", whole), ("dead-letter-garbage", garbage)] {
+    let output = Output { stdout: "starting\n".to_owned(), stderr: "slow\n".to_owned() };
+    let replayed = Envelope { output, replays: 2, ..whole.clone() };
+    for (name, letter) in
+        [("dead-letter", whole), ("dead-letter-garbage", garbage), ("dead-letter-replayed", replayed)]
+    {
         let name = format!("wire/v1/{name}.json");
         check(&name, &line(&letter.encode()));
         assert_eq!(Envelope::decode(golden(&name).as_bytes()), Ok(letter));
@@ -282,6 +286,8 @@ fn envelope(body: &[u8], task: Option<&str>) -> Envelope {
             .collect(),
         worker: Some("01973c6e-0000-7000-8000-000000000001".to_owned()),
         provider: task.map(|_| "python".to_owned()),
+        output: Output::default(),
+        replays: 0,
         died_at: time(),
         queue: "gleitzeit.tasks.python.v1".to_owned(),
         original: Original::new(bytes::Bytes::copy_from_slice(body), properties),

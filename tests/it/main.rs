@@ -3,6 +3,7 @@
 mod architecture;
 mod batch;
 mod bench;
+mod dead;
 mod distributed;
 mod docs;
 mod embedded;
