@@ -3,12 +3,14 @@
 mod architecture;
 mod batch;
 mod bench;
+mod blame;
 mod distributed;
 mod docs;
 mod embedded;
 mod examples;
 mod following;
 mod golden;
+mod guard;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;
