@@ -9,6 +9,7 @@
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -19,6 +20,7 @@ use super::outcome::{Attempt, Verdict};
 use super::patience::{Stop, insist};
 use super::places::Place;
 use super::publish::{Past, again, document, message_of, run_of};
+use super::turn;
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
 use crate::core::condition::Condition;
@@ -50,8 +52,9 @@ impl Shared {
     pub(super) async fn execute(&self, delivery: Delivery, place: Option<Place>) {
         let mut events = Vec::new();
         let (delivery, mut hold) = Hold::new(delivery, place);
-        let story = self.live(&delivery, &mut events);
-        let story = self.guarding(&delivery, &mut hold, story).await;
+        let begun = Notify::new();
+        let story = self.live(&delivery, &begun, &mut events);
+        let story = self.guarding(&delivery, &mut hold, &begun, story).await;
         if story == Err(Stop::Crowded) {
             // It goes to another worker, and nothing else comes to wait here in its place.
             hold.close().await;
@@ -62,7 +65,7 @@ impl Shared {
     }
 
     /// The story. `Ok` means: everything that this delivery had to cause is recorded and confirmed.
-    async fn live(&self, delivery: &Delivery, events: &mut Vec<Event>) -> Result<(), Stop> {
+    async fn live(&self, delivery: &Delivery, begun: &Notify, events: &mut Vec<Event>) -> Result<(), Stop> {
         let protocol = protocol_of(&delivery.queue);
         let task = match task::decode(&delivery.body, &delivery.properties, &protocol) {
             Ok(Decoded::Task(task)) => *task,
@@ -74,7 +77,12 @@ impl Shared {
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, None).await;
         };
-        let purpose = Purpose::Execute { crowded: crowded(delivery) };
+        let crowded = crowded(delivery);
+        if crowded > 0 && turn::patience(crowded, self.settings.guard_after).is_none() {
+            // It waits for its turn alone, for as long as others may run.
+            begun.notify_one();
+        }
+        let purpose = Purpose::Execute { crowded };
         let (of, inputs) = (run_of(delivery), task.needs());
         let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
             Taken::Run(run) => run,
@@ -83,6 +91,7 @@ impl Shared {
             Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
+        begun.notify_one();
         self.begin(&entered, &cancel).await?;
         let attempt = self.attempt(&task, &head, &run, cancel).await?;
         let verdict = self.judge(&task, &run, attempt);

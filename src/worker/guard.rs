@@ -21,6 +21,7 @@
 use async_trait::async_trait;
 use std::future::Future;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 use super::Shared;
 use super::execute::settle_by;
@@ -93,11 +94,13 @@ impl Receipt for HeldApart {
 }
 
 impl Shared {
-    /// Brings the story of a delivery to its end; if that takes long, a guard stands for the delivery.
+    /// Brings the story of a delivery to its end. If that takes long once it has `begun`, a guard stands for the
+    /// delivery; before, it may still end as a message that waits, and one of them is enough.
     pub(super) async fn guarding(
         &self,
         delivery: &Delivery,
         hold: &mut Hold,
+        begun: &Notify,
         story: impl Future<Output = Result<(), Stop>>,
     ) -> Result<(), Stop> {
         tokio::pin!(story);
@@ -106,10 +109,14 @@ impl Shared {
             ended = &mut story => return ended,
             () = tokio::time::sleep(self.settings.guard_after) => {}
         }
+        let guard = async {
+            begun.notified().await;
+            self.guard(delivery, hold).await;
+        };
         tokio::select! {
             biased;
             ended = &mut story => return ended,
-            () = self.guard(delivery, hold) => {}
+            () = guard => {}
         }
         story.await
     }

@@ -4,7 +4,7 @@
 //! tests run past it. Elsewhere a broker looks once a minute, so it is shown that nothing is held.
 
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,10 @@ fn log_of(place: &Place, name: &str) -> PathBuf {
     place.path(&format!("{name}.log"))
 }
 
-fn until_guarded(place: &Place, name: &str) {
-    until("a guard", || {
-        std::fs::read_to_string(log_of(place, name)).is_ok_and(|log| log.contains("a guard stands"))
-    });
+/// Waits until a task has started, and a guard stands for it.
+fn until_guarded(log: &Path, ledger: &str) {
+    until("a guard", || std::fs::read_to_string(log).is_ok_and(|log| log.contains("a guard stands")));
+    until("its task to start", || starts(ledger) > 0);
 }
 
 /// Python that writes down its start and its end, and sleeps in between unless it has started before.
@@ -39,7 +39,8 @@ fn code(ledger: &str, me: &str, seconds: f64) -> String {
     format!(
         "import time\nledger = open({ledger:?}, 'a+')\nledger.seek(0)\nfirst = '{me} start' not in ledger.read()\n\
          ledger.write('{me} start ' + str(time.time()) + chr(10))\nledger.flush()\n\
-         time.sleep({seconds} if first else 0.1)\nledger.write('{me} end ' + str(time.time()) + chr(10))\n'{me}'"
+         time.sleep({seconds} if first else 0.1)\nledger.write('{me} end ' + str(time.time()) + chr(10))\n\
+         ledger.close()\n'{me}'"
     )
 }
 
@@ -86,7 +87,7 @@ fn nothing_is_held_of_a_guarded_task_and_its_guard_goes_when_it_has_ended() {
         (queue["messages_unacknowledged"].as_u64(), queue["consumers"].as_u64())
     };
     until("the delivery to be held", || held() == (Some(1), Some(1)));
-    until_guarded(&place, "a");
+    until_guarded(&log_of(&place, "a"), &ledger);
     until("nothing to be held", || held() == (Some(0), Some(0)));
     assert_eq!(lines(&ledger).len(), 1, "it still runs");
     let document = result(&place, "long", 0);
@@ -103,7 +104,7 @@ fn a_guarded_task_of_a_killed_worker_is_taken_over_within_seven_seconds() {
     let ledger = place.path("ledger").to_string_lossy().into_owned();
     let mut victim = worker(&place, "4", "victim", &[]);
     submit(&place, "long", &code(&ledger, "long", 60.0));
-    until_guarded(&place, "victim");
+    until_guarded(&log_of(&place, "victim"), &ledger);
     let _heir = worker(&place, "4", "heir", &[]);
     victim.kill();
     let killed = Instant::now();
@@ -120,7 +121,7 @@ fn a_drained_worker_gives_a_guarded_task_back_uncounted() {
     let ledger = place.path("ledger").to_string_lossy().into_owned();
     let mut first = worker(&place, "4", "first", &[]);
     submit(&place, "long", &code(&ledger, "long", 60.0));
-    until_guarded(&place, "first");
+    until_guarded(&log_of(&place, "first"), &ledger);
     assert_eq!(first.drain(), Some(0));
     let _second = worker(&place, "4", "second", &[]);
     let document = result(&place, "long", 0);
@@ -134,7 +135,7 @@ fn a_guarded_task_is_cancelled_and_its_place_is_free_again() {
     let ledger = place.path("ledger").to_string_lossy().into_owned();
     let _worker = worker(&place, "4", "a", &["--concurrency", "1"]);
     submit(&place, "long", &code(&ledger, "long", 60.0));
-    until_guarded(&place, "a");
+    until_guarded(&log_of(&place, "a"), &ledger);
     submit(&place, "next", &code(&ledger, "next", 0.1));
     place.run(&["cancel", "long"]).expect(0);
     assert_eq!(result(&place, "long", 5)["status"], "cancelled");
@@ -203,7 +204,7 @@ fn a_guarded_task_of_a_killed_run_is_resumed() {
     command.env(TIMEOUT, "2").env("GLEITZEIT_LOG_LEVEL", "gleitzeit::worker=debug");
     let stderr = std::fs::File::create(&log).expect("a file of ours");
     let mut run = Running(command.stdout(Stdio::null()).stderr(stderr).spawn().expect("the binary starts"));
-    until("a guard", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("a guard stands")));
+    until_guarded(&log, &ledger);
     run.kill();
     here.run(&["resume", "long"]).expect(0);
     let document = here.run(&["result", "long", "--json"]).expect(0).json();
