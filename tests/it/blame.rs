@@ -66,19 +66,20 @@ fn check(good: usize, poison: usize) {
     let (good, poison) = (ids("good", good), ids("poison", poison));
     publish(&place, &good, &poison);
     let stop = AtomicBool::new(false);
-    let (ends, workers) = std::thread::scope(|scope| {
+    let (seen, workers) = std::thread::scope(|scope| {
         let supervisor = scope.spawn(|| supervise(&place, &stop));
         let deadline = Instant::now() + PATIENCE;
-        let ends = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            good.iter()
-                .chain(&poison)
-                .map(|id| (id.clone(), result(&place, id, deadline)))
-                .collect::<Vec<_>>()
+        // The supervisor must be stopped whatever comes of this.
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let end = |id: &String| (id.clone(), result(&place, id, deadline));
+            let ends: Vec<(String, Value)> = good.iter().chain(&poison).map(end).collect();
+            let letters = poison.iter().map(|_| place.dead_letter("gleitzeit.dead.python.v1"));
+            (ends, letters.collect::<Vec<Value>>())
         }));
         stop.store(true, Ordering::Relaxed);
-        (ends, supervisor.join().expect("it ends"))
+        (seen, supervisor.join().expect("it ends"))
     });
-    let ends = ends.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let (ends, letters) = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let ran = std::fs::read_to_string(place.path("ledger")).expect("the ledger");
     let ran = |id: &str| ran.lines().filter(|line| *line == id).count();
 
@@ -100,8 +101,7 @@ fn check(good: usize, poison: usize) {
     }
     // The first death may be the fault of all, the others are of one each.
     assert!(workers > 3 + 2 * (poison.len() - 1), "{workers} workers");
-    for _ in &poison {
-        let letter = place.dead_letter("gleitzeit.dead.python.v1");
+    for letter in letters {
         let history = letter["history"].as_array().expect("a list");
         let lost = history.iter().filter(|entry| entry["error"]["name"] == "WORKER_LOST");
         let dead: BTreeSet<&str> = lost.filter_map(|entry| entry["worker_id"].as_str()).collect();
