@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Runtime, topology_of};
+use crate::broker::Finding;
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::protocol::ProtocolId;
@@ -122,10 +123,13 @@ impl Runtime {
                 return;
             }
         };
-        for finding in findings.iter().filter(|finding| finding.problem.contains("x-consumer-timeout")) {
+        let differs = |finding: &&Finding| finding.problem.contains("x-consumer-timeout");
+        let others: Vec<&str> =
+            findings.iter().filter(differs).map(|finding| finding.what.as_str()).collect();
+        if let Some(first) = findings.iter().find(differs) {
             let ours = self.config.seconds("amqp.consumer_timeout");
-            tracing::warn!(queue = %finding.what, problem = %finding.problem, "this queue's consumer timeout \
-                is not amqp.consumer_timeout ({ours:?}); if it is shorter, long tasks may come back too soon");
+            tracing::warn!(queues = ?others, first = %first.problem, "queues have another consumer timeout than \
+                amqp.consumer_timeout ({ours:?}); where it is shorter, long tasks may come back too soon");
         }
     }
 
