@@ -110,7 +110,8 @@ impl Runtime {
         let kind = |name: &str| if name == "quorum" { QueueType::Quorum } else { QueueType::Classic };
         let (all, each) = config.queue_types();
         let known = Runtime::topology(config)?.queues();
-        let mut types = QueueTypes { all: all.map(kind), protocols: BTreeMap::new() };
+        let consumer_timeout = Some(config.seconds("amqp.consumer_timeout"));
+        let mut types = QueueTypes { all: all.map(kind), protocols: BTreeMap::new(), consumer_timeout };
         for (protocol, name) in each {
             let id: Option<ProtocolId> = protocol.parse().ok();
             let address = id.and_then(|id| Address::parse(&id.routing()).ok());

@@ -15,7 +15,8 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Runtime;
+use super::{Runtime, topology_of};
+use crate::broker::Finding;
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::protocol::ProtocolId;
@@ -29,6 +30,7 @@ use crate::provider::{
     mcp_tools::McpTools,
     python::{self, Python},
 };
+use crate::topology::plan::Release;
 use crate::worker::{Parts, Settings, Worker};
 
 impl Runtime {
@@ -37,6 +39,7 @@ impl Runtime {
     /// # Errors
     /// A protocol was asked for that nobody here serves, or whose providers cannot start.
     pub async fn worker(&self) -> Result<Worker, Error> {
+        self.compare_consumer_timeout().await;
         let asked = asked_protocols(&self.config)?;
         let (providers, broken) = self.start_providers(&asked).await?;
         for (provider, error) in broken {
@@ -105,6 +108,31 @@ impl Runtime {
         Ok((providers, broken))
     }
 
+    /// Warns where a queue lets a delivery be held for another time than the configuration says. Only queues
+    /// from RabbitMQ 4.3 on can be asked; before, it is a setting that the server tells nobody over AMQP.
+    async fn compare_consumer_timeout(&self) {
+        let Ok(version) = self.broker.version().await else { return };
+        let release = version.rsplit(' ').next().and_then(Release::parse);
+        if self.is_embedded() || release.is_none_or(|release| release < Release { major: 4, minor: 3 }) {
+            return;
+        }
+        let findings = match self.broker.check(&topology_of(&self.protocols)).await {
+            Ok(findings) => findings,
+            Err(error) => {
+                tracing::debug!(%error, "the consumer timeout of the queues cannot be compared");
+                return;
+            }
+        };
+        let differs = |finding: &&Finding| finding.problem.contains("x-consumer-timeout");
+        let others: Vec<&str> =
+            findings.iter().filter(differs).map(|finding| finding.what.as_str()).collect();
+        if let Some(first) = findings.iter().find(differs) {
+            let ours = self.config.seconds("amqp.consumer_timeout");
+            tracing::warn!(queues = ?others, first = %first.problem, "queues have another consumer timeout than \
+                amqp.consumer_timeout ({ours:?}); where it is shorter, long tasks may come back too soon");
+        }
+    }
+
     fn every_protocol(&self) -> Vec<ProtocolId> {
         self.protocols.iter().map(|spec| spec.id.clone()).collect()
     }
@@ -141,6 +169,7 @@ impl Runtime {
             result_ttl: config.seconds("task.result_ttl"),
             result_bytes_max: self.result_bytes_max(),
             crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
+            guard_after: config.seconds("amqp.consumer_timeout") / 4,
             events: config.events(),
         };
         let parts = Parts {

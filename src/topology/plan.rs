@@ -78,13 +78,21 @@ pub enum QueueType {
     Quorum,
 }
 
-/// What the operator decides against the release's own choice. A queue that exists keeps its type.
+/// What the operator decides against the release's own choice. A queue that exists stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct QueueTypes {
     /// For every queue.
     pub all: Option<QueueType>,
     /// For the task queue of one protocol.
     pub protocols: BTreeMap<Address, QueueType>,
+    /// How long a consumer may hold a delivery, where queues say so; `None`: [`CONSUMER_TIMEOUT`].
+    pub consumer_timeout: Option<Duration>,
+}
+
+impl QueueTypes {
+    fn consumer_timeout(&self) -> Duration {
+        self.consumer_timeout.unwrap_or(CONSUMER_TIMEOUT)
+    }
 }
 
 /// What is declared.
@@ -185,7 +193,7 @@ impl Plan {
                 Queue::Tasks(address) => types.protocols.get(address).copied().unwrap_or(shared),
                 Queue::Workflows | Queue::Dead(_) | Queue::Inbox => shared,
             };
-            plan.queues.push(declaration(&queue, kind, release));
+            plan.queues.push(declaration(&queue, kind, release, types));
             plan.bind(&queue);
         }
         plan.add_cascade(shared);
@@ -258,7 +266,7 @@ fn shared_exchanges() -> Vec<Exchange> {
     ]
 }
 
-fn declaration(queue: &Queue, kind: QueueType, release: Release) -> QueueDeclaration {
+fn declaration(queue: &Queue, kind: QueueType, release: Release, types: &QueueTypes) -> QueueDeclaration {
     let mut arguments = type_arguments(kind);
     let is_work = matches!(queue, Queue::Tasks(_) | Queue::Workflows);
     if is_work && kind == QueueType::Classic {
@@ -276,7 +284,7 @@ fn declaration(queue: &Queue, kind: QueueType, release: Release) -> QueueDeclara
         arguments.push(("x-delivery-limit", Argument::Number(-1)));
     }
     if is_work && kind == QueueType::Quorum && release >= (Release { major: 4, minor: 3 }) {
-        let millis = i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
+        let millis = i64::try_from(types.consumer_timeout().as_millis()).unwrap_or(i64::MAX);
         arguments.push(("x-consumer-timeout", Argument::Number(millis)));
     }
     QueueDeclaration { name: queue.name(), arguments }
@@ -395,7 +403,7 @@ mod tests {
     #[test]
     fn the_operator_chooses_the_type_of_one_protocol() {
         let python = Address::parse("python.v1").expect("valid");
-        let types = QueueTypes { all: None, protocols: [(python, QueueType::Quorum)].into() };
+        let types = QueueTypes { protocols: [(python, QueueType::Quorum)].into(), ..QueueTypes::default() };
         let plan = plan("3.12.0", &types);
         assert!(arguments(&plan, "gleitzeit.tasks.python.v1").contains("quorum"));
         assert!(!arguments(&plan, "gleitzeit.tasks.python.v1").contains("limit"), "-1 kills at once on 3.x");

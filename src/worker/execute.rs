@@ -9,16 +9,19 @@
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::expand::Kind;
-use super::lease::{Run, Taken};
+use super::guard::{Hold, crowded, header, may_have_been_cut};
+use super::lease::{Purpose, Run, Taken};
 use super::outcome::{Attempt, Verdict};
 use super::patience::{Stop, insist};
+use super::places::Place;
 use super::publish::{Past, again, document, message_of, run_of};
-use super::session::BEAT_TTL;
-use crate::broker::{BrokerError, DELAY_MAX, Delivery, Settlement};
+use super::turn;
+use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
 use crate::core::condition::Condition;
 use crate::core::failure::Failure;
@@ -28,40 +31,41 @@ use crate::core::state::{TaskState, WorkflowState};
 use crate::core::violation::Violation;
 use crate::core::workflow::Workflow;
 use crate::provider::{Answer, CallCx};
-use crate::store::{Claimed, Fence, Finished, Released};
+use crate::store::{Claimed, Finished, Released};
 use crate::topology::{Queue, unrouted};
 use crate::wire::event::Event;
 use crate::wire::inbox;
 use crate::wire::record::Head;
 use crate::wire::task::{self, Decoded, INPUT_BYTES_MAX, Refused, Task};
 
-/// The longest wait before a delivery whose task is held by a live session is looked at again.
-const HELD_DELAY_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked at each second before the waits grow: past the TTL of a session that went silent.
-pub(super) const HELD_LOOKS: u32 = 7;
 /// How long a message of a newer version waits for a newer worker.
 const NEWER_DELAY: Duration = Duration::from_secs(60);
 /// How long a message of a newer version may wait in all.
 const NEWER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The pause before a delivery that nothing could be done about is given back.
 const RELEASE_PAUSE: Duration = Duration::from_secs(5);
-/// Which live lease a message met, and how often: `FENCE:TIMES`.
-pub(super) const HEADER_HELD: &str = "gleitzeit-held";
 /// When a message of a newer version was first seen.
 const HEADER_NEWER: &str = "gleitzeit-newer-since";
 
 impl Shared {
-    /// Brings one task delivery to its end, settles it, and only then tells of it.
-    pub(super) async fn execute(&self, delivery: Delivery) {
+    /// Brings one task delivery to its end, settles it, and only then tells of it. `place` is held until then.
+    pub(super) async fn execute(&self, delivery: Delivery, place: Option<Place>) {
         let mut events = Vec::new();
-        let story = self.live(&delivery, &mut events).await;
+        let (delivery, mut hold) = Hold::new(delivery, place);
+        let begun = Notify::new();
+        let story = self.live(&delivery, &begun, &mut events);
+        let story = self.guarding(&delivery, &mut hold, &begun, story).await;
+        if story == Err(Stop::Crowded) {
+            // It goes to another worker, and nothing else comes to wait here in its place.
+            hold.close().await;
+        }
         let settlement = self.settlement_of(&delivery, story).await;
-        settle(delivery, settlement).await;
+        hold.settle(settlement).await;
         events.iter().for_each(|event| self.tell(event));
     }
 
     /// The story. `Ok` means: everything that this delivery had to cause is recorded and confirmed.
-    async fn live(&self, delivery: &Delivery, events: &mut Vec<Event>) -> Result<(), Stop> {
+    async fn live(&self, delivery: &Delivery, begun: &Notify, events: &mut Vec<Event>) -> Result<(), Stop> {
         let protocol = protocol_of(&delivery.queue);
         let task = match task::decode(&delivery.body, &delivery.properties, &protocol) {
             Ok(Decoded::Task(task)) => *task,
@@ -73,12 +77,21 @@ impl Shared {
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, None).await;
         };
+        let crowded = crowded(delivery);
+        if crowded > 0 && turn::patience(crowded, self.settings.guard_after).is_none() {
+            // It waits for its turn alone, for as long as others may run.
+            begun.notify_one();
+        }
+        let purpose = Purpose::Execute { crowded };
         let (of, inputs) = (run_of(delivery), task.needs());
-        let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task)).await? {
+        let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
             Taken::Run(run) => run,
             Taken::Held(fence) => return self.publish_held(delivery, &task, Some(fence)).await,
+            Taken::Crowded { attempt } => return self.publish_crowded(delivery, &task, attempt).await,
+            Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
+        begun.notify_one();
         self.begin(&entered, &cancel).await?;
         let attempt = self.attempt(&task, &head, &run, cancel).await?;
         let verdict = self.judge(&task, &run, attempt);
@@ -253,11 +266,7 @@ impl Shared {
         let end = self.end_of(head, task, &verdict);
         let step = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
         let finished = if matches!(verdict, Verdict::Abandoned) {
-            // Giving an attempt back is the answer to the abort, so the abort must not cut it short; but after
-            // the session's TTL the lease is void anyway.
-            let unaborted = CancellationToken::new();
-            let giving_back = insist(&unaborted, "finish", step);
-            tokio::time::timeout(BEAT_TTL, giving_back).await.unwrap_or(Err(Stop::Aborted))?
+            self.give_back(&run.lease).await?
         } else {
             insist(&self.abort, "finish", step).await?
         };
@@ -310,11 +319,11 @@ impl Shared {
         }
         // A second message for a task that has ended is no crash: it gets its reply, but no dead letter. Within
         // a workflow it gets neither: who ended the workflow answers.
-        if task.workflow.is_some() && !delivery.redelivered {
+        if task.workflow.is_some() && !may_have_been_cut(delivery) {
             return Ok(());
         }
         let may_lack_letter =
-            matches!(record.state, TaskState::Failed | TaskState::Expired) && delivery.redelivered;
+            matches!(record.state, TaskState::Failed | TaskState::Expired) && may_have_been_cut(delivery);
         let read = || self.parts.store.result(&head.key);
         let document = insist(&self.abort, "result", read).await?;
         if may_lack_letter {
@@ -333,22 +342,6 @@ impl Shared {
             Some(document) => self.reply(task, document).await,
             None => Ok(()),
         }
-    }
-
-    /// Waits with a held task: published again, uncounted, later each time that it meets the same lease.
-    async fn publish_held(&self, delivery: &Delivery, task: &Task, fence: Option<Fence>) -> Result<(), Stop> {
-        let fence = fence.map_or(0, |Fence(number)| number);
-        let seen = header(delivery, HEADER_HELD).and_then(|text| text.split_once(':'));
-        let times: u32 = match seen {
-            Some((lease, times)) if lease == fence.to_string() => times.parse().unwrap_or(0),
-            Some(_) | None => 0,
-        };
-        // Every second until a silent session must have run out, then less and less often.
-        let wait = Duration::from_secs(1 << times.saturating_sub(HELD_LOOKS).min(6)).min(HELD_DELAY_MAX);
-        let mut message = message_of(delivery, task, Some(wait));
-        let count = format!("{fence}:{}", times.saturating_add(1));
-        message.properties.headers.insert(HEADER_HELD.to_owned(), count);
-        self.publish(vec![message]).await
     }
 
     /// A message that only a newer worker understands waits for one.
@@ -373,7 +366,7 @@ impl Shared {
     pub(super) async fn settlement_of(&self, delivery: &Delivery, story: Result<(), Stop>) -> Settlement {
         let (code, message) = match story {
             Ok(()) => return Settlement::Done,
-            Err(Stop::Aborted) => return Settlement::Release,
+            Err(Stop::Aborted | Stop::Crowded) => return Settlement::Release,
             Err(Stop::Broken { code, message }) => (code, message),
         };
         if self.bury_broken(delivery, code, &message).await.is_ok() {
@@ -389,7 +382,12 @@ impl Shared {
 
 /// Settles, and says so if the delivery was lost: the message comes again and `claim` ends it.
 pub(super) async fn settle(delivery: Delivery, settlement: Settlement) {
-    match delivery.settle(settlement).await {
+    settle_by(delivery.receipt, settlement).await;
+}
+
+/// As [`settle`], by the receipt alone.
+pub(super) async fn settle_by(receipt: Box<dyn Receipt>, settlement: Settlement) {
+    match receipt.settle(settlement).await {
         Ok(()) => {}
         Err(BrokerError::DeliveryLost) => tracing::debug!("a delivery was lost before it was settled"),
         Err(error) => tracing::warn!(%error, "a delivery could not be settled; it comes again"),
@@ -470,8 +468,4 @@ fn refused_task(delivery: &Delivery, id: Option<Id>, failure: Failure) -> Refuse
 fn refused_workflow(id: Option<Id>, failure: Failure) -> inbox::Refused {
     let name = id.as_ref().map(Id::to_string).unwrap_or_default();
     inbox::Refused { id, name, reply: None, failure }
-}
-
-fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
-    delivery.properties.headers.get(name).map(String::as_str)
 }

@@ -6,8 +6,9 @@
 use bytes::Bytes;
 
 use super::Shared;
-use super::execute::{HELD_LOOKS, protocol_of, settle};
-use super::lease::Taken;
+use super::execute::{protocol_of, settle};
+use super::guard::HELD_LOOKS;
+use super::lease::{Purpose, Taken};
 use super::patience::{Stop, insist};
 use super::publish::{About, Past, came_from, document, message_of, run_of};
 use super::session::BEAT_EVERY;
@@ -108,7 +109,7 @@ impl Shared {
         let Some(_entered) = self.running.enter(&head.key, self.abort.child_token()) else { return Ok(None) };
         let mut looks = 0;
         let run = loop {
-            match self.lease(head, run_of(delivery), attempt, Vec::new(), None).await? {
+            match self.lease(head, run_of(delivery), attempt, Vec::new(), None, Purpose::End).await? {
                 Taken::Run(run) => break run,
                 Taken::Held(_) if looks < HELD_LOOKS => {
                     looks += 1;
@@ -118,6 +119,7 @@ impl Shared {
                     }
                 }
                 Taken::Held(_) => return Ok(None),
+                Taken::Crowded { .. } => return Err(Stop::Crowded),
                 Taken::Other(Claimed::Over { released, .. }) => {
                     self.publish_released(released).await?;
                     return Ok(None);

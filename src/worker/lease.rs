@@ -1,13 +1,25 @@
 //! Taking a task's lease: from the queue's side the first step that is recorded.
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::patience::{Stop, insist};
+use super::session::BEAT_TTL;
+use super::turn::{Turn, patience};
 use crate::core::id::Id;
-use crate::store::{Claim, Claimed, End, Fence, Inputs, Lease};
+use crate::store::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
 use crate::wire::record::Head;
 use crate::wire::task::INPUT_BYTES_MAX;
+
+/// What a lease is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To execute the task; as a suspect it has waited so often in vain to be alone.
+    Execute { crowded: u32 },
+    /// To record its end.
+    End,
+}
 
 /// Where the task is now, as far as this delivery is concerned.
 #[derive(Debug)]
@@ -16,6 +28,8 @@ pub(super) enum Taken {
     Run(Run),
     /// A live session has it.
     Held(Fence),
+    /// Workers have died with it, and this one does too much else to try it alone. Its attempt.
+    Crowded { attempt: u32 },
     /// Anything else that [`Claimed`] says; never `Run` and never `Held`.
     Other(Claimed),
 }
@@ -33,11 +47,16 @@ pub(super) struct Run {
     pub(super) history: Vec<String>,
     /// Children that this attempt has planned before; all have ended.
     pub(super) children: Vec<Id>,
+    /// The turn that the lease is held with.
+    _turn: Turn,
 }
 
 impl Shared {
     /// Asks for the lease: takes it over from a dead session, and gives back one of our own whose answer was
     /// lost. The task must have been entered into `running` before, so that such a lease can be told.
+    ///
+    /// A suspect is executed alone. What is known to be one, because it is taken over or has waited before,
+    /// gets its lease only then; one that shows in the answer is given back first, uncounted.
     pub(super) async fn lease(
         &self,
         head: &Head,
@@ -45,6 +64,7 @@ impl Shared {
         attempt: u32,
         inputs: Vec<Id>,
         digest: Option<String>,
+        purpose: Purpose,
     ) -> Result<Taken, Stop> {
         let mut claim = Claim {
             head: head.clone(),
@@ -56,15 +76,32 @@ impl Shared {
             inputs_bytes_max: INPUT_BYTES_MAX,
             digest,
         };
+        let mut turn = match purpose {
+            Purpose::Execute { crowded: 1.. } => None,
+            Purpose::Execute { crowded: 0 } | Purpose::End => Some(self.turns.beside(&self.abort).await?),
+        };
         loop {
+            let held = match turn.take() {
+                Some(turn) => turn,
+                None => match self.turn_alone(purpose).await? {
+                    Some(turn) => turn,
+                    None => return Ok(Taken::Crowded { attempt: claim.attempt }),
+                },
+            };
+            let may_be_suspect = held.is_alone() || purpose == Purpose::End;
             let step = || self.parts.store.claim(&claim, self.parts.clock.now());
             let (session, fence) = match insist(&self.abort, "claim", step).await? {
+                Claimed::Run { lease, crashes, .. } if crashes > 0 && !may_be_suspect => {
+                    self.give_back(&lease).await?;
+                    (claim.attempt, claim.over) = (lease.attempt, None);
+                    continue;
+                }
                 Claimed::Run { lease, inputs, crashes, history, children } => {
                     let inputs = match inputs {
                         Inputs::Read(documents) => Ok(claim.inputs.into_iter().zip(documents).collect()),
                         Inputs::TooLarge { bytes } => Err(bytes),
                     };
-                    return Ok(Taken::Run(Run { lease, inputs, crashes, history, children }));
+                    return Ok(Taken::Run(Run { lease, inputs, crashes, history, children, _turn: held }));
                 }
                 Claimed::Held { session, fence } => (session, fence),
                 other @ (Claimed::NotReady { .. }
@@ -74,19 +111,41 @@ impl Shared {
                 | Claimed::NoWorkflow) => return Ok(Taken::Other(other)),
             };
             if session == self.session {
-                let lease = Lease { key: head.key.clone(), fence, attempt, run };
-                let now = self.parts.clock.now();
-                insist(&self.abort, "finish", || self.parts.store.finish(&lease, &End::Abandoned, now))
-                    .await?;
-                claim.over = None;
+                self.give_back(&Lease { key: head.key.clone(), fence, attempt, run }).await?;
+                (claim.over, turn) = (None, Some(held));
                 continue;
             }
             let now = self.parts.clock.now();
             if insist(&self.abort, "alive", || self.parts.store.alive(&session, now)).await? {
                 return Ok(Taken::Held(fence));
             }
-            tracing::warn!(task = %head.key, %session, "taking over from a dead worker");
+            if claim.over != Some(fence) {
+                tracing::warn!(task = %head.key, %session, "taking over from a dead worker");
+            }
             claim.over = Some(fence);
+            turn = may_be_suspect.then_some(held);
+        }
+    }
+
+    /// Ends an attempt as if it had not been made. An abort does not cut that short, for it is the answer to
+    /// one; but after the session's TTL the lease is void anyway.
+    pub(super) async fn give_back(&self, lease: &Lease) -> Result<Finished, Stop> {
+        let unaborted = CancellationToken::new();
+        let step = || self.parts.store.finish(lease, &End::Abandoned, self.parts.clock.now());
+        let giving_back = insist(&unaborted, "finish", step);
+        tokio::time::timeout(BEAT_TTL, giving_back).await.unwrap_or(Err(Stop::Aborted))
+    }
+
+    /// A turn alone; `None` if others take too long.
+    async fn turn_alone(&self, purpose: Purpose) -> Result<Option<Turn>, Stop> {
+        let times = match purpose {
+            Purpose::Execute { crowded } => crowded,
+            Purpose::End => 0,
+        };
+        match self.turns.alone(&self.abort, patience(times, self.settings.guard_after)).await {
+            Ok(turn) => Ok(Some(turn)),
+            Err(Stop::Crowded) => Ok(None),
+            Err(stop) => Err(stop),
         }
     }
 }

@@ -7,6 +7,8 @@
 //! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks)
 //! session   ──▶ heartbeat
 //! ```
+//! `take` has the loops that consume, within the `places` of each queue; `guard` stands for the delivery of a
+//! long task; `turn` says who executes beside whom.
 //! Every loop is a task of one tracker; every delivery is too, bounded by the consumers' prefetch. Stopping
 //! has two tokens: `drain` (take no more) and `abort` (give back what runs); `run` holds their order.
 
@@ -15,15 +17,19 @@ mod control;
 mod coordinate;
 mod execute;
 mod expand;
+mod guard;
 mod inbox;
 mod lease;
 mod outcome;
 mod patience;
+mod places;
 mod publish;
 mod running;
 mod session;
 mod share;
+mod take;
 mod tell;
+mod turn;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -31,7 +37,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Broker, BrokerError, Consumer, Delivery};
+use crate::broker::{Broker, BrokerError, Delivery};
 use crate::config::EventLevel;
 use crate::core::clock::Clock;
 use crate::core::id::{Id, TaskKey};
@@ -39,7 +45,10 @@ use crate::core::protocol::{ProtocolId, Protocols};
 use crate::provider::registry::Providers;
 use crate::store::Store;
 use crate::topology::{Address, Queue};
+use places::{Place, Places};
 use running::Running;
+use take::Loops;
+use turn::Turns;
 
 pub use session::{BEAT_EVERY, BEAT_TTL};
 
@@ -64,6 +73,8 @@ pub struct Settings {
     pub result_bytes_max: usize,
     /// How many attempts of one task may end with the death of their worker.
     pub crash_limit: u32,
+    /// How long a delivery is held before a guard stands for it: well below the broker's consumer timeout.
+    pub guard_after: Duration,
     /// Which events are sent.
     pub events: EventLevel,
 }
@@ -96,6 +107,7 @@ struct Shared {
     settings: Settings,
     session: Id,
     running: Running,
+    turns: Turns,
     /// Fires when running tasks must be given back now.
     abort: CancellationToken,
 }
@@ -106,7 +118,16 @@ impl Worker {
     pub fn new(parts: Parts, settings: Settings) -> Worker {
         let session = parts.clock.new_id();
         let abort = CancellationToken::new();
-        Worker { shared: Arc::new(Shared { parts, settings, session, running: Running::default(), abort }) }
+        Worker {
+            shared: Arc::new(Shared {
+                parts,
+                settings,
+                session,
+                running: Running::default(),
+                turns: Turns::default(),
+                abort,
+            }),
+        }
     }
 
     /// The worker's session.
@@ -147,10 +168,14 @@ impl Worker {
             tracing::warn!(%error, "the first heartbeat did not reach the store");
         }
         for (queue, prefetch) in shared.queues() {
-            consumers.push(broker.consume(&queue, prefetch).await?);
+            let places = Places::new(queue, prefetch);
+            let Some(subscription) = places.subscribe() else { continue };
+            let consumer = broker.consume(&places.queue, subscription.prefetch()).await?;
+            consumers.push((places, subscription, consumer));
         }
 
         let (loops, takers, deliveries) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+        let taking = Loops { takers: takers.clone(), deliveries: deliveries.clone(), drain: drain.clone() };
         let beat_stop = CancellationToken::new();
         let beats = session::run(
             Arc::clone(store),
@@ -159,8 +184,9 @@ impl Worker {
             beat_stop.clone(),
         );
         loops.spawn(beats);
-        for consumer in consumers {
-            takers.spawn(Arc::clone(shared).take(consumer, drain.clone(), deliveries.clone()));
+        for (places, subscription, consumer) in consumers {
+            takers.spawn(Arc::clone(shared).take(consumer, subscription, taking.clone()));
+            takers.spawn(Arc::clone(shared).refill(places, taking.clone()));
         }
         let control = {
             let (shared, stop) = (Arc::clone(shared), beat_stop.clone());
@@ -197,7 +223,7 @@ impl Worker {
             // Somebody else may take what was ready: then there is nothing to wait for.
             let next = tokio::time::timeout(Duration::from_millis(200), consumer.next()).await;
             if let Ok(Some(delivery)) = next {
-                Arc::clone(&self.shared).handle(delivery?).await;
+                Arc::clone(&self.shared).handle(delivery?, None).await;
             }
         }
         consumer.cancel().await
@@ -250,42 +276,10 @@ impl Shared {
         queues
     }
 
-    /// Takes deliveries of one consumer until `drain` fires.
-    async fn take(
-        self: Arc<Self>,
-        mut consumer: Box<dyn Consumer>,
-        drain: CancellationToken,
-        deliveries: TaskTracker,
-    ) {
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = drain.cancelled() => break,
-                next = consumer.next() => next,
-            };
-            match next {
-                Some(Ok(delivery)) => {
-                    deliveries.spawn(Arc::clone(&self).handle(delivery));
-                }
-                Some(Err(error)) => {
-                    tracing::error!(%error, "a queue cannot be consumed");
-                    tokio::select! {
-                        () = drain.cancelled() => break,
-                        () = tokio::time::sleep(Duration::from_secs(2)) => {}
-                    }
-                }
-                None => break,
-            }
-        }
-        if let Err(error) = consumer.cancel().await {
-            tracing::debug!(%error, "could not cancel a consumer; its deliveries go back with the connection");
-        }
-    }
-
     /// One delivery, by the queue it came from.
-    async fn handle(self: Arc<Self>, delivery: Delivery) {
+    async fn handle(self: Arc<Self>, delivery: Delivery, place: Option<Place>) {
         match delivery.queue {
-            Queue::Tasks(_) => self.execute(delivery).await,
+            Queue::Tasks(_) => self.execute(delivery, place).await,
             Queue::Workflows => self.coordinate(delivery).await,
             Queue::Inbox => self.inbox(delivery).await,
             // Nobody consumes dead letters here; they are given back untouched.

@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::time::Duration;
 
 use super::Shared;
-use super::execute::{HEADER_HELD, protocol_of};
+use super::execute::protocol_of;
+use super::guard::{HEADER_CROWDED, HEADER_GUARD, HEADER_HELD};
 use super::patience::{Stop, insist};
 use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
@@ -218,8 +219,12 @@ impl Shared {
         };
         if let Some(head) = task.head() {
             let recorded = self.end_unrun(delivery, &head, Some(&task), TaskState::Failed, &failure).await;
-            if let Err(stop) = recorded {
-                tracing::error!(task = %head.key, ?stop, "its end cannot be recorded either");
+            match recorded {
+                Ok(_) => {}
+                Err(stop @ (Stop::Aborted | Stop::Crowded)) => return Err(stop),
+                Err(stop @ Stop::Broken { .. }) => {
+                    tracing::error!(task = %head.key, ?stop, "its end cannot be recorded either");
+                }
             }
         }
         // The store may be what is broken: the letter does not wait for what it says.
@@ -249,7 +254,9 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
-    message.properties.headers.remove(HEADER_HELD);
+    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED] {
+        message.properties.headers.remove(ours);
+    }
     message.body = task::encode(task);
     message.properties.message_id = task.id.as_ref().map(Id::to_string);
     if let Some(priority) = task.priority() {

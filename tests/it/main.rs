@@ -3,6 +3,7 @@
 mod architecture;
 mod batch;
 mod bench;
+mod blame;
 mod dead;
 mod distributed;
 mod docs;
@@ -10,6 +11,7 @@ mod embedded;
 mod examples;
 mod following;
 mod golden;
+mod guard;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;

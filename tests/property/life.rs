@@ -101,6 +101,8 @@ struct Case {
     protocols: Arc<Protocols>,
     /// Somebody cancels it at some time.
     is_cancelled: bool,
+    /// In half of the cases every task that takes a moment is a long one.
+    guard_after: Duration,
 }
 
 impl Case {
@@ -125,7 +127,8 @@ impl Case {
         }
         broker.publish(messages).await.expect("publishes");
         let ledger = Arc::new(Ledger::new(graph.bounds()));
-        Case { rng, graph, timeout, id, ground, ledger, mischief, protocols, is_cancelled }
+        let guard_after = Duration::from_millis(if rng.bool() { 5 } else { 60_000 });
+        Case { rng, graph, timeout, id, ground, ledger, mischief, protocols, is_cancelled, guard_after }
     }
 
     /// Asks for what did not complete to be run again, twice.
@@ -201,6 +204,7 @@ impl Case {
             result_bytes_max: 1 << 20,
             // Here a worker's death is never the task's fault.
             crash_limit: u32::MAX,
+            guard_after: self.guard_after,
             events: EventLevel::Off,
         };
         Worker::new(parts, settings)

@@ -1,0 +1,237 @@
+//! How a task runs for longer than the broker lets anybody hold a delivery.
+//!
+//! A broker takes a delivery back that is held for too long (RabbitMQ's consumer timeout). Long before, a
+//! *guard* is published: the same message once more, delayed. Then the delivery is settled and the task goes
+//! on. The guard looks after it:
+//!
+//! ```text
+//! guard ──1.6 s──▶ some worker: claim ──▶ held by a live session: wait again
+//!    ▲                   │           ├──▶ held by a dead one: take over
+//!    └───────────────────┘           └──▶ it has gone on: see below
+//! ```
+//! So the broker holds a message for every unfinished task at any time, and a kill is noticed as soon as that
+//! of any other worker. A look costs two questions to the store and one publish through one delay queue; in
+//! the worker that runs the task only the publish. That is less than one message in a second for a task that
+//! has run for minutes. A guard overtakes what waits, as a message does that the broker takes back.
+//!
+//! *It has gone on*: whoever made the guard records the end and publishes what follows from it, so there is
+//! nothing to repeat, unless it dies between the two. The guard waits once more until that must have been done
+//! or its maker be dead; only then it is dropped, or all is done again.
+
+use async_trait::async_trait;
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::execute::settle_by;
+use super::patience::{Stop, insist};
+use super::places::Place;
+use super::publish::{again, message_of};
+use super::session::BEAT_TTL;
+use crate::broker::{BrokerError, Delivery, Outgoing, Receipt, Settlement};
+use crate::core::id::Id;
+use crate::core::priority::Priority;
+use crate::store::Fence;
+use crate::topology::plan::PRIORITY_MAX;
+use crate::wire::task::{self, Decoded, Task};
+
+/// Between two looks of a guard. With the session's TTL less than 7 s; and one level of the delay queues.
+const LOOK_EVERY: Duration = Duration::from_millis(1_600);
+/// The longest wait before a delivery whose task is held by a live session is looked at again.
+const HELD_DELAY_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked at each second before the waits grow: past the TTL of a session that went silent.
+pub(super) const HELD_LOOKS: u32 = 7;
+
+/// Which live lease a message met, and how often: `FENCE:TIMES`.
+pub(super) const HEADER_HELD: &str = "gleitzeit-held";
+/// Who made this guard, and whether it has seen that the task has gone on: `SESSION` or `SESSION:over`.
+pub(super) const HEADER_GUARD: &str = "gleitzeit-guard";
+/// How often a suspect has waited in vain for its worker to be free of others.
+pub(super) const HEADER_CROWDED: &str = "gleitzeit-crowded";
+
+/// What is held of a delivery while its story goes on.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// `None` once it is settled.
+    receipt: Option<Box<dyn Receipt>>,
+    place: Option<Place>,
+}
+
+impl Hold {
+    /// Takes the receipt out of a delivery, so that it can be settled while the delivery is still read.
+    pub(super) fn new(delivery: Delivery, place: Option<Place>) -> (Delivery, Hold) {
+        let Delivery { queue, body, properties, redelivered, deaths, receipt } = delivery;
+        let delivery =
+            Delivery { queue, body, properties, redelivered, deaths, receipt: Box::new(HeldApart) };
+        (delivery, Hold { receipt: Some(receipt), place })
+    }
+
+    /// Ends the delivery, unless a guard stands for it already.
+    pub(super) async fn settle(&mut self, settlement: Settlement) {
+        if let Some(receipt) = self.receipt.take() {
+            settle_by(receipt, settlement).await;
+        }
+    }
+
+    /// Nothing more comes the way this delivery came.
+    pub(super) async fn close(&self) {
+        if let Some(place) = &self.place {
+            place.close().await;
+        }
+    }
+}
+
+/// In place of a receipt that a [`Hold`] has.
+#[derive(Debug)]
+struct HeldApart;
+
+#[async_trait]
+impl Receipt for HeldApart {
+    async fn settle(self: Box<Self>, _: Settlement) -> Result<(), BrokerError> {
+        Err(BrokerError::DeliveryLost)
+    }
+}
+
+impl Shared {
+    /// Brings the story of a delivery to its end. If that takes long once it has `begun`, a guard stands for the
+    /// delivery; before, it may still end as a message that waits, and one of them is enough.
+    pub(super) async fn guarding(
+        &self,
+        delivery: &Delivery,
+        hold: &mut Hold,
+        begun: &Notify,
+        story: impl Future<Output = Result<(), Stop>>,
+    ) -> Result<(), Stop> {
+        tokio::pin!(story);
+        tokio::select! {
+            biased;
+            ended = &mut story => return ended,
+            () = tokio::time::sleep(self.settings.guard_after) => {}
+        }
+        let guard = async {
+            begun.notified().await;
+            self.guard(delivery, hold).await;
+        };
+        tokio::select! {
+            biased;
+            ended = &mut story => return ended,
+            () = guard => {}
+        }
+        story.await
+    }
+
+    /// Publishes a guard, for as long as that takes, and only then settles the delivery.
+    async fn guard(&self, delivery: &Delivery, hold: &mut Hold) {
+        match self.publish(vec![self.guard_of(delivery)]).await {
+            Ok(()) => {}
+            Err(Stop::Aborted | Stop::Crowded) => return,
+            Err(Stop::Broken { message, .. }) => {
+                tracing::error!(queue = %delivery.queue, %message, "no guard can be published; the delivery is held on");
+                return;
+            }
+        }
+        hold.close().await;
+        hold.settle(Settlement::Done).await;
+        tracing::debug!(queue = %delivery.queue, "a guard stands for a long task");
+    }
+
+    fn guard_of(&self, delivery: &Delivery) -> Outgoing {
+        let decoded =
+            task::decode(&delivery.body, &delivery.properties, &super::execute::protocol_of(&delivery.queue));
+        let mut message = match decoded {
+            Ok(Decoded::Task(mut task)) => {
+                // The body keeps the task's own priority, for its next attempts.
+                task.spec.priority.get_or_insert(Priority::NORMAL);
+                let mut message = message_of(delivery, &task, Some(LOOK_EVERY));
+                message.properties.priority = Some(PRIORITY_MAX);
+                message
+            }
+            Ok(Decoded::Newer { .. }) | Err(_) => again(delivery, Some(LOOK_EVERY)),
+        };
+        message.properties.headers.insert(HEADER_GUARD.to_owned(), self.session.to_string());
+        message
+    }
+
+    /// Whether this message is a guard of a task that has gone on, and there is nothing to do for it any more.
+    pub(super) async fn is_needless(&self, delivery: &Delivery) -> Result<bool, Stop> {
+        let Some((maker, is_over)) = maker_of(delivery) else { return Ok(false) };
+        // Nothing of this task goes on in this worker: what it has recorded it has also published.
+        if maker == self.session {
+            return Ok(true);
+        }
+        let now = self.parts.clock.now();
+        if !insist(&self.abort, "alive", || self.parts.store.alive(&maker, now)).await? {
+            return Ok(false);
+        }
+        if !is_over {
+            let mut message = again(delivery, Some(2 * BEAT_TTL));
+            message.properties.headers.insert(HEADER_GUARD.to_owned(), format!("{maker}:over"));
+            self.publish(vec![message]).await?;
+        }
+        Ok(true)
+    }
+
+    /// Waits with a held task: published again, uncounted, later each time that it meets the same lease.
+    pub(super) async fn publish_held(
+        &self,
+        delivery: &Delivery,
+        task: &Task,
+        fence: Option<Fence>,
+    ) -> Result<(), Stop> {
+        if let Some((_, is_over)) = maker_of(delivery) {
+            // What runs now has a message of its own if this guard's attempt is over.
+            let message = (!is_over).then(|| again(delivery, Some(LOOK_EVERY)));
+            return self.publish(message.into_iter().collect()).await;
+        }
+        let fence = fence.map_or(0, |Fence(number)| number);
+        let seen = header(delivery, HEADER_HELD).and_then(|text| text.split_once(':'));
+        let times: u32 = match seen {
+            Some((lease, times)) if lease == fence.to_string() => times.parse().unwrap_or(0),
+            Some(_) | None => 0,
+        };
+        // Every second until a silent session must have run out, then less and less often.
+        let wait = Duration::from_secs(1 << times.saturating_sub(HELD_LOOKS).min(6)).min(HELD_DELAY_MAX);
+        let mut message = message_of(delivery, task, Some(wait));
+        let count = format!("{fence}:{}", times.saturating_add(1));
+        message.properties.headers.insert(HEADER_HELD.to_owned(), count);
+        self.publish(vec![message]).await
+    }
+
+    /// Lets a suspect look for a worker that has nothing else to do: published again, uncounted.
+    pub(super) async fn publish_crowded(
+        &self,
+        delivery: &Delivery,
+        task: &Task,
+        attempt: u32,
+    ) -> Result<(), Stop> {
+        let mut message = message_of(delivery, &Task { attempt, ..task.clone() }, Some(LOOK_EVERY));
+        let times = crowded(delivery).saturating_add(1);
+        message.properties.headers.insert(HEADER_CROWDED.to_owned(), times.to_string());
+        self.publish(vec![message]).await
+    }
+}
+
+/// How often this suspect has waited in vain.
+pub(super) fn crowded(delivery: &Delivery) -> u32 {
+    header(delivery, HEADER_CROWDED).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Whether an earlier delivery of this message may have been cut short.
+pub(super) fn may_have_been_cut(delivery: &Delivery) -> bool {
+    delivery.redelivered || header(delivery, HEADER_GUARD).is_some()
+}
+
+/// Who made this guard, and whether it has seen that the task has gone on. `None` for any other message.
+fn maker_of(delivery: &Delivery) -> Option<(Id, bool)> {
+    let text = header(delivery, HEADER_GUARD)?;
+    let (maker, is_over) = match text.strip_suffix(":over") {
+        Some(maker) => (maker, true),
+        None => (text, false),
+    };
+    Some((Id::parse(maker).ok()?, is_over))
+}
+
+pub(super) fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
+    delivery.properties.headers.get(name).map(String::as_str)
+}

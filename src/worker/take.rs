@@ -1,0 +1,98 @@
+//! Taking deliveries: one loop for each subscription, and one for each queue that subscribes again.
+
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Shared;
+use super::places::{Places, Subscription};
+use crate::broker::{BrokerError, Consumer};
+
+/// The pause after an error that needs a person.
+const PAUSE: Duration = Duration::from_secs(2);
+/// What frees one place often frees more: they are asked for together.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// What the loops belong to.
+#[derive(Debug, Clone)]
+pub(super) struct Loops {
+    /// The loops themselves.
+    pub(super) takers: TaskTracker,
+    /// What they have taken.
+    pub(super) deliveries: TaskTracker,
+    /// Fires when they must take no more.
+    pub(super) drain: CancellationToken,
+}
+
+impl Shared {
+    /// Takes deliveries of one subscription until it is closed or `drain` fires.
+    pub(super) async fn take(
+        self: Arc<Self>,
+        mut consumer: Box<dyn Consumer>,
+        subscription: Arc<Subscription>,
+        loops: Loops,
+    ) {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = loops.drain.cancelled() => break,
+                () = subscription.close.cancelled() => break,
+                next = consumer.next() => next,
+            };
+            match next {
+                Some(Ok(delivery)) => {
+                    let place = subscription.enter();
+                    loops.deliveries.spawn(Arc::clone(&self).handle(delivery, Some(place)));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a queue cannot be consumed");
+                    tokio::select! {
+                        () = loops.drain.cancelled() => break,
+                        () = subscription.close.cancelled() => break,
+                        () = tokio::time::sleep(PAUSE) => {}
+                    }
+                }
+                None => break,
+            }
+        }
+        if let Err(error) = consumer.cancel().await {
+            tracing::debug!(%error, "could not cancel a consumer; its deliveries go back with the connection");
+        }
+        subscription.retire();
+    }
+
+    /// Subscribes again with the places that come free, until `drain` fires.
+    pub(super) async fn refill(self: Arc<Self>, places: Arc<Places>, loops: Loops) {
+        loop {
+            let ready = async {
+                places.freed().await;
+                tokio::time::sleep(GATHER).await;
+                // What would come now would only wait.
+                self.turns.no_suspect().await;
+            };
+            tokio::select! {
+                biased;
+                () = loops.drain.cancelled() => return,
+                () = ready => {}
+            }
+            let Some(subscription) = places.subscribe() else { continue };
+            let prefetch = subscription.prefetch();
+            let error = match self.parts.broker.consume(&places.queue, prefetch).await {
+                Ok(consumer) => {
+                    tracing::debug!(queue = %places.queue, prefetch, "subscribed with the free places");
+                    loops.takers.spawn(Arc::clone(&self).take(consumer, subscription, loops.clone()));
+                    continue;
+                }
+                Err(BrokerError::Closed) => return,
+                Err(error) => error,
+            };
+            subscription.retire();
+            tracing::warn!(queue = %places.queue, %error, "cannot subscribe again yet");
+            tokio::select! {
+                () = loops.drain.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+}
