@@ -14,6 +14,7 @@ mod output;
 mod print;
 mod retry;
 mod run;
+mod schedule;
 mod screen;
 mod signals;
 mod watch;
@@ -102,6 +103,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Retry(args) => retry::retry(config, args, json).await,
         Command::Resume(args) => work::resume(config, args, json).await,
         Command::Graph(args) => run::graph(&config, &args, json),
+        Command::Schedule(command) => schedule::schedule(config, command, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
         Command::Schema(args) => describe::schema(&args),
         Command::Topology(command) => describe::topology(config, command, json).await,
