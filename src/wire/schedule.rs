@@ -440,7 +440,8 @@ fn scheduled_task(value: &Value, protocols: Option<&Protocols>, reading: &mut Re
         Ok(method) => {
             let wrong = method.validate(task.spec.params.clone(), Leniency::Exact).err();
             for violation in wrong.into_iter().flatten() {
-                reading.refuse(&path.key(&violation.path), violation.problem, violation.allowed);
+                let path = format!("task.{}", violation.path);
+                reading.refuse(&Path::Root(&path), violation.problem, violation.allowed);
             }
         }
     }
