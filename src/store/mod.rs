@@ -81,9 +81,7 @@ use outside::REQUESTS_MAX;
 pub use outside::{Cancelled, Retried, Why};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
-pub use schedule::{
-    Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn,
-};
+pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn};
 
 /// The state of tasks and workflows.
 #[async_trait]

@@ -374,7 +374,12 @@ fn rules(members: &Map<String, Value>, reading: &mut Reading) -> Option<Rules> {
     let (cron, zone) = (given("cron", ""), given("zone", "UTC"));
     let (catch_up, overlap) = (given("catch_up", "latest"), given("overlap", "allow"));
     for (key, text, problem, allowed) in [
-        ("cron", &cron, schedule::check_cron as fn(&str) -> Option<String>, "five fields, as in \"30 9 * * MON-FRI\", six with seconds in front, or @hourly and the like"),
+        (
+            "cron",
+            &cron,
+            schedule::check_cron as fn(&str) -> Option<String>,
+            "five fields, as in \"30 9 * * MON-FRI\", six with seconds in front, or @hourly and the like",
+        ),
         ("zone", &zone, schedule::check_zone, "a name such as Europe/Berlin or UTC"),
     ] {
         if let Some(text) = text
@@ -491,7 +496,8 @@ mod tests {
 
     #[test]
     fn orders_read_back_what_they_wrote() {
-        let workflow = json!({"name": "W", "tasks": [{"id": "a", "method": "echo/echo", "params": {"message": 1}}]});
+        let workflow =
+            json!({"name": "W", "tasks": [{"id": "a", "method": "echo/echo", "params": {"message": 1}}]});
         for value in [
             nightly(),
             json!({"type": "schedule", "id": "w", "cron": "@hourly", "zone": "UTC", "catch_up": "latest", "grace": 60,
@@ -516,16 +522,21 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
-        let failure = read(&json!({"type": "schedule", "id": "a b", "generation": 0, "cron": "61 * * * *", "zone": "Mars",
+        let failure = read(
+            &json!({"type": "schedule", "id": "a b", "generation": 0, "cron": "61 * * * *", "zone": "Mars",
             "catch_up": "some", "grace": -1, "overlap": "maybe", "jitter": 5,
-            "task": {"id": "x", "protocol": "echo/v1", "method": "echo", "params": {}}}))
+            "task": {"id": "x", "protocol": "echo/v1", "method": "echo", "params": {}}}),
+        )
         .expect_err("refused");
         let violations = failure.details["violations"].as_array().expect("a list").clone();
         let mut paths: Vec<&str> = violations.iter().filter_map(|v| v["path"].as_str()).collect();
         paths.sort_unstable();
         let expected = ["catch_up", "cron", "generation", "grace", "id", "jitter", "overlap", "task.id"];
         assert!(expected.iter().all(|path| paths.contains(path)), "{paths:?}");
-        assert!(paths.contains(&"zone") && paths.iter().any(|path| path.starts_with("task.") && *path != "task.id"));
+        assert!(
+            paths.contains(&"zone")
+                && paths.iter().any(|path| path.starts_with("task.") && *path != "task.id")
+        );
         for missing in [
             json!({"type": "tick", "id": "n", "generation": 1}),
             json!({"type": "tick", "id": "n", "slot": "2026-01-02T03:04:05Z"}),

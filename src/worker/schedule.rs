@@ -130,7 +130,7 @@ impl Shared {
         match next {
             Some(next) => {
                 let tick = Tick { name: name.clone(), slot: next, generation };
-                self.send_tick(&tick, next.since(now)).await?;
+                self.send_tick(&tick, next.since(self.parts.clock.now())).await?;
             }
             None => tracing::warn!(schedule = %name, "the schedule has no more slots"),
         }
@@ -223,6 +223,11 @@ impl Shared {
     async fn change(&self, name: &Id, generation: u32, change: Change) -> Result<(), Stop> {
         let read = || self.parts.store.schedule(name);
         let there = insist(&self.abort, "schedule", read).await?;
+        let is_repeat = there.as_ref().is_some_and(|there| there.generation >= generation);
+        if is_repeat && change != Change::Resume {
+            tracing::debug!(schedule = %name, generation, ?change, "carried out already, or overtaken");
+            return Ok(());
+        }
         let Some(there) = there.filter(|there| there.state != ScheduleState::Removed) else {
             tracing::warn!(schedule = %name, ?change, "there is no such schedule");
             return Ok(());
@@ -248,7 +253,9 @@ impl Shared {
         let Arrangement { name, generation, state, .. } = arrangement;
         let arrange = || self.parts.store.arrange(arrangement, self.parts.clock.now());
         let there = insist(&self.abort, "arrange", arrange).await?;
-        if there.generation != *generation || there.state != *state || there.definition != arrangement.definition
+        if there.generation != *generation
+            || there.state != *state
+            || there.definition != arrangement.definition
         {
             tracing::warn!(
                 schedule = %name, generation, present = there.generation,

@@ -34,10 +34,10 @@ mod redis_only;
 mod retry;
 #[path = "store/scenario.rs"]
 mod scenario;
-#[path = "../support/store_stand.rs"]
-mod stand;
 #[path = "store/schedule.rs"]
 mod schedule;
+#[path = "../support/store_stand.rs"]
+mod stand;
 #[path = "store/turns.rs"]
 mod turns;
 #[path = "store/watch.rs"]

@@ -16,8 +16,9 @@ use gleitzeit::core::protocol::ProtocolId;
 use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
-    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing, Lease,
-    Plan, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
+    Lease, Plan, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    WorkflowRecord,
 };
 
 use crate::gate::Gate;

@@ -67,7 +67,11 @@ async fn add(config: Config, args: Add, json: bool) -> Result<u8, Error> {
             return Err(Error::new(Code::InvalidRequest, text));
         }
     }
-    let order = Order::Set { name: name.clone(), generation: Some(generation), definition: definition.clone().into() };
+    let order = Order::Set {
+        name: name.clone(),
+        generation: Some(generation),
+        definition: definition.clone().into(),
+    };
     let taken = send(&runtime, &order, generation).await?;
     runtime.close().await;
     let Some(there) = taken else { return Ok(not_taken(&name, json)) };
@@ -190,7 +194,9 @@ async fn send(runtime: &Runtime, order: &Order, generation: u32) -> Result<Optio
 }
 
 fn not_taken(name: &Id, json: bool) -> u8 {
-    print::note(&format!("no worker has taken the change of schedule {name} yet; it is kept, and waits for one"));
+    print::note(&format!(
+        "no worker has taken the change of schedule {name} yet; it is kept, and waits for one"
+    ));
     if json {
         print::json(&json!({"name": name, "status": "accepted"}));
     }
@@ -198,7 +204,9 @@ fn not_taken(name: &Id, json: bool) -> u8 {
 }
 
 fn changed_by_another(name: &Id) -> Error {
-    let text = format!("schedule {name} was changed by somebody else at the same time; look with `gleitzeit schedule show {name}`");
+    let text = format!(
+        "schedule {name} was changed by somebody else at the same time; look with `gleitzeit schedule show {name}`"
+    );
     Error::new(Code::WorkflowInvalidState, text)
 }
 

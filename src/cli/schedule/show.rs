@@ -148,10 +148,8 @@ fn row(schedule: &Schedule, last_status: Option<&str>) -> Map<String, Value> {
 /// Where the last run is; `None` if there was none, or nothing is known of it any more.
 async fn last_status(store: &Arc<dyn Store>, schedule: &Schedule) -> Result<Option<String>, Error> {
     let Some((_, id)) = &schedule.last else { return Ok(None) };
-    let is_workflow = matches!(
-        Definition::decode(&schedule.definition),
-        Ok(Definition { work: Work::Workflow(_), .. })
-    );
+    let is_workflow =
+        matches!(Definition::decode(&schedule.definition), Ok(Definition { work: Work::Workflow(_), .. }));
     if is_workflow {
         let workflow = store.workflow(id).await?;
         return Ok(workflow.map(|workflow| workflow.state.name().to_owned()));

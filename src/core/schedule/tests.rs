@@ -26,7 +26,12 @@ fn slots_are_where_the_zone_says() {
     check("0 9 * * *", "Asia/Kolkata", "2026-01-02T00:00:00Z", &["2026-01-02T09:00:00+05:30"]);
     check("@hourly", "America/New_York", "2026-07-01T00:00:01Z", &["2026-06-30T21:00:00-04:00"]);
     check("*/20 * * * * *", "UTC", "2026-01-01T00:00:00.5Z", &["2026-01-01T00:00:20+00:00"]);
-    check("0 0 29 2 *", "UTC", "2026-01-01T00:00:00Z", &["2028-02-29T00:00:00+00:00", "2032-02-29T00:00:00+00:00"]);
+    check(
+        "0 0 29 2 *",
+        "UTC",
+        "2026-01-01T00:00:00Z",
+        &["2028-02-29T00:00:00+00:00", "2032-02-29T00:00:00+00:00"],
+    );
     check("0 12 L * *", "UTC", "2028-02-01T00:00:00Z", &["2028-02-29T12:00:00+00:00"]);
 }
 
@@ -63,7 +68,9 @@ fn an_interval_fires_in_both_passes_of_a_repeated_hour() {
 
 #[test]
 fn what_is_no_expression_or_no_zone_is_refused() {
-    for bad in ["", "* * * *", "61 * * * *", "* * * * * * 2026", "0 0 30 2 *", "@reboot", "a b c d e", "* * * * MOO"] {
+    for bad in
+        ["", "* * * *", "61 * * * *", "* * * * * * 2026", "0 0 30 2 *", "@reboot", "a b c d e", "* * * * MOO"]
+    {
         assert!(check_cron(bad).is_some(), "{bad}");
     }
     assert!(check_cron(&"*".repeat(CRON_BYTES_MAX + 1)).is_some());
@@ -84,21 +91,24 @@ fn minutes(from: &str, count: i64) -> Vec<Timestamp> {
 
 #[test]
 fn latest_makes_up_for_the_newest_missed_slot_only() {
-    let due = rules("* * * * *", "UTC", CatchUp::Latest).due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:10:30Z"));
+    let due = rules("* * * * *", "UTC", CatchUp::Latest)
+        .due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:10:30Z"));
     let next = Some(at("2026-01-01T00:11:00Z"));
     assert_eq!(due, Due { runs: minutes("2026-01-01T00:10:00Z", 1), missed: 10, next });
 }
 
 #[test]
 fn all_makes_up_for_each_missed_slot_in_order() {
-    let due = rules("* * * * *", "UTC", CatchUp::All).due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:10:00Z"));
+    let due =
+        rules("* * * * *", "UTC", CatchUp::All).due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:10:00Z"));
     let next = Some(at("2026-01-01T00:11:00Z"));
     assert_eq!(due, Due { runs: minutes("2026-01-01T00:00:00Z", 11), missed: 0, next });
 }
 
 #[test]
 fn all_is_bounded_by_the_newest_thousand() {
-    let due = rules("* * * * *", "UTC", CatchUp::All).due(at("2026-01-01T00:00:00Z"), at("2026-01-02T00:00:00Z"));
+    let due =
+        rules("* * * * *", "UTC", CatchUp::All).due(at("2026-01-01T00:00:00Z"), at("2026-01-02T00:00:00Z"));
     assert_eq!((due.runs.len(), due.missed), (RUNS_MAX, 1441 - 1000));
     assert_eq!(due.runs.last(), Some(&at("2026-01-02T00:00:00Z")));
 }
@@ -118,7 +128,8 @@ fn none_leaves_out_what_is_later_than_the_grace() {
 #[test]
 fn a_year_of_missed_seconds_is_bounded() {
     for catch_up in CatchUp::ALL {
-        let due = rules("* * * * * *", "UTC", catch_up).due(at("2026-01-01T00:00:00Z"), at("2027-01-01T00:00:00.5Z"));
+        let due = rules("* * * * * *", "UTC", catch_up)
+            .due(at("2026-01-01T00:00:00Z"), at("2027-01-01T00:00:00.5Z"));
         assert!(due.runs.len() <= RUNS_MAX && due.missed == MISSED_MAX);
         assert_eq!(due.runs.last(), Some(&at("2027-01-01T00:00:00Z")));
     }

@@ -94,7 +94,9 @@ impl Timetable {
     /// A time as it is in the zone: `2026-03-29T03:00:00+02:00`.
     #[must_use]
     pub fn local(&self, time: Timestamp) -> String {
-        let Ok(instant) = jiff::Timestamp::from_millisecond(time.as_millis()) else { return time.to_string() };
+        let Ok(instant) = jiff::Timestamp::from_millisecond(time.as_millis()) else {
+            return time.to_string();
+        };
         instant.to_zoned(self.zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
     }
 

@@ -146,9 +146,7 @@ fn is_armed(schedule: &Schedule, generation: u32, slot: Timestamp) -> bool {
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Schedule> {
-    let id = |column: usize, text: String| {
-        Id::parse(&text).map_err(|error| wrong(column, error.to_string()))
-    };
+    let id = |column: usize, text: String| Id::parse(&text).map_err(|error| wrong(column, error.to_string()));
     let state: String = row.get(2)?;
     let count = |column: usize| row.get(column).map(|count: i64| u64::try_from(count).unwrap_or(0));
     let time = |column: usize| row.get(column).map(|at: Option<i64>| at.map(Timestamp::from_millis));
