@@ -179,7 +179,7 @@ impl Accepted {
                     protocol: task.spec.protocol.to_string(),
                     method: task.spec.method.clone(),
                 };
-                Accepted::Task { head, digest: None }
+                Accepted::Task { head, digest: None, due: None }
             }
             Work::Workflow(document) => {
                 let name = document.get("name").and_then(Value::as_str).unwrap_or(UNNAMED);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Schedule {
     /// Run a task or workflow again and again, at the times of a cron expression
-    Add(Add),
+    Add(Box<Add>),
     /// List schedules with their next slot and what became of the last one
     List(List),
     /// Show one schedule, its counts and its next slots
