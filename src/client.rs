@@ -3,6 +3,8 @@
 //! Submitting is one confirmed publish; nothing else must happen for a task to survive. The `accepted` record
 //! that follows is best effort, so that `status` knows the task before a worker does.
 
+mod schedule;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;

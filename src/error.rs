@@ -94,7 +94,7 @@ impl Error {
             | Code::WorkflowExecutionFailed
             | Code::WorkflowTimeout
             | Code::WorkflowCancelled => 5,
-            Code::TaskNotFound | Code::WorkflowNotFound => 7,
+            Code::TaskNotFound | Code::WorkflowNotFound | Code::ScheduleNotFound => 7,
             Code::InternalError
             | Code::SystemNotInitialized
             | Code::SystemShutdown

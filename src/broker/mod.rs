@@ -33,7 +33,9 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::core::code::Code;
-use crate::topology::{Queue, Topology};
+use crate::core::id::Id;
+use crate::topology::{Address, InvalidAddress, Queue, Topology};
+use crate::wire::schedule::Run;
 
 /// The longest delay of a message, 310 days: what the delay queues can count.
 pub use crate::topology::delay::DELAY_MAX;
@@ -117,6 +119,22 @@ pub struct Outgoing {
     pub properties: Properties,
     /// How long the broker keeps it before it is delivered; `None` for at once. At most [`DELAY_MAX`].
     pub delay: Option<Duration>,
+}
+
+impl Outgoing {
+    /// The message of a scheduled run, which is to have this id.
+    ///
+    /// # Errors
+    /// [`InvalidAddress`] if its protocol cannot have a queue.
+    pub fn of_run(run: Run, id: &Id) -> Result<Outgoing, InvalidAddress> {
+        let Run { protocol, priority, body } = run;
+        let queue = match protocol {
+            None => Queue::Workflows,
+            Some(protocol) => Queue::Tasks(Address::parse(&protocol.routing())?),
+        };
+        let properties = Properties { message_id: Some(id.to_string()), priority, ..Properties::default() };
+        Ok(Outgoing { target: Target::Queue(queue), body, properties, delay: None })
+    }
 }
 
 /// Where a message goes.

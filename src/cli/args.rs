@@ -85,6 +85,9 @@ pub(crate) enum Command {
     Resume(Resume),
     /// Print the graph of a workflow file as Mermaid or DOT
     Graph(Graph),
+    /// Schedules: tasks and workflows that run at the times of a cron expression
+    #[command(subcommand)]
+    Schedule(super::schedule::args::Schedule),
     /// Protocols: what methods take and give
     #[command(subcommand)]
     Protocol(Protocol),

@@ -121,7 +121,7 @@ fn print_value(value: &Value) {
     }
 }
 
-fn read_params(text: &str) -> Result<Value, Error> {
+pub(super) fn read_params(text: &str) -> Result<Value, Error> {
     let source = match text.strip_prefix('@') {
         Some("-") => {
             let mut read = String::new();

@@ -15,6 +15,7 @@ mod output;
 mod print;
 mod retry;
 mod run;
+mod schedule;
 mod screen;
 mod signals;
 mod watch;
@@ -104,6 +105,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Dead(command) => dead::dead(config, command, json).await,
         Command::Resume(args) => work::resume(config, args, json).await,
         Command::Graph(args) => run::graph(&config, &args, json),
+        Command::Schedule(command) => schedule::schedule(config, command, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
         Command::Schema(args) => describe::schema(&args),
         Command::Topology(command) => describe::topology(config, command, json).await,

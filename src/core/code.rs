@@ -117,6 +117,8 @@ codes! {
     WorkflowUnknownDependency = -28008, "WORKFLOW_UNKNOWN_DEPENDENCY", false;
     /// The workflow message is larger than allowed.
     WorkflowTooLarge = -28009, "WORKFLOW_TOO_LARGE", false;
+    /// No such schedule.
+    ScheduleNotFound = -28010, "SCHEDULE_NOT_FOUND", false;
     /// No such queue: the message cannot be routed.
     QueueNotFound = -27001, "QUEUE_NOT_FOUND", false;
     /// The queue is at its limit.

@@ -75,6 +75,14 @@ impl Id {
     }
 }
 
+/// The id of what a schedule runs at a slot: the same slot always gives the same id (UUIDv5).
+#[must_use]
+pub fn schedule_run(name: &Id, slot: &str) -> Id {
+    let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, b"gleitzeit:schedule");
+    // A line feed is in no name, so no two pairs are the same text.
+    Id::from_uuid(Uuid::new_v5(&namespace, format!("{name}\n{slot}").as_bytes()))
+}
+
 /// A short text that stands for these bytes (UUIDv5): the same bytes always have the same one. To notice
 /// mistakes, not forgery.
 #[must_use]

@@ -13,6 +13,7 @@ pub mod protocol;
 pub(crate) mod reading;
 pub mod requirements;
 pub mod retry;
+pub mod schedule;
 pub mod state;
 pub mod task;
 pub mod template;

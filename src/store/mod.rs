@@ -54,6 +54,8 @@
 //!     too seldom.
 //! 13. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
 //!     is not alive.
+//!
+//! Lines 14 to 16, of schedules, are in `schedule`.
 
 mod error;
 mod lease;
@@ -61,6 +63,7 @@ mod outside;
 mod plan;
 mod record;
 pub mod redis;
+pub(crate) mod schedule;
 pub mod sqlite;
 
 use async_trait::async_trait;
@@ -78,10 +81,11 @@ use outside::REQUESTS_MAX;
 pub use outside::{Cancelled, Retried, Why};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
+pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn};
 
 /// The state of tasks and workflows.
 #[async_trait]
-pub trait Store: fmt::Debug + Send + Sync + 'static {
+pub trait Store: Schedules + fmt::Debug + Send + Sync + 'static {
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.
     /// Answers the ids that are known with another digest: their bodies differ from what came first.

@@ -11,6 +11,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::schedule;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
@@ -115,8 +116,8 @@ impl Command {
 
 fn unknown(kind: &str) -> Failure {
     let shown: String = kind.chars().take(64).collect();
-    let hint = did_you_mean(kind, Command::TYPES.into_iter().chain(["workflow"]));
-    let known = Command::TYPES.join(", ");
+    let hint = did_you_mean(kind, Command::TYPES.into_iter().chain(schedule::TYPES).chain(["workflow"]));
+    let known = [Command::TYPES.as_slice(), schedule::TYPES.as_slice()].concat().join(", ");
     let message = format!("unknown message type {shown:?}{hint}; known: workflow, {known}");
     Failure::new(Code::InvalidRequest, message)
 }

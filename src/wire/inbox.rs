@@ -1,8 +1,9 @@
-//! What comes to the workflows queue: workflows and commands, told apart by `type`.
+//! What comes to the workflows queue: workflows, commands and schedules, told apart by `type`.
 
 use serde_json::{Map, Value};
 
 use super::command::Command;
+use super::schedule::Order;
 use super::task::{self, Reply};
 use super::{Properties, newer, object, workflow};
 use crate::core::failure::Failure;
@@ -19,6 +20,8 @@ pub enum Decoded {
     Workflow(Box<workflow::Message>),
     /// A command.
     Command(Command),
+    /// Something about a schedule.
+    Schedule(Order),
     /// A message of a newer version: a newer worker may know it.
     Newer {
         /// Its version.
@@ -58,6 +61,9 @@ pub fn decode(body: &[u8], properties: &Properties, protocols: &Protocols) -> Re
     if let Some(kind) = members.get("type").and_then(Value::as_str).filter(|kind| *kind != "workflow") {
         let reply = task::reply_from(properties);
         let refuse = |failure| Box::new(Refused { id: None, name: String::new(), reply, failure });
+        if let Some(order) = Order::read(kind, &members, protocols) {
+            return order.map(Decoded::Schedule).map_err(refuse);
+        }
         return Command::read(kind, &members).map(Decoded::Command).map_err(refuse);
     }
     let refuse = refusal(&members, properties);

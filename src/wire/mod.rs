@@ -7,6 +7,7 @@ pub mod event;
 pub mod inbox;
 pub mod properties;
 pub mod record;
+pub mod schedule;
 pub mod task;
 pub mod workflow;
 

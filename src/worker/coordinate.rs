@@ -33,6 +33,7 @@ impl Shared {
         match inbox::decode(&delivery.body, &delivery.properties, &self.parts.protocols) {
             Ok(Decoded::Workflow(message)) => self.create(delivery, *message).await,
             Ok(Decoded::Command(command)) => self.command(&command).await,
+            Ok(Decoded::Schedule(order)) => self.order(delivery, order).await,
             Ok(Decoded::Newer { v, id }) => self.park_newer(delivery, v, id).await,
             Err(refused) => self.refuse_workflow(delivery, *refused).await,
         }

@@ -61,6 +61,7 @@ impl Shared {
     async fn workflow_ended_by_broker(&self, delivery: &Delivery, failure: Failure) -> Result<(), Stop> {
         match inbox::decode(&delivery.body, &delivery.properties, &self.parts.protocols) {
             Ok(inbox::Decoded::Command(command)) => self.command(&command).await,
+            Ok(inbox::Decoded::Schedule(order)) => self.order(delivery, order).await,
             Ok(inbox::Decoded::Workflow(message)) => {
                 let (id, name) = (message.workflow.id, message.workflow.name);
                 let refused = inbox::Refused { id, name, reply: message.reply, failure };

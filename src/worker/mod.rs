@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! consumers ──▶ execute   (tasks)          decode ▸ claim ▸ prepare ▸ call ▸ judge ▸ finish ▸ publish ▸ settle
-//!           ──▶ coordinate, command (workflows; cancel, retry, timeouts)
+//!           ──▶ coordinate, command, schedule (workflows; cancel, retry, timeouts; schedules and their ticks)
 //!           ──▶ inbox     (what the broker ended by itself)
 //! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks)
 //! session   ──▶ heartbeat
@@ -25,6 +25,7 @@ mod patience;
 mod places;
 mod publish;
 mod running;
+mod schedule;
 mod session;
 mod share;
 mod take;

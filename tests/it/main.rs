@@ -23,6 +23,7 @@ mod producers;
 mod rabbitmq;
 mod refused;
 mod replicas;
+mod schedule;
 mod schema;
 mod support;
 mod times;

@@ -16,8 +16,9 @@ use gleitzeit::core::protocol::ProtocolId;
 use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
-    Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Retried, Store,
-    StoreError, Summary, TaskRecord, Why, WorkflowRecord,
+    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
+    Lease, Plan, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    WorkflowRecord,
 };
 
 use crate::gate::Gate;
@@ -181,6 +182,29 @@ pub(crate) struct Watched {
     pub(crate) inner: Arc<dyn Store>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) ledger: Arc<Ledger>,
+}
+
+#[async_trait]
+impl Schedules for Watched {
+    async fn arrange(&self, arrangement: &Arrangement, now: Timestamp) -> Result<Schedule, StoreError> {
+        self.gate.through(self.inner.arrange(arrangement, now)).await
+    }
+
+    async fn begin(&self, turn: &Turn, until: Timestamp, now: Timestamp) -> Result<Begun, StoreError> {
+        self.gate.through(self.inner.begin(turn, until, now)).await
+    }
+
+    async fn fire(&self, firing: &Firing, now: Timestamp) -> Result<bool, StoreError> {
+        self.gate.through(self.inner.fire(firing, now)).await
+    }
+
+    async fn schedule(&self, name: &Id) -> Result<Option<Schedule>, StoreError> {
+        self.gate.through(self.inner.schedule(name)).await
+    }
+
+    async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
+        self.gate.through(self.inner.schedules(after, limit)).await
+    }
 }
 
 #[async_trait]

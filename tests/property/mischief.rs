@@ -15,20 +15,27 @@ use crate::gate::Gate;
 
 /// Where mischief is drawn from.
 #[derive(Debug)]
-pub(crate) struct Mischief(Mutex<fastrand::Rng>);
+pub(crate) struct Mischief(Option<Mutex<fastrand::Rng>>);
 
 impl Mischief {
     pub(crate) fn new(seed: u64) -> Arc<Mischief> {
-        Arc::new(Mischief(Mutex::new(fastrand::Rng::with_seed(seed))))
+        Arc::new(Mischief(Some(Mutex::new(fastrand::Rng::with_seed(seed)))))
+    }
+
+    /// A broker that behaves.
+    pub(crate) fn none() -> Arc<Mischief> {
+        Arc::new(Mischief(None))
     }
 
     fn happens(&self, chance: f64) -> bool {
-        self.0.lock().expect("nobody panics with it").f64() < chance
+        let rng = self.0.as_ref();
+        rng.is_some_and(|rng| rng.lock().expect("nobody panics with it").f64() < chance)
     }
 
     /// Some twice, some late, all in another order.
     fn disturb(&self, messages: Vec<Outgoing>) -> Vec<Outgoing> {
-        let mut rng = self.0.lock().expect("nobody panics with it");
+        let Some(rng) = &self.0 else { return messages };
+        let mut rng = rng.lock().expect("nobody panics with it");
         let mut disturbed = Vec::new();
         for message in messages {
             let is_ours = matches!(message.target, Target::Queue(_));

@@ -12,10 +12,12 @@
 //! | `P:{WORKFLOW}:ready` | sorted set: tasks that wait for their turn, by priority and readiness | no |
 //! | `P:{WORKFLOW}:ready:TASK` | sorted set: the same, of the children of a task that bounds them | no |
 //! | `P:{WORKFLOW}:turns` | sorted set: tasks whose children may have a turn, by the first of them | no |
+//! | `P:{schedules/}:NAME` | hash: a schedule | no |
+//! | `P:{schedules/}` | sorted set: the names of all schedules, in the order of bytes | no |
 //! | `P:session:ID` | a worker session lives as long as this key | no |
 //!
 //! Every key of a root has the root's id as hash tag, so that all of it is in one slot. No id contains a
-//! brace, so no two names can be the same.
+//! brace, so no two names can be the same; none contains a slash, so no root has the tag of the schedules.
 
 use std::fmt;
 
@@ -93,7 +95,16 @@ impl Prefix {
         format!("{self}:session:{session}")
     }
 
-    /// A pattern that fits every root's hash and nothing else.
+    pub(super) fn schedule(&self, name: &Id) -> String {
+        format!("{}:{name}", self.schedules())
+    }
+
+    /// The names of all schedules.
+    pub(super) fn schedules(&self) -> String {
+        format!("{self}:{{schedules/}}")
+    }
+
+    /// A pattern that fits every root's hash; [`Prefix::id_of_root`] tells what else it fits.
     pub(super) fn roots(&self) -> String {
         format!("{self}:{{*}}:root")
     }

@@ -66,6 +66,7 @@ mod outside;
 mod plan;
 mod read;
 mod reply;
+mod schedule;
 mod scripts;
 mod steps;
 mod watch;
@@ -133,6 +134,7 @@ impl std::fmt::Debug for Settings {
 pub struct RedisStore {
     connection: Connection,
     scripts: Scripts,
+    schedules: schedule::Scripts,
     prefix: Prefix,
     result_ttl: Duration,
     watch: Watch,
@@ -149,6 +151,7 @@ impl RedisStore {
             watch: Watch::new(connection.clone(), settings.prefix.clone()),
             connection,
             scripts: Scripts::new(settings.document_bytes_max),
+            schedules: schedule::Scripts::new(),
             prefix: settings.prefix,
             result_ttl: settings.result_ttl,
         })

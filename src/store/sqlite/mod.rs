@@ -38,6 +38,7 @@ mod read;
 mod reset;
 mod retry;
 mod rows;
+mod schedule;
 mod session;
 mod watch;
 

@@ -1,0 +1,266 @@
+//! A schedule whose worker dies before or after any call of a port: no slot is lost, none is fired twice, and of the
+//! ticks that a death doubles one is left.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use gleitzeit::broker::sqlite::SqliteBroker;
+use gleitzeit::broker::{Broker, Outgoing, Properties, Settlement, Target};
+use gleitzeit::config::EventLevel;
+use gleitzeit::core::clock::{Clock, Timestamp};
+use gleitzeit::core::id::Id;
+use gleitzeit::core::protocol::Protocols;
+use gleitzeit::provider::registry::Providers;
+use gleitzeit::sqlite::{Database, Durability, Location};
+use gleitzeit::store::Store;
+use gleitzeit::store::sqlite::SqliteStore;
+use gleitzeit::topology::{Address, Queue, Topology};
+use gleitzeit::wire::schedule::{Change, Definition, Order};
+use gleitzeit::worker::{Parts, Settings, Worker};
+
+use crate::gate::Gate;
+use crate::ledger::{Ledger, Watched};
+use crate::mischief::{Mischief, Wild};
+
+/// A clock that goes on when it is told to.
+#[derive(Debug)]
+struct SetClock(AtomicI64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+    fn chance(&self) -> f64 {
+        0.5
+    }
+    fn new_id(&self) -> Id {
+        Id::from_uuid(uuid::Uuid::now_v7())
+    }
+}
+
+/// More points than any life here passes.
+const POINTS_MAX: u32 = 192;
+
+/// Tries a death at every point, until a life passes all of them. `try_one` tells whether it died.
+async fn die_at_every_point(try_one: impl AsyncFn(u32) -> bool) {
+    for points in 0..POINTS_MAX {
+        if !try_one(points).await {
+            assert!(points > 10, "the first life passed {points} points only");
+            return;
+        }
+    }
+    panic!("every life died");
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+fn name() -> Id {
+    Id::parse("s").expect("valid")
+}
+
+fn echo() -> Queue {
+    Queue::Tasks(Address::parse("echo.v1").expect("valid"))
+}
+
+struct Case {
+    _folder: tempfile::TempDir,
+    database: Database,
+    clock: Arc<SetClock>,
+    store: Arc<dyn Store>,
+    protocols: Arc<Protocols>,
+}
+
+impl Case {
+    async fn new() -> Case {
+        let folder = tempfile::tempdir().expect("a folder");
+        let location = Location::File(folder.path().join("state.db"));
+        let database = Database::open(location, Durability::Process).await.expect("the file opens");
+        let clock = Arc::new(SetClock(AtomicI64::new(at("2026-01-01T00:00:00.5Z").as_millis())));
+        let store = SqliteStore::new(database.clone(), clock.clone(), Default::default());
+        let protocols = Arc::new(Protocols::builtin().expect("built in"));
+        let case = Case { _folder: folder, database, clock, store: Arc::new(store), protocols };
+        let topology = Topology::new([Address::parse("echo.v1").expect("valid")]);
+        case.broker().declare(&topology).await.expect("declares");
+        case
+    }
+
+    fn broker(&self) -> Arc<dyn Broker> {
+        Arc::new(SqliteBroker::new(self.database.clone(), self.clock.clone()))
+    }
+
+    fn set(&self, time: &str) {
+        self.clock.0.store(at(time).as_millis(), Ordering::SeqCst);
+    }
+
+    async fn send(&self, order: &Order) {
+        let target = Target::Queue(Queue::Workflows);
+        let message =
+            Outgoing { target, body: order.encode(), properties: Properties::default(), delay: None };
+        self.broker().publish(vec![message]).await.expect("publishes");
+    }
+
+    /// One worker's life: it does what is there, or dies at the gate. Whether it died.
+    async fn life(&self, gate: Arc<Gate>) -> bool {
+        let broker = self.broker();
+        let wild = Wild { inner: Arc::clone(&broker), gate: Arc::clone(&gate), mischief: Mischief::none() };
+        let inner = Arc::clone(&self.store);
+        let parts = Parts {
+            broker: Arc::new(wild),
+            store: Arc::new(Watched { inner, gate: Arc::clone(&gate), ledger: Arc::<Ledger>::default() }),
+            providers: Arc::new(Providers::default()),
+            protocols: Arc::clone(&self.protocols),
+            clock: self.clock.clone(),
+        };
+        let settings = Settings {
+            protocols: Vec::new(),
+            concurrency: NonZeroU16::MIN,
+            max_running: None,
+            coordination: true,
+            grace: Duration::ZERO,
+            task_timeout: Duration::from_secs(30),
+            result_ttl: Duration::from_secs(3600),
+            result_bytes_max: 1 << 20,
+            crash_limit: 3,
+            events: EventLevel::Off,
+        };
+        let worker = Worker::new(parts, settings);
+        let died = tokio::select! {
+            () = gate.death() => true,
+            done = worker.work_off(&Queue::Workflows) => { done.expect("the queue is there"); false }
+        };
+        broker.close().await;
+        died
+    }
+
+    /// Workers that do not die do what is there, for some seconds of the clock: past turns and parked ticks.
+    async fn settle_down(&self) {
+        for _ in 0..6 {
+            assert!(!self.life(Gate::new(None)).await);
+            self.clock.0.fetch_add(2_000, Ordering::SeqCst);
+        }
+    }
+
+    async fn fired(&self) -> u64 {
+        self.store.schedule(&name()).await.expect("answers").map_or(0, |schedule| schedule.fired)
+    }
+
+    /// The ids of all runs that were published.
+    async fn runs(&self) -> BTreeSet<String> {
+        let broker = self.broker();
+        let mut consumer = broker.consume(&echo(), NonZeroU16::MIN).await.expect("consumes");
+        let mut ids = BTreeSet::new();
+        while broker.depth(&echo()).await.expect("answers").ready > 0 {
+            let delivery = consumer.next().await.expect("open").expect("a delivery");
+            ids.extend(delivery.properties.message_id.clone());
+            delivery.settle(Settlement::Done).await.expect("settles");
+        }
+        broker.close().await;
+        ids
+    }
+
+    /// From here on every minute is fired once, by one tick.
+    async fn goes_on(&self, points: u32) {
+        for minute in ["00:03:00", "00:04:00"] {
+            self.set(&format!("2026-01-01T{minute}Z"));
+            self.settle_down().await;
+        }
+        let slots = ["00:01:00", "00:02:00", "00:03:00", "00:04:00"];
+        let ids =
+            slots.map(|slot| Definition::run_id(&name(), at(&format!("2026-01-01T{slot}Z"))).to_string());
+        assert_eq!(self.runs().await, BTreeSet::from(ids), "death after {points} points");
+        assert_eq!(self.fired().await, 4, "death after {points} points");
+        self.set("2026-01-01T00:05:00Z");
+        let ticks = self.broker().depth(&Queue::Workflows).await.expect("answers").ready;
+        assert_eq!(ticks, 1, "death after {points} points: the ticks that are left");
+    }
+}
+
+fn every_minute() -> Order {
+    let members = serde_json::json!({"cron": "* * * * *", "catch_up": "all",
+        "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}});
+    let protocols = Protocols::builtin().expect("built in");
+    let definition = Definition::new(members.as_object().expect("an object"), &protocols).expect("valid");
+    Order::Set { name: name(), generation: Some(1), definition: Box::new(definition) }
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_while_it_records_a_schedule_loses_and_doubles_nothing() {
+    die_at_every_point(async |points| {
+        let case = Case::new().await;
+        case.send(&every_minute()).await;
+        let died = case.life(Gate::new(Some(points))).await;
+        case.settle_down().await;
+        for minute in ["00:01:00", "00:02:00"] {
+            case.set(&format!("2026-01-01T{minute}Z"));
+            case.settle_down().await;
+        }
+        case.goes_on(points).await;
+        died
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_while_it_fires_a_slot_loses_and_doubles_nothing() {
+    die_at_every_point(async |points| {
+        let case = Case::new().await;
+        case.send(&every_minute()).await;
+        assert!(!case.life(Gate::new(None)).await);
+        // Two slots are due: the first was missed.
+        case.set("2026-01-01T00:02:00Z");
+        let died = case.life(Gate::new(Some(points))).await;
+        case.settle_down().await;
+        assert_eq!(case.fired().await, 2, "death after {points} points");
+        case.goes_on(points).await;
+        died
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_ticks_of_a_slot_that_meet_at_the_same_time_become_one() {
+    let case = Case::new().await;
+    case.send(&every_minute()).await;
+    case.send(&every_minute()).await;
+    assert!(!case.life(Gate::new(None)).await);
+    for minute in ["00:01:00", "00:02:00"] {
+        case.set(&format!("2026-01-01T{minute}Z"));
+        let both = tokio::join!(case.life(Gate::new(None)), case.life(Gate::new(None)));
+        assert_eq!(both, (false, false));
+        case.settle_down().await;
+    }
+    case.goes_on(0).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_while_it_pauses_and_resumes_leaves_one_tick() {
+    die_at_every_point(async |points| {
+        let case = Case::new().await;
+        case.send(&every_minute()).await;
+        assert!(!case.life(Gate::new(None)).await);
+        let change =
+            |change, generation| Order::Change { name: name(), generation: Some(generation), change };
+        case.send(&change(Change::Pause, 2)).await;
+        case.send(&change(Change::Resume, 3)).await;
+        let died = case.life(Gate::new(Some(points))).await;
+        case.settle_down().await;
+        let schedule = case.store.schedule(&name()).await.expect("answers").expect("it is there");
+        assert_eq!(
+            (schedule.generation, schedule.state.name()),
+            (3, "active"),
+            "death after {points} points"
+        );
+        for minute in ["00:01:00", "00:02:00"] {
+            case.set(&format!("2026-01-01T{minute}Z"));
+            case.settle_down().await;
+        }
+        case.goes_on(points).await;
+        died
+    })
+    .await;
+}
