@@ -122,6 +122,7 @@ impl Case {
             max_running: None,
             coordination: true,
             grace: Duration::ZERO,
+            guard_after: Duration::from_secs(60),
             task_timeout: Duration::from_secs(30),
             result_ttl: Duration::from_secs(3600),
             result_bytes_max: 1 << 20,
