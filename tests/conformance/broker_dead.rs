@@ -225,8 +225,16 @@ async fn fail(store: &Arc<dyn Store>, id: &str) {
         method: "execute".to_owned(),
     };
     let now = Timestamp::from_millis(1);
-    let claim =
-        Claim { head, attempt: 1, run: None, session: id, over: None, inputs: Vec::new(), digest: None };
+    let claim = Claim {
+        head,
+        attempt: 1,
+        run: None,
+        session: id,
+        over: None,
+        inputs: Vec::new(),
+        inputs_bytes_max: 0,
+        digest: None,
+    };
     let Claimed::Run { lease, .. } = store.claim(&claim, now).await.expect("claimed") else {
         panic!("no lease")
     };
