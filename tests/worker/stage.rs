@@ -130,6 +130,7 @@ impl Stage {
             max_running: None,
             coordination: true,
             grace: SOON,
+            guard_after: Duration::from_secs(60),
             task_timeout: SOON,
             result_ttl: SOON,
             result_bytes_max: 1 << 20,
