@@ -3,6 +3,7 @@
 //! Submitting is one confirmed publish; nothing else must happen for a task to survive. The `accepted` record
 //! that follows is best effort, so that `status` knows the task before a worker does.
 
+mod depth;
 mod schedule;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use crate::store::{Accepted, Change, Store};
 use crate::topology::{Address, Queue};
 use crate::wire;
 use crate::wire::task::Task;
+pub use depth::DepthLimits;
 
 /// Submits work and follows it. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -33,6 +35,7 @@ pub struct Client {
     store: Arc<dyn Store>,
     protocols: Arc<Protocols>,
     clock: Arc<dyn Clock>,
+    gate: Arc<depth::Gate>,
 }
 
 /// How something ended.
@@ -160,7 +163,13 @@ impl Client {
         protocols: Arc<Protocols>,
         clock: Arc<dyn Clock>,
     ) -> Client {
-        Client { broker, store, protocols, clock }
+        Client { broker, store, protocols, clock, gate: Arc::default() }
+    }
+
+    /// The same client, which refuses to submit to queues that are too deep.
+    #[must_use]
+    pub fn with_depth_limits(self, limits: DepthLimits) -> Client {
+        Client { gate: Arc::new(depth::Gate::new(limits)), ..self }
     }
 
     /// Submits a task on its own. Without an id it gets that of its idempotency key, or a new one.
@@ -171,7 +180,7 @@ impl Client {
         let id = self.id_of(task.id.as_ref(), task.spec.idempotency_key.as_deref())?;
         let task = Task { id: Some(id.clone()), ..task };
         let (message, accepted) = self.prepare(task)?;
-        self.broker.publish(vec![message]).await?;
+        self.send(message).await?;
         self.note(accepted).await;
         Ok(id)
     }
@@ -186,7 +195,7 @@ impl Client {
         let id = self.id_of(task.id.as_ref(), task.spec.idempotency_key.as_deref())?;
         let task = Task { id: Some(id.clone()), ..task };
         let (prepared, accepted) = self.prepare(task)?;
-        let publish = async { self.broker.publish(vec![prepared]).await.map_err(Error::from) };
+        let publish = self.send(prepared);
         let watch = async { self.store.watch(&id).await.map_err(Error::from) };
         let ((), mut changes) = futures_util::try_join!(publish, watch)?;
 
@@ -257,7 +266,7 @@ impl Client {
         // A task that is too large by itself would be refused only by the worker.
         let message = wire::workflow::Message { workflow, reply: None, traceparent: None, digest: None };
         wire::workflow::plan(&message, id)?;
-        self.broker.publish(vec![Outgoing { delay: wait, ..to_workflows(id, body) }]).await?;
+        self.send(Outgoing { delay: wait, ..to_workflows(id, body) }).await?;
         self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name, digest }).await;
         Ok(())
     }
@@ -334,6 +343,14 @@ impl Client {
             delay: wait,
         };
         Ok((message, Accepted::Task { head, digest: wire::task::digest(&task), due }))
+    }
+
+    /// Publishes new work, where its queue has room.
+    async fn send(&self, message: Outgoing) -> Result<(), Error> {
+        if let Target::Queue(queue) = &message.target {
+            self.gate.admit(self.broker.as_ref(), queue, self.clock.now()).await?;
+        }
+        Ok(self.broker.publish(vec![message]).await?)
     }
 
     /// The id that counts: two names for one thing would make the key useless.

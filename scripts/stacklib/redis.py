@@ -24,6 +24,7 @@ maxmemory-policy noeviction
 
 class Redis:
     kind = "redis"
+    arguments = ()
 
     def __init__(self, folder, index, ports, release, options):
         self.folder = folder
@@ -32,6 +33,7 @@ class Redis:
         self._release = release
         self._password = options["redis_password"]
         self._extra_conf = options["redis_conf"] or []
+        self._peers = options.get("peers", {})
         self._server = Process(folder / "pid")
 
     def pid(self):
@@ -48,10 +50,18 @@ class Redis:
         lines = _CONF.format(port=self.ports["redis"], data=inside / "data")
         if self._password:
             lines += "requirepass %s\n" % self._password
+        lines += "".join(line + "\n" for line in self.more_conf())
         conf = self.folder / "redis.conf"
         conf.write_text(lines + "".join(line + "\n" for line in self._extra_conf))
         conf.chmod(0o600)
-        argv = [self._release.program("usr/bin/redis-server"), inside / "redis.conf"]
+        self._run(inside)
+
+    def more_conf(self):
+        """Lines of redis.conf that this kind of server needs."""
+        return []
+
+    def _run(self, inside):
+        argv = [self._release.program("usr/bin/redis-server"), inside / "redis.conf", *self.arguments]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         self._server.start(self._release.command(argv, self.folder), env, self.folder, self.log)
 

@@ -3,7 +3,7 @@
     DIR/stack.json      what the stack consists of, and its ports
     DIR/env             the URLs, to be sourced
     DIR/rabbitmq-1/     conf, data, log, pid, rabbitmqctl
-    DIR/redis-1/        conf, data, log, pid
+    DIR/redis-1/        conf, data, log, pid; replica-1, sentinel-1 and cluster-1 the same
 """
 
 import contextlib
@@ -14,11 +14,20 @@ import shutil
 import sys
 import time
 
-from . import Failed, debian, rabbitmq, redis
+from . import Failed, debian, rabbitmq, redis, replicated
 from .ports import Claims
 from .release import Distro, Next
 
-_KINDS = {"rabbitmq": (rabbitmq, rabbitmq.RabbitMQ), "redis": (redis, redis.Redis)}
+_KINDS = {
+    "rabbitmq": (rabbitmq, rabbitmq.RabbitMQ),
+    "redis": (redis, redis.Redis),
+    "replica": (replicated, replicated.Replica),
+    "sentinel": (replicated, replicated.Sentinel),
+    "cluster": (replicated, replicated.ClusterNode),
+}
+
+# What a stack is made of where nothing is said.
+DEFAULT_COUNTS = {"rabbitmq": 1, "redis": 1, "replica": 0, "sentinel": 0, "cluster": 0}
 
 
 class Stack:
@@ -56,7 +65,7 @@ class Stack:
         """An existing stack keeps what it was made of: refuses anything else."""
         state = self._state()
         asked = {"release": release_name, **counts, **options}
-        made_of = {"release": state["release"], **state["counts"], **state["options"]}
+        made_of = {"release": state["release"], **DEFAULT_COUNTS, **state["counts"], **state["options"]}
         differing = [name for name, value in asked.items() if value is not None and value != made_of[name]]
         if differing:
             raise Failed("%s exists with another %s; stop --purge it first" % (self.folder, ", ".join(differing)))
@@ -67,7 +76,7 @@ class Stack:
         release = _release(state)
         claims = Claims()
         for entry in state["servers"]:
-            server = _server(self.folder, entry, release, state["options"])
+            server = _server(self.folder, entry, release, state)
             if server.pid() is not None:
                 continue
             server.stop()  # The epmd that a killed node has left.
@@ -81,6 +90,7 @@ class Stack:
             for server in fresh:
                 server.start()
             self._await(servers)
+            replicated.form_cluster([server for server in servers if server.kind == "cluster"])
         except BaseException:
             for server in fresh:
                 server.stop()
@@ -137,7 +147,7 @@ class Stack:
 
     def _servers(self, state):
         release = _release(state)
-        return [_server(self.folder, entry, release, state["options"]) for entry in state["servers"]]
+        return [_server(self.folder, entry, release, state) for entry in state["servers"]]
 
     def _await(self, servers):
         begin = time.monotonic()
@@ -178,9 +188,14 @@ def _release(state):
     return Next(newer.root())
 
 
-def _server(folder, entry, release, options):
+def _server(folder, entry, release, state):
     make = _KINDS[entry["kind"]][1]
     name = "%s-%d" % (entry["kind"], entry["index"])
+    # Some servers must know others: a replica its master, a Sentinel both.
+    peers = {}
+    for one in state["servers"]:
+        peers.setdefault(one["kind"], []).append(one["ports"])
+    options = {**state["options"], "peers": peers}
     return make(folder / name, entry["index"], entry["ports"], release, options)
 
 
@@ -197,7 +212,7 @@ def _tail(log):
 
 def install(release_name):
     """Makes the servers' programs present: packages here, or a newer root."""
-    packages = [module.PACKAGE for module, _ in _KINDS.values()]
+    packages = sorted({module.PACKAGE for module, _ in _KINDS.values()})
     if release_name == "distro":
         debian.require(packages)
     else:

@@ -87,6 +87,12 @@ pub trait Consumer: fmt::Debug + Send {
     /// the consumer goes on trying.
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>>;
 
+    /// Whether deliveries can come now: `false` from the loss of the subscription until it stands again, as far
+    /// as [`Consumer::next`] has noticed.
+    fn is_subscribed(&self) -> bool {
+        true
+    }
+
     /// Asks for no more. What was received but not yet given out goes back to the queue; what is held stays
     /// held and must be settled.
     async fn cancel(&mut self) -> Result<(), BrokerError>;

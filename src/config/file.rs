@@ -8,9 +8,11 @@ use super::{Config, ConfigError, DEFAULTS, Origin};
 
 /// What keys start with whose rest is a protocol.
 pub(super) const QUEUE_TYPES: &str = "queues.types.";
+/// The same for the depths of queues.
+pub(super) const MAX_DEPTHS: &str = "queues.max_depths.";
 
 /// Numbers whose 0 means that there is none; all others are at least 1.
-const MAY_BE_ZERO: [&str; 2] = ["worker.max_running", "redis.wait_replicas"];
+const MAY_BE_ZERO: [&str; 3] = ["worker.max_running", "redis.wait_replicas", "queues.max_depth"];
 
 /// What the configuration is made of.
 #[derive(Debug, Clone, Default)]
@@ -158,13 +160,26 @@ fn typed(text: &str, like: &Value) -> Value {
         Value::Integer(_) => text.parse().ok().map(Value::Integer),
         Value::Float(_) => text.parse().ok().map(Value::Float),
         Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
-        Value::Array(_) => {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Some(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
-        }
+        Value::Array(_) => Some(Value::Array(items(text).into_iter().map(Value::String).collect())),
         Value::String(_) | Value::Datetime(_) | Value::Table(_) => None,
     };
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The items of a list that is written as one text, with commas between them. A comma within an address, as of a
+/// password, begins no other one.
+fn items(text: &str) -> Vec<String> {
+    let mut items: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        match items.last_mut() {
+            Some(last) if last.contains("://") && !part.contains("://") => {
+                last.push(',');
+                last.push_str(part);
+            }
+            Some(_) | None => items.push(part.to_owned()),
+        }
+    }
+    items.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
 }
 
 fn set(
@@ -174,7 +189,7 @@ fn set(
     origin: Origin,
     problems: &mut Problems,
 ) {
-    if key.starts_with(QUEUE_TYPES) && !values.contains_key(key) {
+    if [QUEUE_TYPES, MAX_DEPTHS].iter().any(|of| key.starts_with(of)) && !values.contains_key(key) {
         values.insert(key.to_owned(), (value, origin));
         return;
     }
@@ -184,6 +199,7 @@ fn set(
     };
     let value = match (&entry.0, value) {
         (Value::Float(_), Value::Integer(number)) => Value::Float(number as f64),
+        (Value::Array(_), Value::String(text)) => typed(&text, &entry.0),
         (_, value) => value,
     };
     if entry.0.type_str() != value.type_str() {
@@ -242,6 +258,14 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
             refuse(key, "must be one of classic, quorum");
         }
     }
+    for key in values.keys().filter(|key| key.starts_with(MAX_DEPTHS)) {
+        if !values[key].0.is_integer() {
+            refuse(key, "must be a whole number");
+        }
+    }
+    if values["amqp.url"].0.as_array().is_some_and(|urls| urls.iter().any(|url| !url.is_str())) {
+        refuse("amqp.url", "must be an address or a list of addresses");
+    }
     for key in ["worker.concurrency", "worker.max_running"] {
         if values[key].0.as_integer().is_some_and(|number| number > 10_000) {
             refuse(key, "must be at most 10000");
@@ -251,7 +275,10 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
     if !(ollama.is_empty() || ollama.starts_with("http://") || ollama.starts_with("https://")) {
         refuse("ollama.url", "must begin with http:// or https://");
     }
-    let given = |key: &str| values[key].0.as_str().is_some_and(|text| !text.is_empty());
+    let given = |key: &str| match &values[key].0 {
+        Value::Array(items) => !items.is_empty(),
+        value => value.as_str().is_some_and(|text| !text.is_empty()),
+    };
     if given("amqp.url") != given("redis.url") {
         let (have, lack) =
             if given("amqp.url") { ("amqp.url", "redis.url") } else { ("redis.url", "amqp.url") };
@@ -261,7 +288,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
 
 /// The least that a number may be.
 fn least(key: &str) -> i64 {
-    i64::from(!MAY_BE_ZERO.contains(&key))
+    i64::from(!MAY_BE_ZERO.contains(&key) && !key.starts_with(MAX_DEPTHS))
 }
 
 fn flatten(prefix: &str, table: &Table, out: &mut BTreeMap<String, Value>) {
@@ -289,7 +316,7 @@ mod tests {
     #[test]
     fn the_defaults_are_complete_and_valid() {
         let config = load(&sources(&[])).expect("the defaults are valid");
-        assert_eq!(config.amqp_url(), None);
+        assert_eq!(config.amqp_urls(), [""; 0]);
         assert_eq!(config.number("worker.concurrency"), 8);
     }
 
@@ -354,6 +381,42 @@ mod tests {
         let config = load(&from).expect("valid");
         assert_eq!(config.redis_url(), Some("redis://:secret@h/0"));
         assert!(!format!("{:?}", config.shown()).contains("secret"));
+    }
+
+    #[test]
+    fn several_brokers_are_a_list_or_a_text_and_each_is_masked() {
+        let urls = ["amqp://u:se,cret@a", "amqps://u:secret@b:1/v"];
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        for text in [format!("url = {urls:?}"), format!("url = {:?}", urls.join(", "))] {
+            std::fs::write(&path, format!("[amqp]\n{text}\n[redis]\nurl = 'redis://h'")).expect("write");
+            let mut from = sources(&[]);
+            from.file = Some(path.clone());
+            assert_eq!(load(&from).expect("valid").amqp_urls(), urls);
+        }
+        let from = sources(&[("GLEITZEIT_AMQP_URL", &urls.join(",")), ("GLEITZEIT_REDIS_URL", "redis://h")]);
+        let config = load(&from).expect("valid");
+        assert_eq!(config.amqp_urls(), urls);
+        let shown = format!("{:?}", config.shown());
+        assert!(shown.contains("u:***@a") && shown.contains("u:***@b:1/v"), "{shown}");
+        assert!(!shown.contains("cret"), "{shown}");
+    }
+
+    #[test]
+    fn depths_are_whole_numbers_by_protocol() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        let mut from = sources(&[("GLEITZEIT_QUEUES_MAX_DEPTH", "7")]);
+        from.file = Some(path.clone());
+        std::fs::write(&path, "[queues.max_depths]\n'python/v1' = 0\n'echo/v1' = 5\n").expect("write");
+        let config = load(&from).expect("valid");
+        assert_eq!(config.max_depths(), (7, vec![("echo/v1", 5), ("python/v1", 0)]));
+        std::fs::write(&path, "[queues.max_depths]\n'python/v1' = -1\n'echo/v1' = 'many'\n").expect("write");
+        let said = load(&from).expect_err("neither is one").to_string();
+        assert!(
+            said.contains("python/v1 must be at least 0") && said.contains("echo/v1 must be a whole"),
+            "{said}"
+        );
     }
 
     #[test]

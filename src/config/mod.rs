@@ -91,10 +91,16 @@ pub enum EventLevel {
 }
 
 impl Config {
-    /// The broker's address; `None` for embedded mode.
+    /// The broker's addresses, nodes of one cluster; none for embedded mode.
+    #[must_use]
+    pub fn amqp_urls(&self) -> Vec<String> {
+        self.texts("amqp.url")
+    }
+
+    /// The first of the broker's addresses; `None` for embedded mode.
     #[must_use]
     pub fn amqp_url(&self) -> Option<&str> {
-        Some(self.text("amqp.url")).filter(|url| !url.is_empty())
+        self.value("amqp.url").as_array()?.first()?.as_str()
     }
 
     /// The store's address; `None` for embedded mode.
@@ -133,6 +139,18 @@ impl Config {
             each.extend(key.strip_prefix(file::QUEUE_TYPES).zip(value.as_str()));
         }
         (all, each)
+    }
+
+    /// How many messages may wait where one more is submitted, 0 for any number: everywhere, then the protocols
+    /// that have another limit, as they are written.
+    #[must_use]
+    pub fn max_depths(&self) -> (u64, Vec<(&str, u64)>) {
+        let mut each = Vec::new();
+        for (key, (value, _)) in &self.values {
+            let depth = value.as_integer().and_then(|depth| u64::try_from(depth).ok());
+            each.extend(key.strip_prefix(file::MAX_DEPTHS).zip(depth));
+        }
+        (self.number("queues.max_depth"), each)
     }
 
     /// A text. The key must be one of `default.toml`, of that type.
@@ -174,6 +192,10 @@ impl Config {
         let line = |(key, (value, origin)): (&String, &(Value, Origin))| {
             let shown = match value {
                 Value::String(text) if key.ends_with(".url") => Value::String(masked(text)),
+                Value::Array(items) if key.ends_with(".url") => {
+                    let items = items.iter().filter_map(Value::as_str);
+                    Value::Array(items.map(|url| Value::String(masked(url))).collect())
+                }
                 other => other.clone(),
             };
             (key.clone(), shown, origin.to_string())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::broker::Broker;
 use crate::broker::rabbitmq;
 use crate::broker::sqlite::SqliteBroker;
-use crate::client::{Client, Reader};
+use crate::client::{Client, DepthLimits, Reader};
 use crate::config::{Config, Declare};
 use crate::core::clock::Clock;
 use crate::core::code::Code;
@@ -22,7 +22,7 @@ use crate::store::Store;
 use crate::store::redis as redis_adapter;
 use crate::store::sqlite as sqlite_adapter;
 use crate::topology::plan::{QueueType, QueueTypes};
-use crate::topology::{Address, Queue, Topology};
+use crate::topology::{Address, Topology};
 use clock::SystemClock;
 
 /// The parts of one process, connected.
@@ -36,6 +36,7 @@ pub struct Runtime {
     pub clock: Arc<dyn Clock>,
     protocols: Arc<Protocols>,
     config: Config,
+    depth_limits: DepthLimits,
     database: Option<Database>,
 }
 
@@ -70,9 +71,9 @@ impl Runtime {
         let protocols = Arc::new(Runtime::protocols(&config)?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (broker, state) = match servers(&config) {
-            Some((amqp, _)) => {
+            Some(_) => {
                 let queue_types = Runtime::queue_types(&config)?;
-                let settings = rabbit_settings(&config, amqp, role, queue_types);
+                let settings = rabbit_settings(&config, role, queue_types);
                 let (broker, state) =
                     tokio::join!(rabbitmq::RabbitBroker::connect(settings), State::open(&config));
                 (Arc::new(broker?) as Arc<dyn Broker>, state?)
@@ -83,7 +84,8 @@ impl Runtime {
             }
         };
         let State { store, database } = state;
-        let runtime = Runtime { broker, store, clock, protocols, config, database };
+        let depth_limits = depth_limits(&config, &protocols)?;
+        let runtime = Runtime { broker, store, clock, protocols, config, depth_limits, database };
         if role != Role::Operator {
             runtime.declare().await?;
         }
@@ -109,20 +111,11 @@ impl Runtime {
     pub fn queue_types(config: &Config) -> Result<QueueTypes, Error> {
         let kind = |name: &str| if name == "quorum" { QueueType::Quorum } else { QueueType::Classic };
         let (all, each) = config.queue_types();
-        let known = Runtime::topology(config)?.queues();
+        let protocols = Runtime::protocols(config)?;
         let consumer_timeout = Some(config.seconds("amqp.consumer_timeout"));
         let mut types = QueueTypes { all: all.map(kind), protocols: BTreeMap::new(), consumer_timeout };
         for (protocol, name) in each {
-            let id: Option<ProtocolId> = protocol.parse().ok();
-            let address = id.and_then(|id| Address::parse(&id.routing()).ok());
-            let address = address.filter(|address| known.contains(&Queue::Tasks(address.clone())));
-            let Some(address) = address else {
-                let text = format!(
-                    "queues.types: there is no protocol {protocol:?}; `gleitzeit protocol list` has all"
-                );
-                return Err(Error::new(Code::ConfigurationError, text));
-            };
-            types.protocols.insert(address, kind(name));
+            types.protocols.insert(address_of(&protocols, "queues.types", protocol)?, kind(name));
         }
         Ok(types)
     }
@@ -153,6 +146,7 @@ impl Runtime {
             Arc::clone(&self.protocols),
             Arc::clone(&self.clock),
         )
+        .with_depth_limits(self.depth_limits.clone())
     }
 
     /// Whether this process does its own work, in a state file.
@@ -164,10 +158,11 @@ impl Runtime {
     /// Where the work is, for people, without secrets.
     #[must_use]
     pub fn describe(&self) -> String {
-        match (self.config.amqp_url(), self.is_embedded()) {
-            (Some(url), false) => masked(url),
-            _ => format!("embedded, {}", self.config.text("state.path")),
+        if self.is_embedded() {
+            return format!("embedded, {}", self.config.text("state.path"));
         }
+        let urls: Vec<String> = self.config.amqp_urls().iter().map(|url| masked(url)).collect();
+        urls.join(", ")
     }
 
     /// Closes what was opened: broker, store, file.
@@ -241,7 +236,7 @@ fn servers(config: &Config) -> Option<(&str, &str)> {
     config.amqp_url().zip(config.redis_url())
 }
 
-fn rabbit_settings(config: &Config, url: &str, role: Role, queue_types: QueueTypes) -> rabbitmq::Settings {
+fn rabbit_settings(config: &Config, role: Role, queue_types: QueueTypes) -> rabbitmq::Settings {
     let name = format!("gleitzeit {} {} {}", role.name(), host(), std::process::id());
     let declare = match config.declare() {
         Declare::Auto => rabbitmq::Declare::Auto,
@@ -249,10 +244,11 @@ fn rabbit_settings(config: &Config, url: &str, role: Role, queue_types: QueueTyp
         Declare::Never => rabbitmq::Declare::Never,
     };
     rabbitmq::Settings {
+        urls: config.amqp_urls(),
         declare,
         publish_timeout: config.seconds("amqp.confirm_timeout"),
         queue_types,
-        ..rabbitmq::Settings::new(url, &name)
+        ..rabbitmq::Settings::new("", &name)
     }
 }
 
@@ -270,6 +266,26 @@ fn embedded_broker(
         None => SqliteBroker::new(database, Arc::clone(clock)),
     };
     Ok(Arc::new(broker))
+}
+
+/// How deep queues may be to which this process submits.
+fn depth_limits(config: &Config, protocols: &Protocols) -> Result<DepthLimits, Error> {
+    let (all, each) = config.max_depths();
+    let mut limits = DepthLimits { all, protocols: BTreeMap::new() };
+    for (protocol, limit) in each {
+        limits.protocols.insert(address_of(protocols, "queues.max_depths", protocol)?, limit);
+    }
+    Ok(limits)
+}
+
+/// The address of a protocol that `setting` names.
+fn address_of(protocols: &Protocols, setting: &str, protocol: &str) -> Result<Address, Error> {
+    let id: Option<ProtocolId> = protocol.parse().ok();
+    let id = id.filter(|id| protocols.get(id).is_some());
+    id.and_then(|id| Address::parse(&id.routing()).ok()).ok_or_else(|| {
+        let text = format!("{setting}: there is no protocol {protocol:?}; `gleitzeit protocol list` has all");
+        Error::new(Code::ConfigurationError, text)
+    })
 }
 
 fn topology_of(protocols: &Protocols) -> Topology {

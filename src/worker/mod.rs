@@ -6,6 +6,7 @@
 //!           ──▶ inbox     (what the broker ended by itself)
 //! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks)
 //! session   ──▶ heartbeat
+//! liveness  ──▶ who of these makes progress
 //! ```
 //! `take` has the loops that consume, within the `places` of each queue; `guard` stands for the delivery of a
 //! long task; `turn` says who executes beside whom.
@@ -20,6 +21,7 @@ mod expand;
 mod guard;
 mod inbox;
 mod lease;
+mod liveness;
 mod outcome;
 mod patience;
 mod places;
@@ -51,6 +53,7 @@ use running::Running;
 use take::Loops;
 use turn::Turns;
 
+pub use liveness::{Liveness, SILENCE_MAX, Stalled};
 pub use session::{BEAT_EVERY, BEAT_TTL};
 
 /// How a worker works.
@@ -109,6 +112,8 @@ struct Shared {
     session: Id,
     running: Running,
     turns: Turns,
+    liveness: Arc<Liveness>,
+    publishing: Arc<liveness::Pulse>,
     /// Fires when running tasks must be given back now.
     abort: CancellationToken,
 }
@@ -119,6 +124,8 @@ impl Worker {
     pub fn new(parts: Parts, settings: Settings) -> Worker {
         let session = parts.clock.new_id();
         let abort = CancellationToken::new();
+        let liveness = Arc::new(Liveness::default());
+        let publishing = liveness.sometimes("publishing");
         Worker {
             shared: Arc::new(Shared {
                 parts,
@@ -126,6 +133,8 @@ impl Worker {
                 session,
                 running: Running::default(),
                 turns: Turns::default(),
+                liveness,
+                publishing,
                 abort,
             }),
         }
@@ -147,6 +156,12 @@ impl Worker {
     #[must_use]
     pub fn running(&self) -> Vec<TaskKey> {
         self.shared.running.keys()
+    }
+
+    /// Whether its loops make progress.
+    #[must_use]
+    pub fn liveness(&self) -> &Liveness {
+        &self.shared.liveness
     }
 
     /// Stops at once: running tasks are given back, uncounted. For the second signal.
@@ -172,6 +187,7 @@ impl Worker {
             let places = Places::new(queue, prefetch);
             let Some(subscription) = places.subscribe() else { continue };
             let consumer = broker.consume(&places.queue, subscription.prefetch()).await?;
+            let consumer = shared.liveness.watch(consumer, format!("consuming {}", places.queue));
             consumers.push((places, subscription, consumer));
         }
 
@@ -182,9 +198,11 @@ impl Worker {
             Arc::clone(store),
             Arc::clone(&shared.parts.clock),
             shared.session.clone(),
+            shared.liveness.always("the session's heartbeat"),
             beat_stop.clone(),
         );
         loops.spawn(beats);
+        loops.spawn(Arc::clone(&shared.liveness).run(beat_stop.clone()));
         for (places, subscription, consumer) in consumers {
             takers.spawn(Arc::clone(shared).take(consumer, subscription, taking.clone()));
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));

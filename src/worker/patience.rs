@@ -37,6 +37,8 @@ pub(super) trait Step: fmt::Display {
     fn is_hopeless(&self) -> bool;
     /// Waiting helps only if somebody does something.
     fn needs_a_person(&self) -> bool;
+    /// The adapter has told people of it already, once for everybody whom it hits.
+    fn is_told(&self) -> bool;
 }
 
 impl Step for StoreError {
@@ -49,6 +51,12 @@ impl Step for StoreError {
     fn needs_a_person(&self) -> bool {
         !self.is_transient()
     }
+    fn is_told(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Unreachable { .. } | StoreError::Unanswered { .. } | StoreError::LoginRefused { .. }
+        )
+    }
 }
 
 impl Step for BrokerError {
@@ -60,6 +68,14 @@ impl Step for BrokerError {
     }
     fn needs_a_person(&self) -> bool {
         !self.is_transient()
+    }
+    fn is_told(&self) -> bool {
+        matches!(
+            self,
+            BrokerError::Unreachable { .. }
+                | BrokerError::Unconfirmed { .. }
+                | BrokerError::LoginRefused { .. }
+        )
     }
 }
 
@@ -89,12 +105,12 @@ where
         if error.is_hopeless() {
             return Err(Stop::Broken { code: error.code(), message: format!("{what}: {error}") });
         }
-        match (told, error.needs_a_person()) {
-            (true, _) => {}
+        match (told || error.is_told(), error.needs_a_person()) {
+            (true, _) => tracing::debug!(step = what, %error, "not done yet"),
             (false, true) => tracing::error!(step = what, %error, "waiting until somebody mends this"),
             (false, false) => tracing::warn!(step = what, %error, "waiting until this step succeeds"),
         }
-        told = true;
+        told |= !error.is_told();
         let wait = waits.next().unwrap_or(Duration::from_secs(2));
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

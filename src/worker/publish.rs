@@ -83,7 +83,10 @@ impl Shared {
         if messages.is_empty() {
             return Ok(());
         }
-        insist(&self.abort, "publish", || self.parts.broker.publish(messages.clone())).await
+        let _waiting = self.publishing.wait();
+        insist(&self.abort, "publish", || self.parts.broker.publish(messages.clone())).await?;
+        self.publishing.beat();
+        Ok(())
     }
 
     /// Publishes tasks that became ready.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::liveness::Pulse;
 use crate::core::clock::Clock;
 use crate::core::id::Id;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Between two beats.
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -19,7 +20,13 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 pub const BEAT_TTL: Duration = Duration::from_secs(5);
 
 /// Beats until `stop` fires, then leaves.
-pub(super) async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, id: Id, stop: CancellationToken) {
+pub(super) async fn run(
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    id: Id,
+    pulse: Arc<Pulse>,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent = false;
@@ -29,7 +36,14 @@ pub(super) async fn run(store: Arc<dyn Store>, clock: Arc<dyn Clock>, id: Id, st
             _ = ticks.tick() => {}
         }
         match store.beat(&id, BEAT_TTL, clock.now()).await {
-            Ok(()) => silent = false,
+            Ok(()) => {
+                silent = false;
+                pulse.beat();
+            }
+            // The store itself tells people when it is away.
+            Err(error @ (StoreError::Unreachable { .. } | StoreError::Unanswered { .. })) => {
+                tracing::debug!(%error, "the session's heartbeat does not reach the store");
+            }
             Err(error) if !silent => {
                 silent = true;
                 tracing::warn!(%error, "the session's heartbeat does not reach the store");

@@ -81,6 +81,7 @@ impl Shared {
             let error = match self.parts.broker.consume(&places.queue, prefetch).await {
                 Ok(consumer) => {
                     tracing::debug!(queue = %places.queue, prefetch, "subscribed with the free places");
+                    let consumer = self.liveness.watch(consumer, format!("consuming {}", places.queue));
                     loops.takers.spawn(Arc::clone(&self).take(consumer, subscription, loops.clone()));
                     continue;
                 }

@@ -20,6 +20,8 @@ pub(crate) struct Backend {
     pub(crate) name: &'static str,
     /// Why it cannot be had here.
     pub(crate) absent: fn() -> Option<String>,
+    /// Whether it is for the full run only, so that its absence is no failure in CI.
+    pub(crate) is_extra: bool,
     /// A place of one case's own.
     pub(crate) place: fn() -> BoxFuture<'static, Arc<dyn Place>>,
 }
@@ -29,14 +31,34 @@ pub(crate) const BACKENDS: &[Backend] = &[
     Backend {
         name: "redis",
         absent: || redis_url().is_none().then(|| "GLEITZEIT_REDIS_URL names no server".to_owned()),
+        is_extra: false,
         place: || Box::pin(async { Arc::new(RedisPlace::new()) as Arc<dyn Place> }),
+    },
+    Backend {
+        name: "redis-sentinel",
+        absent: || environment(SENTINEL).is_none().then(|| format!("{SENTINEL} names no servers")),
+        is_extra: true,
+        place: || Box::pin(async { Arc::new(ManyPlace::new(SENTINEL)) as Arc<dyn Place> }),
+    },
+    Backend {
+        name: "redis-cluster",
+        absent: || environment(CLUSTER).is_none().then(|| format!("{CLUSTER} names no servers")),
+        is_extra: true,
+        place: || Box::pin(async { Arc::new(ManyPlace::new(CLUSTER)) as Arc<dyn Place> }),
     },
     Backend {
         name: "sqlite",
         absent: || None,
+        is_extra: false,
         place: || Box::pin(async { Arc::new(SqlitePlace::new()) as Arc<dyn Place> }),
     },
 ];
+
+/// Where `scripts/stack start --redis-replicas 2 --sentinels 3` says its Sentinels.
+pub(crate) const SENTINEL: &str = "GLEITZEIT_TEST_SENTINEL_URL";
+
+/// Where `scripts/stack start --redis-cluster 6` says its nodes.
+pub(crate) const CLUSTER: &str = "GLEITZEIT_TEST_CLUSTER_URL";
 
 fn redis_url() -> Option<String> {
     environment("GLEITZEIT_REDIS_URL")
@@ -80,6 +102,31 @@ impl Place for RedisPlace {
     fn redis(&self) -> Option<(&str, &str)> {
         Some((&self.url, &self.prefix))
     }
+}
+
+/// A prefix of its own on servers that are several. They are thrown away after the run, with what is left there.
+#[derive(Debug)]
+struct ManyPlace {
+    url: String,
+    prefix: String,
+}
+
+impl ManyPlace {
+    fn new(variable: &str) -> ManyPlace {
+        let url = environment(variable).expect("the case is not run without servers");
+        ManyPlace { url, prefix: format!("test-{}", Uuid::now_v7()) }
+    }
+}
+
+#[async_trait]
+impl Place for ManyPlace {
+    async fn open(&self) -> Arc<dyn Store> {
+        let prefix = Prefix::parse(&self.prefix).expect("the prefix is valid");
+        let settings = Settings { prefix, ..Settings::new(self.url.clone()) };
+        Arc::new(RedisStore::connect(settings).await.expect("the servers are there"))
+    }
+
+    async fn remove(&self) {}
 }
 
 /// A state file of its own.

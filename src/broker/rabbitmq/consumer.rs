@@ -36,6 +36,10 @@ impl Consumer for QueueConsumer {
         }
     }
 
+    fn is_subscribed(&self) -> bool {
+        self.feed.is_subscribed()
+    }
+
     async fn cancel(&mut self) -> Result<(), BrokerError> {
         self.feed.cancel().await;
         Ok(())

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::connection::{Link, backoff};
+use super::connection::{Link, PAUSE_MAX, backoff};
 use super::failure::{Failure, NOT_FOUND, within};
 use crate::broker::BrokerError;
 use crate::topology::Queue;
@@ -105,6 +105,8 @@ pub(super) struct Feed {
     state: State,
     /// The last error given out since deliveries came: it is not repeated.
     reported: Option<BrokerError>,
+    /// This subscription was lost and its connection was not: so it is this one that people are told of.
+    is_lost_alone: bool,
 }
 
 #[derive(Debug)]
@@ -120,7 +122,7 @@ impl Feed {
     pub(super) async fn start(subscriber: Subscriber) -> Result<Feed, BrokerError> {
         let subscription = subscriber.subscribe().await?;
         let subscriber = Arc::new(subscriber);
-        Ok(Feed { subscriber, state: State::Subscribed(subscription), reported: None })
+        Ok(Feed { subscriber, state: State::Subscribed(subscription), reported: None, is_lost_alone: false })
     }
 
     /// The next delivery; `None` once cancelled or closed. Cancel-safe.
@@ -135,12 +137,19 @@ impl Feed {
                         self.reported = None;
                         return Some(Ok(Fed::Delivery(delivery, Arc::clone(&subscription.held))));
                     }
-                    Some(Err(error)) => self.lost(&Failure::Said(error).words()),
-                    None => self.lost("the server cancelled the subscription"),
+                    Some(Err(error)) => {
+                        let is_alone = error.is_amqp_soft_error();
+                        self.lost(&Failure::Said(error).words(), is_alone);
+                    }
+                    None => self.lost("the server cancelled the subscription", true),
                 },
                 State::Healing(task) => match task.await {
                     Ok(Ok(subscription)) => {
-                        tracing::info!(source = %self.subscriber.label(), "subscribed again");
+                        let source = self.subscriber.label();
+                        match std::mem::take(&mut self.is_lost_alone) {
+                            true => tracing::warn!(source, "subscribed again"),
+                            false => tracing::debug!(source, "subscribed again"),
+                        }
                         self.state = State::Subscribed(subscription);
                         return Some(Ok(Fed::Again));
                     }
@@ -174,13 +183,24 @@ impl Feed {
         }
     }
 
-    fn lost(&mut self, reason: &str) {
+    fn lost(&mut self, reason: &str, is_alone: bool) {
         if self.subscriber.closed.is_cancelled() {
             self.state = State::Ended;
             return;
         }
-        tracing::warn!(source = %self.subscriber.label(), reason, "subscription lost; subscribing again");
+        let source = self.subscriber.label();
+        if is_alone {
+            tracing::warn!(source, reason, "subscription lost; subscribing again");
+        } else {
+            tracing::debug!(source, reason, "subscription lost with its connection");
+        }
+        self.is_lost_alone = is_alone;
         self.heal();
+    }
+
+    /// Whether deliveries can come now.
+    pub(super) fn is_subscribed(&self) -> bool {
+        matches!(self.state, State::Subscribed(_))
     }
 
     fn heal(&mut self) {
@@ -210,12 +230,14 @@ impl Subscriber {
     /// Subscribes, for as long as it takes. Ends with an error that needs a person unless that is `reported`.
     async fn heal(self: Arc<Self>, reported: Option<BrokerError>) -> Result<Subscription, BrokerError> {
         let mut waits = backoff().build();
+        let mut made = self.link.made();
         // After an error that was just reported the next attempt can wait.
         let mut at_once = reported.is_none();
         loop {
             if !at_once {
                 tokio::select! {
-                    () = tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))) => {}
+                    () = tokio::time::sleep(waits.next().unwrap_or(PAUSE_MAX)) => {}
+                    Ok(()) = made.changed() => {}
                     () = self.closed.cancelled() => return Err(BrokerError::Closed),
                 }
             }
@@ -225,6 +247,10 @@ impl Subscriber {
             }
             match self.subscribe().await {
                 Ok(subscription) => return Ok(subscription),
+                // The link tells people of a login that is refused, once for all who use it.
+                Err(error @ BrokerError::LoginRefused { .. }) => {
+                    tracing::debug!(source = %self.label(), %error, "not subscribed yet");
+                }
                 Err(error) if !error.is_transient() && reported.as_ref() != Some(&error) => {
                     return Err(error);
                 }

@@ -36,7 +36,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::{Link, backoff};
+use self::connection::{Link, PAUSE_MAX, backoff};
 use self::consumer::{BroadcastListener, QueueConsumer};
 use self::declare::{Declarer, Part, parts};
 use self::events::Events;
@@ -77,6 +77,9 @@ impl RabbitBroker {
         let publishing = Arc::new(Link::new(&settings, "publish")?);
         let consuming = Arc::new(Link::new(&settings, "consume")?);
         first_connection(&publishing, settings.wait).await?;
+        for link in [&publishing, &consuming] {
+            tasks.spawn(Arc::clone(link).supervise(closed.clone()));
+        }
         let publisher = Publisher::start(&publishing, &settings, &tasks, &closed);
         let events = Events::start(&publishing, &tasks, &closed);
         let introduction = OnceCell::new();
@@ -251,7 +254,7 @@ async fn first_connection(link: &Link, wait: bool) -> Result<(), BrokerError> {
             return Err(error);
         }
         tracing::warn!(%error, "waiting for the broker");
-        tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(2))).await;
+        tokio::time::sleep(waits.next().unwrap_or(PAUSE_MAX)).await;
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{BLOCKED, Link, backoff};
+use super::connection::{BLOCKED, Link, PAUSE_MAX, backoff};
 use super::failure::{ACCESS_REFUSED, NOT_FOUND, reply_code, within, words};
 use super::message::Frame;
 use super::settings::Settings;
@@ -260,7 +260,7 @@ impl Writer {
                 Err(_) if self.link.blocked() => return Err(self.unconfirmed(BLOCKED)),
                 Err(_) => return Err(self.unconfirmed("no connection in time; nothing of it was sent")),
             };
-            let wait = waits.next().unwrap_or(Duration::from_secs(2));
+            let wait = waits.next().unwrap_or(PAUSE_MAX);
             if !error.is_transient() || Instant::now() + wait >= deadline {
                 return Err(error);
             }
@@ -309,6 +309,9 @@ impl Writer {
                 if let Err(error) = self.judge(frame, outcome, &returned, broken, blocked) {
                     errors[request].get_or_insert(error);
                 }
+            }
+            if silent && !broken && !blocked {
+                tracing::warn!(lane = ?self.purpose, "confirms do not come; going on with another channel");
             }
             if broken || silent {
                 // Late confirms must not meet later messages: what this channel still owes is given up.

@@ -54,7 +54,7 @@ impl Settings {
             heartbeat: Duration::from_secs(10),
             declare: Declare::Auto,
             wait: false,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(15),
             confirm_window: 1_000,

@@ -1,8 +1,12 @@
 //! The connection that every step shares, and what its errors mean.
 //!
-//! One multiplexed connection: concurrent calls are pipelined on it by themselves, which measured five to
-//! eight times faster than a pool. It is made anew in the background when it breaks, for ever, with growing
-//! pauses of up to two seconds; a call that meets it broken fails or waits, at most [`CALL_TIMEOUT`].
+//! `address` says which server that is (one, a master behind Sentinels, a Cluster), `link` keeps a connection to
+//! it, `outage` tells people when it is away. A call that meets it broken fails or waits, at most
+//! [`CALL_TIMEOUT`].
+//!
+//! *Cluster.* A script and a pipeline go to the node that has their keys. All keys of a root are in one slot, so
+//! every step is; what is of many roots is sent one by one, at the same time, and what concerns all keys is asked of
+//! each master ([`Connection::masters`]).
 //!
 //! *Replicas.* Where [`Connection::open`] is told to wait for some, a step whose message is settled next is
 //! followed by `WAIT` in the same pipeline, so on the connection that wrote. Too few in time is an error that is
@@ -10,28 +14,30 @@
 //! it, so these steps have a connection of their own: else a missing replica would silence the heartbeat.
 //!
 //! The first connection is different: whoever starts us wants to know at once that nobody answers or that
-//! the password is wrong. So it is tried on its own, once.
+//! the password is wrong. So it is tried once.
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::aio::MultiplexedConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, RedisError, Script, ScriptInvocation, ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ScriptInvocation,
+    ServerErrorKind, Value,
 };
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::address::Address;
+use super::outage::{Outage, Part};
+use super::road::{Road, Wire, is_of_many_slots, run_all, split};
 use crate::core::url::masked;
 use crate::store::StoreError;
 
-/// How long it may take until a connection stands.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long an answer may take.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long a call may take, with the wait for a connection that is being made anew.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// How long an answer may take that a session's life hangs on: what is overdue then is asked for on a new
+/// connection while the session still lives.
+const URGENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long replicas may take.
 const REPLICAS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,52 +49,66 @@ const STEPS_WITHOUT_REPLICAS: [&str; 2] = ["claim", "workflow"];
 /// How often a script is sent that the server forgets between its text and its call.
 const SCRIPT_TRIES: usize = 3;
 
-/// The longest pause between two attempts to connect.
-pub(super) const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
-
 /// The shared connection; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connection {
-    client: Client,
-    shared: ConnectionManager,
+    address: Arc<Address>,
+    shared: Road,
     /// For steps that replicas must have, and how many must.
-    replicated: Option<(ConnectionManager, u32)>,
+    replicated: Option<(Road, u32)>,
+    outage: Arc<Outage>,
     url_masked: String,
 }
 
 impl fmt::Debug for Connection {
-    /// Without the client, which knows the password.
+    /// Without the address, which knows the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Connection").field(&self.url_masked).finish()
     }
 }
+
+/// A master of a Cluster; without an address, the one server that there is.
+#[derive(Debug, Clone)]
+pub(super) struct Master(Option<(String, u16)>);
 
 impl Connection {
     /// Connects, or says why that is not possible. Steps wait for `wait_replicas` replicas.
     pub(super) async fn open(url: &str, wait_replicas: u32) -> Result<Connection, StoreError> {
         let url_masked = masked(url);
         let refused = |error: RedisError| first_refusal(&url_masked, &error);
-        let client = client(url).map_err(refused)?;
-        let mut probe = dial(&client, AsyncConnectionConfig::new()).await.map_err(refused)?;
-        let _: Value = redis::cmd("PING").query_async(&mut probe).await.map_err(refused)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(usize::MAX)
-            .set_max_delay(RECONNECT_DELAY_MAX);
-        let lazy =
-            || ConnectionManager::new_lazy_with_config(client.clone(), config.clone()).map_err(refused);
-        let shared = lazy()?;
-        let replicated = if wait_replicas > 0 { Some((lazy()?, wait_replicas)) } else { None };
-        Ok(Connection { client, shared, replicated, url_masked })
+        let address = Address::parse(url)
+            .map_err(|reason| StoreError::Unreachable { url: url_masked.clone(), reason })?;
+        let address = Arc::new(address);
+        let outage = Outage::new(url_masked.clone());
+        let shared = Road::to(&address, outage.part()).await.map_err(refused)?;
+        let mut first = match &shared {
+            Road::Link(link) => Wire::Link(link.dial().await.map_err(refused)?),
+            Road::Cluster(cluster, _) => Wire::Cluster(cluster.clone()),
+        };
+        let _: Value = redis::cmd("PING").query_async(&mut first).await.map_err(refused)?;
+        let replicated = match wait_replicas {
+            0 => None,
+            _ => Some((Road::to(&address, outage.part()).await.map_err(refused)?, wait_replicas)),
+        };
+        Ok(Connection { address, shared, replicated, outage, url_masked })
     }
 
-    /// A connection of its own beside the shared one.
+    /// A connection of its own beside the shared one, for whoever listens.
     pub(super) async fn separate(
         &self,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, RedisError> {
-        dial(&self.client, config).await
+        self.address.dial(config).await
+    }
+
+    /// Whether the server of a separate connection still is the one to listen to.
+    pub(super) async fn check(&self, separate: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        self.address.check(separate).await
+    }
+
+    /// The share of a separate connection in what people are told of outages.
+    pub(super) fn part(&self) -> Part {
+        self.outage.part()
     }
 
     /// Runs one command.
@@ -97,18 +117,76 @@ impl Connection {
         step: &'static str,
         cmd: &Cmd,
     ) -> Result<T, StoreError> {
-        let mut shared = self.shared.clone();
-        self.answer(step, cmd.query_async(&mut shared)).await
+        self.run(step, &self.shared, |mut wire| async move { cmd.query_async(&mut wire).await }).await
     }
 
-    /// Runs several commands in one round trip.
+    /// Runs one command that a session's life hangs on.
+    pub(super) async fn urgent<T: FromRedisValue>(
+        &self,
+        step: &'static str,
+        cmd: &Cmd,
+    ) -> Result<T, StoreError> {
+        let call = |mut wire: Wire| async move {
+            let answered = tokio::time::timeout(URGENT_TIMEOUT, cmd.query_async(&mut wire)).await;
+            answered.unwrap_or_else(|_| {
+                let text = format!("no answer within {} s", URGENT_TIMEOUT.as_secs());
+                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text).into())
+            })
+        };
+        self.run(step, &self.shared, call).await
+    }
+
+    /// Runs several commands in one round trip; in a Cluster, in one for each slot.
     pub(super) async fn pipeline<T: FromRedisValue>(
         &self,
         step: &'static str,
         pipeline: &Pipeline,
     ) -> Result<T, StoreError> {
-        let mut shared = self.shared.clone();
-        self.answer(step, pipeline.query_async(&mut shared)).await
+        let call = |mut wire: Wire| async move {
+            match pipeline.query_async(&mut wire).await {
+                Err(error) if is_of_many_slots(&error) => split(&wire, pipeline).await,
+                other => other,
+            }
+        };
+        self.run(step, &self.shared, call).await
+    }
+
+    /// The servers that have the keys among them.
+    pub(super) async fn masters(&self, step: &'static str) -> Result<Vec<Master>, StoreError> {
+        if let Road::Link(_) = self.shared {
+            return Ok(vec![Master(None)]);
+        }
+        let slots: Vec<Vec<Value>> = self.query(step, redis::cmd("CLUSTER").arg("SLOTS")).await?;
+        let mut masters: Vec<(String, u16)> = Vec::new();
+        for range in slots {
+            let node = range.get(2).and_then(|node| Vec::<Value>::from_redis_value_ref(node).ok());
+            let Some([host, port, ..]) = node.as_deref() else { continue };
+            let (host, port) = (String::from_redis_value_ref(host), u16::from_redis_value_ref(port));
+            let (Ok(host), Ok(port)) = (host, port) else { continue };
+            if !masters.contains(&(host.clone(), port)) {
+                masters.push((host, port));
+            }
+        }
+        Ok(masters.into_iter().map(|master| Master(Some(master))).collect())
+    }
+
+    /// Runs one command on one of [`Connection::masters`].
+    pub(super) async fn query_on<T: FromRedisValue>(
+        &self,
+        step: &'static str,
+        master: &Master,
+        cmd: &Cmd,
+    ) -> Result<T, StoreError> {
+        let call = |wire: Wire| async move {
+            match (wire, master.0.clone()) {
+                (Wire::Cluster(mut cluster), Some((host, port))) => {
+                    let there = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+                    Ok(T::from_redis_value(cluster.route_command(cmd.clone(), there).await?)?)
+                }
+                (mut wire, _) => cmd.query_async(&mut wire).await,
+            }
+        };
+        self.run(step, &self.shared, call).await
     }
 
     /// Runs a script; the server is given its text if it does not have it (any more).
@@ -117,28 +195,27 @@ impl Connection {
         step: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
-        if let Some((connection, want)) = &self.replicated
+        if let Some((road, want)) = &self.replicated
             && !STEPS_WITHOUT_REPLICAS.contains(&step)
         {
-            return self.invoke_on_replicas(connection.clone(), *want, step, script).await;
+            return self.invoke_on_replicas(road, *want, step, script).await;
         }
-        let mut shared = self.shared.clone();
-        let call = async {
+        let call = |mut wire: Wire| async move {
             for _ in 1..SCRIPT_TRIES {
-                match script.invoke_async(&mut shared).await {
+                match script.invoke_async(&mut wire).await {
                     Err(error) if is_script_unknown(&error) => {}
                     other => return other,
                 }
             }
-            script.invoke_async(&mut shared).await
+            script.invoke_async(&mut wire).await
         };
-        self.answer(step, call).await
+        self.run(step, &self.shared, call).await
     }
 
     /// Runs a script and waits until enough replicas have what it wrote.
     async fn invoke_on_replicas(
         &self,
-        mut connection: ConnectionManager,
+        road: &Road,
         want: u32,
         step: &'static str,
         script: &ScriptInvocation<'_>,
@@ -146,18 +223,19 @@ impl Connection {
         let mut both = redis::pipe();
         both.invoke_script(script);
         both.cmd("WAIT").arg(want).arg(REPLICAS_TIMEOUT.as_secs() * 1000);
-        let call = async {
+        let both = &both;
+        let call = |mut wire: Wire| async move {
             for _ in 1..SCRIPT_TRIES {
-                match both.query_async(&mut connection).await {
+                match both.query_async(&mut wire).await {
                     Err(error) if is_script_unknown(&error) => {
-                        script.load_async(&mut connection).await?;
+                        script.load_async(&mut wire).await?;
                     }
                     other => return other,
                 }
             }
-            both.query_async(&mut connection).await
+            both.query_async(&mut wire).await
         };
-        let (answer, reached): (Value, u32) = self.answer(step, call).await?;
+        let (answer, reached): (Value, u32) = self.run(step, road, call).await?;
         if reached < want {
             let limit = REPLICAS_TIMEOUT.as_secs();
             let reason =
@@ -167,39 +245,52 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Runs many invocations of one script in one round trip. All are repeated if the server does not have
-    /// the script (any more).
+    /// Runs many invocations of one script in one round trip; in a Cluster, in one for each slot. All are repeated
+    /// if the server does not have the script (any more).
     pub(super) async fn script_pipeline(
         &self,
         step: &'static str,
         script: &Script,
         pipeline: &Pipeline,
     ) -> Result<(), StoreError> {
-        let mut shared = self.shared.clone();
-        let call = async {
+        let call = |mut wire: Wire| async move {
             for _ in 1..SCRIPT_TRIES {
-                match pipeline.exec_async(&mut shared).await {
+                match run_all(&mut wire, pipeline).await {
                     Err(error) if is_script_unknown(&error) => {
-                        script.load_async(&mut shared).await?;
+                        script.load_async(&mut wire).await?;
                     }
                     other => return other,
                 }
             }
-            pipeline.exec_async(&mut shared).await
+            run_all(&mut wire, pipeline).await
         };
-        self.answer(step, call).await
+        self.run(step, &self.shared, call).await
     }
 
-    async fn answer<T>(
+    async fn run<T, Call>(
         &self,
         step: &'static str,
-        call: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        road: &Road,
+        call: impl FnOnce(Wire) -> Call,
+    ) -> Result<T, StoreError>
+    where
+        Call: Future<Output = Result<T, RedisError>>,
+    {
+        let attempt = async {
+            let wire = road.wire().await?;
+            let result = call(wire.clone()).await;
+            road.note(&wire, result.as_ref().err());
+            result
+        };
+        match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.error(step, &error)),
             Err(_) => {
-                let reason = format!("no connection within {} s", CALL_TIMEOUT.as_secs());
+                let limit = CALL_TIMEOUT.as_secs();
+                let reason = match road.why_not() {
+                    Some(why) => format!("no connection within {limit} s: {why}"),
+                    None => format!("no answer within {limit} s"),
+                };
                 Err(StoreError::Unanswered { step, reason })
             }
         }
@@ -214,32 +305,12 @@ impl Connection {
         if is_refused(error) {
             return StoreError::Refused { step, reason };
         }
-        if error.is_io_error() || error.is_unrecoverable_error() || error.is_timeout() {
+        if is_away(error) {
             return StoreError::Unanswered { step, reason };
         }
         // Whatever else the server says may be mended there; nothing is given up for it.
         StoreError::Refused { step, reason }
     }
-}
-
-fn client(url: &str) -> Result<Client, RedisError> {
-    // An idle connection that is cut without a word is noticed after about 15 s, a busy one after 10 s.
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(5));
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(keepalive)
-        .set_user_timeout(Duration::from_secs(10));
-    let info = url.into_connection_info()?;
-    // The third protocol tells us of a broken connection before the next command would.
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
-}
-
-async fn dial(client: &Client, config: AsyncConnectionConfig) -> Result<MultiplexedConnection, RedisError> {
-    let config =
-        config.set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(RESPONSE_TIMEOUT));
-    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 fn first_refusal(url: &str, error: &RedisError) -> StoreError {
@@ -250,10 +321,14 @@ fn first_refusal(url: &str, error: &RedisError) -> StoreError {
     StoreError::Unreachable { url, reason }
 }
 
-fn is_login_refused(error: &RedisError) -> bool {
+pub(super) fn is_login_refused(error: &RedisError) -> bool {
     let refusals = ["NOAUTH", "WRONGPASS", "NOPERM"];
     error.kind() == ErrorKind::AuthenticationFailed
         || error.code().is_some_and(|code| refusals.contains(&code))
+}
+
+pub(super) fn is_away(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_unrecoverable_error() || error.is_timeout()
 }
 
 fn is_script_unknown(error: &RedisError) -> bool {

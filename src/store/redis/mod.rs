@@ -60,12 +60,16 @@
 //! writes. Then messages that still wait in the broker are run again. `hash-max-listpack-value 512` halves
 //! the memory of a record (900 to 420 bytes) and of the time to claim.
 
+mod address;
 mod connection;
 mod keys;
+mod link;
+mod outage;
 mod outside;
 mod plan;
 mod read;
 mod reply;
+mod road;
 mod schedule;
 mod scripts;
 mod steps;
@@ -91,7 +95,9 @@ pub use self::keys::{InvalidPrefix, PREFIX_BYTES_MAX, Prefix};
 /// How to use a Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS.
+    /// `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS;
+    /// `redis+sentinel://[[USER]:PASSWORD@]HOST,HOST/MASTER[/DATABASE]` for the master that Sentinels name;
+    /// `redis+cluster://[[USER]:PASSWORD@]HOST,HOST` for a Cluster.
     pub url: String,
     /// What every key starts with.
     pub prefix: Prefix,
@@ -187,7 +193,7 @@ impl Store for RedisStore {
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
         let mut cmd = redis::cmd("SET");
         cmd.arg(self.prefix.session(session)).arg(now.to_string()).arg("PX").arg(steps::millis(ttl));
-        self.connection.query("beat", &cmd).await
+        self.connection.urgent("beat", &cmd).await
     }
 
     async fn alive(&self, session: &Id, _now: Timestamp) -> Result<bool, StoreError> {
@@ -231,7 +237,13 @@ impl Store for RedisStore {
     }
 
     async fn version(&self) -> Result<String, StoreError> {
-        let info: String = self.connection.query("version", redis::cmd("INFO").arg("server")).await?;
+        const STEP: &str = "version";
+        // In a Cluster any of the masters speaks for all.
+        let masters = self.connection.masters(STEP).await?;
+        let Some(master) = masters.first() else {
+            return Err(reply::corrupt(STEP, "the cluster has no masters".to_owned()));
+        };
+        let info: String = self.connection.query_on(STEP, master, redis::cmd("INFO").arg("server")).await?;
         let field = |name: &str| {
             info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
         };

@@ -95,11 +95,13 @@ impl RedisStore {
     pub(super) async fn read_list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
         const STEP: &str = "list";
         let mut newest: BTreeMap<(Reverse<Timestamp>, Id), Summary> = BTreeMap::new();
+        let mut masters = self.connection.masters(STEP).await?.into_iter();
+        let Some(mut master) = masters.next() else { return Ok(Vec::new()) };
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(self.prefix.roots()).arg("COUNT").arg(SCAN_COUNT);
-            let (next, keys): (u64, Vec<String>) = self.connection.query(STEP, &scan).await?;
+            let (next, keys): (u64, Vec<String>) = self.connection.query_on(STEP, &master, &scan).await?;
             // A scan may give a key twice.
             let ids: HashSet<Id> = keys.iter().filter_map(|key| self.prefix.id_of_root(key)).collect();
             for summary in self.summaries(ids.into_iter().collect()).await? {
@@ -111,10 +113,11 @@ impl RedisStore {
                     newest.pop_last();
                 }
             }
-            if next == 0 {
-                return Ok(newest.into_values().collect());
-            }
             cursor = next;
+            if next == 0 {
+                let Some(another) = masters.next() else { return Ok(newest.into_values().collect()) };
+                master = another;
+            }
         }
     }
 

@@ -10,7 +10,6 @@
 //! told [`Change::Resync`] once the subscription stands again, and also when its buffer was too small.
 //! The connection is made for the first watcher and given up when nobody watches.
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use redis::aio::MultiplexedConnection;
@@ -23,8 +22,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::connection::{CALL_TIMEOUT, Connection, RECONNECT_DELAY_MAX};
+use super::connection::{CALL_TIMEOUT, Connection, is_login_refused};
 use super::keys::Prefix;
+use super::link::{RECONNECT_DELAY_MAX, pauses};
+use super::outage::Part;
 use crate::core::id::Id;
 use crate::store::{Change, StoreError};
 
@@ -50,7 +51,8 @@ impl Watch {
     pub(super) fn new(connection: Connection, prefix: Prefix) -> Watch {
         let hub = Arc::new(Hub { prefix, roots: Mutex::default(), changed: Notify::new() });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let supervisor = Supervisor { hub: hub.clone(), connection, stop: stop.clone() };
+        let part = connection.part();
+        let supervisor = Supervisor { hub: hub.clone(), connection, part, stop: stop.clone() };
         tasks.spawn(supervisor.run());
         tasks.close();
         Watch { hub, _stop_on_drop: stop.clone().drop_guard(), stop, tasks }
@@ -196,6 +198,7 @@ impl Drop for Watcher {
 struct Supervisor {
     hub: Arc<Hub>,
     connection: Connection,
+    part: Part,
     stop: CancellationToken,
 }
 
@@ -206,18 +209,22 @@ impl Supervisor {
     }
 
     async fn keep_connected(&self) {
-        let delays = || {
-            let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(50));
-            builder.with_max_delay(RECONNECT_DELAY_MAX).without_max_times().with_jitter().build()
-        };
-        let mut delay = delays();
+        let mut delay = pauses();
         loop {
+            if self.hub.wanted().is_empty() {
+                self.part.forget();
+            }
             while self.hub.wanted().is_empty() {
                 self.hub.changed.notified().await;
             }
-            match self.serve(&mut || delay = delays()).await {
+            let connected = &mut || {
+                delay = pauses();
+                self.part.back();
+            };
+            match self.serve(connected).await {
                 Ok(()) => continue,
-                Err(error) => tracing::warn!(%error, "the connection that watches results broke"),
+                Err(error) if is_login_refused(&error) => self.part.refused(&error.to_string()),
+                Err(error) => self.part.lost(&error.to_string()),
             }
             tokio::time::sleep(delay.next().unwrap_or(RECONNECT_DELAY_MAX)).await;
         }
@@ -250,7 +257,7 @@ impl Supervisor {
                     if subscriptions.is_empty() && self.hub.wanted().is_empty() {
                         return Ok(());
                     }
-                    let _: redis::Value = redis::cmd("PING").query_async(&mut connection).await?;
+                    self.connection.check(&mut connection).await?;
                 }
             }
         }
