@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cases::{SOON, consume, depth_becomes, done, next, outgoing, ready};
+use super::proxy::Proxy;
 use super::rabbitmq_server::{Server, VirtualHost, eventually};
 use super::{Run, Started};
 
@@ -28,6 +29,9 @@ cases![
     every_confirmed_message_survives_lost_connections,
     a_deleted_queue_is_reported_once_and_found_again,
     a_listener_hears_again_after_a_lost_connection,
+    a_half_open_connection_is_noticed_and_replaced,
+    a_node_that_is_away_is_passed_over,
+    a_refused_login_is_waited_out,
     a_queue_of_another_kind_is_reported_and_left,
     a_worker_needs_no_right_to_configure,
     a_missing_topology_names_the_command,
@@ -171,6 +175,95 @@ async fn a_listener_hears_again_after_a_lost_connection() {
     let heard = tokio::time::timeout(SOON, heard).await.expect("in time");
     assert_eq!(heard.expect("goes on"), Heard::Broadcast("again".into()));
     broker.close().await;
+}
+
+// Law 9: neither end is told, nothing passes in either direction.
+async fn a_half_open_connection_is_noticed_and_replaced() {
+    let (vhost, admin, tasks) = fresh().await;
+    let proxy = Proxy::start(&vhost.url()).await;
+    let settings = Settings {
+        heartbeat: Duration::from_secs(1),
+        publish_timeout: Duration::from_secs(20),
+        ..Settings::new(&proxy.url, "gleitzeit test")
+    };
+    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(settings).await.expect("connects"));
+    broker.publish(vec![outgoing(&tasks, "1")]).await.expect("confirmed");
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    let held = next(&mut consumer).await;
+    proxy.freeze();
+    // What is published meanwhile may be held, and is not confirmed until a connection stands again.
+    let published = async {
+        while let Err(error) = broker.publish(vec![outgoing(&tasks, "2")]).await {
+            assert!(error.is_transient(), "{error}");
+        }
+    };
+    tokio::time::timeout(SOON, published).await.expect("in time");
+    let again = next(&mut consumer).await;
+    assert!(again.body == "1" && again.redelivered, "{again:?}");
+    assert_eq!(held.settle(Settlement::Done).await, Err(BrokerError::DeliveryLost));
+    done(again).await;
+    let second = next(&mut consumer).await;
+    assert_eq!(second.body, "2");
+    done(second).await;
+    broker.close().await;
+    admin.close().await;
+}
+
+// Law 9: the addresses are those of one cluster.
+async fn a_node_that_is_away_is_passed_over() {
+    let vhost = server().vhost();
+    let (first, second) = (Proxy::start(&vhost.url()).await, Proxy::start(&vhost.url()).await);
+    let urls = vec![first.url.clone(), second.url.clone()];
+    let settings = Settings { urls, ..Settings::new("", "gleitzeit test") };
+    first.refuse(true);
+    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(settings).await.expect("to the second"));
+    let tasks = ready(&broker, &python()).await;
+    broker.publish(vec![outgoing(&tasks, "1")]).await.expect("confirmed");
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    done(next(&mut consumer).await).await;
+    first.refuse(false);
+    second.refuse(true);
+    second.cut();
+    let published = async { while broker.publish(vec![outgoing(&tasks, "2")]).await.is_err() {} };
+    tokio::time::timeout(SOON, published).await.expect("to the first");
+    let delivery = next(&mut consumer).await;
+    done(delivery).await;
+    broker.close().await;
+}
+
+// Law 9: a password that was changed, and put back.
+async fn a_refused_login_is_waited_out() {
+    let (mut vhost, admin, tasks) = fresh().await;
+    let user = vhost.user(".*", ".*", ".*");
+    let broker = connect(&vhost.url_of(&user, "secret")).await;
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    let password = |word: &str| {
+        vhost.call("PUT", &format!("/api/users/{user}"), &json!({"password": word, "tags": ""}));
+    };
+    password("another");
+    vhost.close_connections(3);
+    let refused = async {
+        loop {
+            match broker.publish(vec![outgoing(&tasks, "0")]).await {
+                Err(BrokerError::LoginRefused { .. }) => return,
+                Err(error) => assert!(error.is_transient(), "{error}"),
+                // The server was not that quick.
+                Ok(()) => done(next(&mut consumer).await).await,
+            }
+        }
+    };
+    tokio::time::timeout(SOON, refused).await.expect("in time");
+    let quiet = tokio::time::timeout(Duration::from_millis(700), consumer.next()).await;
+    assert!(quiet.is_err(), "the link tells of it, not each consumer: {quiet:?}");
+    assert!(!consumer.is_subscribed());
+    password("secret");
+    let published = async { while broker.publish(vec![outgoing(&tasks, "1")]).await.is_err() {} };
+    tokio::time::timeout(SOON, published).await.expect("let in again");
+    let delivery = next(&mut consumer).await;
+    assert!(consumer.is_subscribed());
+    done(delivery).await;
+    broker.close().await;
+    admin.close().await;
 }
 
 // Law 7.

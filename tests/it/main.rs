@@ -5,10 +5,12 @@ mod batch;
 mod bench;
 mod blame;
 mod dead;
+mod depth;
 mod distributed;
 mod docs;
 mod embedded;
 mod examples;
+mod failover;
 mod following;
 mod golden;
 mod guard;
@@ -16,6 +18,8 @@ mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;
 mod original;
+mod outages;
+mod own;
 mod place;
 mod producers;
 #[path = "../support/rabbitmq.rs"]

@@ -25,9 +25,14 @@ impl Place {
         else {
             return missing("servers (`scripts/stack start` prints them)");
         };
+        Some(Place::on(&server, redis))
+    }
+
+    /// On these servers.
+    pub(crate) fn on(server: &Server, redis: String) -> Place {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let prefix = format!("gz-it-{}", uuid::Uuid::now_v7().simple());
-        Some(Place { vhost: server.vhost(), redis, prefix, folder })
+        Place { vhost: server.vhost(), redis, prefix, folder }
     }
 
     /// As [`Place::new`], with a topology to publish to and a worker.
@@ -104,6 +109,11 @@ impl Place {
         serde_json::from_str(message["payload"].as_str().expect("text")).expect("a dead letter is JSON")
     }
 
+    /// What the workers have said so far.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     fn log(&self) -> PathBuf {
         self.path("worker.log")
     }
@@ -112,8 +122,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-            eprintln!("what the workers said:\n{log}");
+            eprintln!("what the workers said:\n{}", self.said());
         }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct Proxy {
 #[derive(Debug, Clone, Copy, Default)]
 struct Wire {
     cuts: u32,
+    freezes: u32,
     refuses: bool,
 }
 
@@ -41,6 +42,12 @@ impl Proxy {
         self.wire.send_modify(|wire| wire.cuts += 1);
     }
 
+    /// Lets nothing more through on the connections that there are, and closes none: neither end is told.
+    #[allow(dead_code, reason = "each test binary uses a part of it")]
+    pub(crate) fn freeze(&self) {
+        self.wire.send_modify(|wire| wire.freezes += 1);
+    }
+
     /// From now on closes new connections at once, or no more.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.wire.send_modify(|wire| wire.refuses = refuses);
@@ -57,10 +64,12 @@ async fn listen(listener: TcpListener, server: String, wire: Arc<watch::Sender<W
 }
 
 async fn pass(mut client: TcpStream, server: String, mut wire: watch::Receiver<Wire>) {
-    let cuts = wire.borrow().cuts;
+    let begun = *wire.borrow();
     let Ok(mut server) = TcpStream::connect(server).await else { return };
     tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-        _ = wire.wait_for(|wire| wire.cuts != cuts) => {}
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+        _ = wire.wait_for(|wire| wire.cuts != begun.cuts || wire.freezes != begun.freezes) => {}
     }
+    // Frozen: both stay open, and nobody reads them any more.
+    let _ = wire.wait_for(|wire| wire.cuts != begun.cuts).await;
 }

@@ -24,6 +24,11 @@ impl Server {
     pub(crate) fn from_environment() -> Option<Server> {
         let amqp = std::env::var("GLEITZEIT_AMQP_URL").ok()?;
         let api = std::env::var("GLEITZEIT_RABBITMQ_API").ok()?;
+        Server::at(&amqp, &api)
+    }
+
+    /// The server with these addresses.
+    pub(crate) fn at(amqp: &str, api: &str) -> Option<Server> {
         let amqp = amqp.rsplit_once('@')?.1.split('/').next()?.to_owned();
         let api = api.strip_prefix("http://")?.trim_end_matches('/').to_owned();
         Some(Server { api, amqp })

@@ -11,6 +11,7 @@ use gleitzeit::core::code::Code;
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
 use gleitzeit::store::{Change, Finished, Retried, StoreError, Why};
+use gleitzeit::worker::BEAT_TTL;
 
 async fn raw(stand: &Stand) -> (MultiplexedConnection, String) {
     let (url, prefix) = stand.place.redis().expect("the case is Redis's own");
@@ -189,6 +190,27 @@ pub(crate) async fn a_broken_connection_heals(stand: Stand) {
     }
     cut.complete(&alone("t")).await;
     assert_eq!(stand.state(&alone("t")).await, Some(TaskState::Completed));
+}
+
+/// A connection that is cut without a word: the session notices while it still lives.
+pub(crate) async fn a_half_open_connection_costs_no_session(stand: Stand) {
+    let (url, prefix) = stand.place.redis().expect("Redis");
+    let proxy = Proxy::start(url).await;
+    let prefix = Prefix::parse(prefix).expect("valid");
+    let store = RedisStore::connect(Settings { prefix, ..Settings::new(proxy.url.clone()) }).await;
+    let cut = stand.over(store.expect("there"));
+    let mut changes = cut.watch("t").await;
+    cut.store.beat(&id("s"), BEAT_TTL, cut.now()).await.expect("it beats");
+    proxy.freeze();
+    let started = Instant::now();
+    let error = cut.store.beat(&id("s"), BEAT_TTL, cut.now()).await.expect_err("nobody answers");
+    assert!(matches!(error, StoreError::Unanswered { step: "beat", .. }), "{error}");
+    cut.store.beat(&id("s"), BEAT_TTL, cut.now()).await.expect("it beats on another connection");
+    assert!(started.elapsed() < BEAT_TTL, "{:?}", started.elapsed());
+    // Who watches is told as well that something may have been missed.
+    assert_eq!(next(&mut changes).await, Change::Resync);
+    stand.complete(&alone("t")).await;
+    while next(&mut changes).await != Change::Root {}
 }
 
 pub(crate) async fn a_connection_refused_says_why(stand: Stand) {
