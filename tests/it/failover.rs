@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::own::{Own, is_full};
 use crate::place::{Place, say_skipped};
-use crate::support::Running;
+use crate::support::{Running, until};
 
 /// Workflows, each of some tasks that wait for the one before.
 const WORKFLOWS: usize = 6;
@@ -49,6 +49,8 @@ fn survives(servers: &[&str], variable: &str, kind: &str) {
     let ids: Vec<String> = (0..WORKFLOWS).map(submit).collect();
     let started = Instant::now();
     own.stack(&["kill", kind, "--index", "1"]);
+    // Whoever connects first of all is told at once that nobody is there.
+    until("a new master", || place.run(&["list"]).code == 0);
     for id in &ids {
         let ended = place.run(&["result", "--wait", "--timeout", "120", id, "--json"]).expect(0).json();
         assert_eq!(ended["status"], "completed", "{ended}");

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::own::{Own, is_full};
 use crate::place::Place;
-use crate::support::{Ran, until};
+use crate::support::{Ran, Running, until};
 
 const AGAIN: &str = "connected to the broker again";
 const LOST: &str = "connection to the broker lost";
@@ -91,41 +91,50 @@ fn memory_peak(pid: u32) -> u64 {
 fn a_fan_out_ends_through_a_full_queue_and_the_brokers_memory_alarm() {
     let Some(own) = Own::start(&[]) else { return };
     let place = own.place();
-    let width = if is_full() { 10_000 } else { 2_000 };
-    let worker = place.worker(&["--protocol", "echo/v1"]);
-    until("the worker to be ready", || place.run(&["call", "echo/v1", "ping", "--json"]).code == 0);
+    place.run(&["topology", "apply"]).expect(0);
+    for at in 0..30 {
+        let body = json!({"id": format!("before-{at}"), "method": "ping"}).to_string();
+        place.publish("gleitzeit.tasks", "echo.v1", &body, &json!({}));
+    }
+    let submit = |limit: &str| {
+        let mut command = place.command(&["call", "echo/v1", "ping", "--no-wait", "--json"]);
+        command.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit).env("GLEITZEIT_AMQP_CONFIRM_TIMEOUT", "2");
+        Ran::of(command.output().expect("the binary starts"))
+    };
+    assert_eq!(submit("30").expect(4).json()["error"]["name"], "QUEUE_FULL");
 
+    let width = if is_full() { 10_000 } else { 2_000 };
     let items: String = (0..width).map(|at| format!("{at}, ")).collect();
     let text = format!(
-        "name: Wide\ntasks:\n- id: each\n  for_each: [{items}]\n  protocol: echo/v1\n  method: echo\n  params: {{message: \"${{item}}\"}}\n"
+        "name: Wide\ntasks:\n- id: each\n  for_each: [{items}]\n  protocol: echo/v1\n  method: echo\n  \
+         params: {{message: \"${{item}}\"}}\n"
     );
     let file = place.write("wide.yaml", &text);
     let id = place.run(&["submit", &file]).expect(0).stdout.trim().to_owned();
-    let submit = |timeout: &str| {
-        let mut command = place.command(&["call", "echo/v1", "ping", "--no-wait", "--json"]);
-        command.env("GLEITZEIT_QUEUES_MAX_DEPTH", "20").env("GLEITZEIT_AMQP_CONFIRM_TIMEOUT", timeout);
-        Ran::of(command.output().expect("the binary starts"))
-    };
-    until("the queue to be deeper than its limit", || {
-        let ran = submit("30");
-        ran.code == 4 && ran.json()["error"]["name"] == "QUEUE_FULL"
-    });
 
     own.rabbitmqctl(&["set_vm_memory_high_watermark", "0.00001"]);
-    let mut blocked = place.command(&["call", "echo/v1", "ping", "--no-wait", "--json"]);
-    let blocked = blocked.env("GLEITZEIT_AMQP_CONFIRM_TIMEOUT", "2").output().expect("the binary starts");
-    let blocked = Ran::of(blocked).expect(4).json();
-    assert_eq!(blocked["error"]["name"], "CONNECTION_TIMEOUT");
+    let blocked = submit("0").expect(4).json();
+    assert_eq!(blocked["error"]["name"], "CONNECTION_TIMEOUT", "{blocked}");
     assert!(blocked["error"]["message"].as_str().is_some_and(|text| text.contains("alarm")), "{blocked}");
-    // Consumers and settlements go on: what is in the queue runs and is settled.
-    let queue = "gleitzeit.tasks.echo.v1";
-    until("the queue to be worked off", || place.vhost.queue(queue)["messages"] == json!(0));
-    own.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]);
+    // What waits is run and settled; the workflow is taken in, and what it releases waits in the worker.
+    let limit = if is_full() { "1000" } else { "100" };
+    let mut worker = place.command(&["worker", "--protocol", "echo/v1"]);
+    let log = std::fs::File::create(place.path("worker.log")).expect("a file of ours");
+    worker.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit).stderr(log);
+    let worker = Running(worker.spawn().expect("the binary starts"));
+    for at in 0..30 {
+        assert_eq!(place.result(&format!("before-{at}"))["status"], "completed");
+    }
+    until("the worker to be blocked", || count(&place, "stopped taking messages") == 1);
+    let waiting = place.run(&["status", &id, "--json"]).expect(0).json();
+    assert_eq!(waiting["status"], "running", "{waiting}");
 
+    own.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]);
     let ended = place.run(&["result", "--wait", "--timeout", "300", &id, "--json"]).expect(0).json();
     assert_eq!(ended["status"], "completed");
     let results = ended["tasks"][0]["result"].as_array().map(Vec::len);
     assert_eq!(results, Some(width), "nothing is lost");
+    assert_eq!(count(&place, "takes messages again"), 1, "{}", place.said());
     let peak = memory_peak(worker.0.id());
     eprintln!("{width} tasks, {peak} MiB at most");
     assert!(peak < 500, "{peak} MiB");

@@ -245,6 +245,7 @@ impl Broker for RabbitBroker {
 
 async fn first_connection(link: &Link, wait: bool) -> Result<(), BrokerError> {
     let mut waits = backoff().build();
+    let mut told = false;
     loop {
         let error = match link.connection().await {
             Ok(_) => return Ok(()),
@@ -253,7 +254,9 @@ async fn first_connection(link: &Link, wait: bool) -> Result<(), BrokerError> {
         if !wait || !error.is_transient() {
             return Err(error);
         }
-        tracing::warn!(%error, "waiting for the broker");
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(%error, "waiting for the broker");
+        }
         tokio::time::sleep(waits.next().unwrap_or(PAUSE_MAX)).await;
     }
 }

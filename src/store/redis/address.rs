@@ -58,7 +58,12 @@ impl Address {
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, RedisError> {
         match self {
-            Address::Server(server) => connect(server, config).await,
+            // A server that still loads its data takes connections, and answers nothing else.
+            Address::Server(server) => {
+                let mut connection = connect(server, config).await?;
+                self.check(&mut connection).await?;
+                Ok(connection)
+            }
             Address::Sentinel { sentinels, master, server } => {
                 let address = find(sentinels, master).await?;
                 let server = server.clone().set_addr(at(server.addr(), address));
@@ -180,9 +185,9 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(rest: &'a str) -> Parts<'a> {
-        let (rest, query) = rest.rsplit_once('?').unwrap_or((rest, ""));
         // The last `@` counts: a password that was not percent-encoded may hold others.
         let (login, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let hosts = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).collect();
         Parts { login, hosts, path, query }

@@ -302,10 +302,7 @@ impl Connection {
         if is_login_refused(error) {
             return StoreError::LoginRefused { url: self.url_masked.clone(), reason };
         }
-        if is_refused(error) {
-            return StoreError::Refused { step, reason };
-        }
-        if is_away(error) {
+        if is_away(error) || self.address.has_failover() && is_of_replica(error) {
             return StoreError::Unanswered { step, reason };
         }
         // Whatever else the server says may be mended there; nothing is given up for it.
@@ -327,27 +324,28 @@ pub(super) fn is_login_refused(error: &RedisError) -> bool {
         || error.code().is_some_and(|code| refusals.contains(&code))
 }
 
+/// There is nobody to answer at this moment.
 pub(super) fn is_away(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error() || error.is_timeout()
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || error.is_timeout()
+        || error.kind() == ErrorKind::Server(ServerErrorKind::ClusterDown)
+}
+
+/// It is a replica that answers: behind Sentinels another one is the master now.
+pub(super) fn is_of_replica(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
 }
 
 fn is_script_unknown(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// The server is there and says no for now: it loads its data, is a replica, has no memory or no disk.
-fn is_refused(error: &RedisError) -> bool {
-    let for_now = ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "LOADING", "READONLY", "MASTERDOWN"];
-    let kinds = [ServerErrorKind::TryAgain, ServerErrorKind::ClusterDown, ServerErrorKind::NoScript];
-    error.code().is_some_and(|code| for_now.contains(&code))
-        || kinds.iter().any(|kind| error.kind() == ErrorKind::Server(*kind))
-}
-
 #[cfg(test)]
 mod tests {
     use redis::RedisError;
 
-    use super::{is_login_refused, is_refused};
+    use super::{is_away, is_login_refused, is_of_replica};
 
     fn answered(line: &str) -> RedisError {
         let value = redis::parse_redis_value(format!("{line}\r\n").as_bytes()).expect("a whole answer");
@@ -355,23 +353,25 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_no_for_now_is_told_from_one_that_says_no() {
-        for line in [
-            "-LOADING Redis is loading the dataset in memory",
-            "-READONLY You can't write against a read only replica.",
-            "-OOM command not allowed when used memory > 'maxmemory'.",
-            "-MISCONF Redis is configured to save RDB snapshots",
-            "-CLUSTERDOWN The cluster is down",
-            "-TRYAGAIN Multiple keys request during rehashing of slot",
-            "-BUSY Redis is busy running a script.",
+    fn what_the_server_says_is_told_from_nobody_there_and_from_a_refused_login() {
+        // Line, nobody there, a replica, the login is refused.
+        for (line, away, replica, login) in [
+            ("-LOADING Redis is loading the dataset in memory", false, false, false),
+            ("-READONLY You can't write against a read only replica.", false, true, false),
+            ("-MASTERDOWN Link with MASTER is down", false, true, false),
+            ("-OOM command not allowed when used memory > 'maxmemory'.", false, false, false),
+            ("-MISCONF Redis is configured to save RDB snapshots", false, false, false),
+            ("-CLUSTERDOWN The cluster is down", true, false, false),
+            ("-TRYAGAIN Multiple keys request during rehashing of slot", false, false, false),
+            ("-BUSY Redis is busy running a script.", false, false, false),
+            ("-NOAUTH Authentication required.", false, false, true),
+            ("-WRONGPASS invalid", false, false, true),
+            ("-NOPERM no permissions", false, false, true),
+            ("-WRONGTYPE Operation against a key", false, false, false),
         ] {
-            assert!(is_refused(&answered(line)), "{line}");
-            assert!(!is_login_refused(&answered(line)), "{line}");
+            let error = answered(line);
+            let found = (is_away(&error), is_of_replica(&error), is_login_refused(&error));
+            assert_eq!(found, (away, replica, login), "{line}");
         }
-        for line in ["-NOAUTH Authentication required.", "-WRONGPASS invalid", "-NOPERM no permissions"] {
-            assert!(is_login_refused(&answered(line)), "{line}");
-            assert!(!is_refused(&answered(line)), "{line}");
-        }
-        assert!(!is_refused(&answered("-WRONGTYPE Operation against a key")));
     }
 }

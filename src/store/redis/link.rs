@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::address::Address;
-use super::connection::is_login_refused;
+use super::connection::{is_away, is_login_refused, is_of_replica};
 use super::outage::Part;
 
 /// The longest pause between two attempts to connect, before jitter doubles it at most.
@@ -124,9 +124,7 @@ impl Link {
 
     /// What a call on `open` ended with: whether that means that the connection is broken.
     pub(super) fn note(&self, open: &Open, error: &RedisError) {
-        let is_replica = matches!(error.code(), Some("READONLY" | "MASTERDOWN"));
-        let is_broken = error.is_io_error() || error.is_unrecoverable_error() || error.is_timeout();
-        if is_broken || is_replica && self.inner.address.has_failover() {
+        if is_away(error) || is_of_replica(error) && self.inner.address.has_failover() {
             self.inner.lost(open.serial, &error.to_string());
         }
     }

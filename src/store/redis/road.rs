@@ -5,7 +5,9 @@ use redis::aio::ConnectionLike;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, ServerErrorKind, Value};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::address::{Address, RESPONSE_TIMEOUT, tcp};
 use super::connection::{is_away, is_login_refused};
@@ -15,6 +17,10 @@ use super::outage::Part;
 /// How often a Cluster is asked again, by the slots as they are then, before a call fails.
 const CLUSTER_RETRIES: u32 = 3;
 
+/// How long no call on a Cluster must have failed for it to count as back: calls for other nodes go well while one
+/// is away, and who waits for that one asks again within this time.
+const CLUSTER_QUIET: Duration = Duration::from_secs(5);
+
 /// Commands of a pipeline that go to the nodes of a Cluster at the same time.
 const SPLIT_AT_ONCE: usize = 64;
 
@@ -22,7 +28,14 @@ const SPLIT_AT_ONCE: usize = 64;
 #[derive(Clone)]
 pub(super) enum Road {
     Link(Link),
-    Cluster(ClusterConnection, Part),
+    Cluster(ClusterConnection, Nodes),
+}
+
+/// What is known of a Cluster's nodes as a whole.
+#[derive(Clone)]
+pub(super) struct Nodes {
+    part: Part,
+    failed_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A connection for one call.
@@ -39,7 +52,8 @@ impl Road {
             Address::Cluster(nodes) => {
                 let builder = ClusterClient::builder(nodes.clone()).tcp_settings(tcp());
                 let builder = builder.response_timeout(RESPONSE_TIMEOUT).retries(CLUSTER_RETRIES);
-                Road::Cluster(builder.build()?.get_async_connection().await?, part)
+                let nodes = Nodes { part, failed_at: Arc::default() };
+                Road::Cluster(builder.build()?.get_async_connection().await?, nodes)
             }
             Address::Server(_) | Address::Sentinel { .. } => Road::Link(Link::new(Arc::clone(address), part)),
         })
@@ -56,14 +70,8 @@ impl Road {
     pub(super) fn note(&self, wire: &Wire, error: Option<&RedisError>) {
         match (self, wire, error) {
             (Road::Link(link), Wire::Link(open), Some(error)) => link.note(open, error),
-            // Its connections heal inside. Calls for other nodes may go well meanwhile; who waits for the one
-            // that is away asks again soon.
-            (Road::Cluster(_, part), _, Some(error)) if is_login_refused(error) => {
-                part.refused(&error.to_string());
-            }
-            (Road::Cluster(_, part), _, Some(error)) if is_away(error) => part.lost(&error.to_string()),
-            (Road::Cluster(_, part), _, None) => part.back(),
-            (Road::Link(_) | Road::Cluster(..), _, _) => {}
+            (Road::Cluster(_, nodes), _, error) => nodes.note(error),
+            (Road::Link(_), _, _) => {}
         }
     }
 
@@ -72,6 +80,31 @@ impl Road {
             Road::Link(link) => link.why_not(),
             Road::Cluster(..) => None,
         }
+    }
+}
+
+impl Nodes {
+    /// What a call ended with; the connections heal inside.
+    fn note(&self, error: Option<&RedisError>) {
+        match error {
+            Some(error) if is_login_refused(error) => self.part.refused(&error.to_string()),
+            Some(error) if is_away(error) => self.part.lost(&error.to_string()),
+            Some(_) => return,
+            None if self.part.is_lost() => {
+                let quiet = self.failed_at().is_none_or(|at| at.elapsed() >= CLUSTER_QUIET);
+                if quiet {
+                    self.part.back();
+                }
+                return;
+            }
+            None => return,
+        }
+        *self.failed_at() = Some(Instant::now());
+    }
+
+    fn failed_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        // No code that holds the lock can panic half-way.
+        self.failed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
