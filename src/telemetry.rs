@@ -4,6 +4,10 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+/// Crates whose own words are not shown unless they are asked for: lapin reports each passive declaration that
+/// finds nothing as an error, redis each attempt to reach a node that is away. We report what matters ourselves.
+const CLIENTS: [&str; 2] = ["lapin", "redis"];
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -31,8 +35,12 @@ impl Format {
 /// # Errors
 /// A text that says what is wrong with the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), String> {
-    // lapin reports each passive declaration that finds nothing as an error; we report what matters ourselves.
-    let quiet = if filter.contains("lapin") { filter.to_owned() } else { format!("{filter},lapin=off") };
+    let mut quiet = filter.to_owned();
+    for crate_name in CLIENTS {
+        if !filter.split(',').any(|directive| directive.trim().starts_with(crate_name)) {
+            quiet += &format!(",{crate_name}=off");
+        }
+    }
     let filter = EnvFilter::try_new(quiet).map_err(|error| format!("log.level {filter:?}: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

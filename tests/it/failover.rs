@@ -51,6 +51,8 @@ fn survives(servers: &[&str], variable: &str, kind: &str) {
     own.stack(&["kill", kind, "--index", "1"]);
     // Whoever connects first of all is told at once that nobody is there.
     until("a new master", || place.run(&["list"]).code == 0);
+    // It comes back as a replica; in the Cluster the new master has no other one.
+    own.stack(&["restart", kind, "--index", "1"]);
     for id in &ids {
         let ended = place.run(&["result", "--wait", "--timeout", "120", id, "--json"]).expect(0).json();
         assert_eq!(ended["status"], "completed", "{ended}");

@@ -76,6 +76,11 @@ fn outages_are_over_by_themselves_and_told_once() {
         "--json",
     ]);
     assert_eq!(long.expect(0).json()["status"], "completed");
+    // Newer servers enforce it for quorum queues only, and in their own time.
+    if own.variable("GLEITZEIT_STACK_RELEASE") == "distro" {
+        until("the closed channel to be told", || count(&place, "subscription lost") > 0);
+        until("the subscription to stand again", || count(&place, "subscribed again") > 0);
+    }
     ping(&place);
     assert_eq!((count(&place, LOST), count(&place, AGAIN)), (4, 4), "{}", place.said());
 }

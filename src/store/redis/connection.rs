@@ -326,10 +326,12 @@ pub(super) fn is_login_refused(error: &RedisError) -> bool {
 
 /// There is nobody to answer at this moment.
 pub(super) fn is_away(error: &RedisError) -> bool {
+    // In a Cluster that changes: the crate has followed as often as it would.
+    let changing = [ServerErrorKind::ClusterDown, ServerErrorKind::Moved, ServerErrorKind::Ask];
     error.is_io_error()
         || error.is_unrecoverable_error()
         || error.is_timeout()
-        || error.kind() == ErrorKind::Server(ServerErrorKind::ClusterDown)
+        || changing.iter().any(|kind| error.kind() == ErrorKind::Server(*kind))
 }
 
 /// It is a replica that answers: behind Sentinels another one is the master now.
@@ -362,6 +364,7 @@ mod tests {
             ("-OOM command not allowed when used memory > 'maxmemory'.", false, false, false),
             ("-MISCONF Redis is configured to save RDB snapshots", false, false, false),
             ("-CLUSTERDOWN The cluster is down", true, false, false),
+            ("-MOVED 4478 127.0.0.1:7000", true, false, false),
             ("-TRYAGAIN Multiple keys request during rehashing of slot", false, false, false),
             ("-BUSY Redis is busy running a script.", false, false, false),
             ("-NOAUTH Authentication required.", false, false, true),
