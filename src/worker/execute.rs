@@ -273,6 +273,10 @@ impl Shared {
         let (released, ended, workflow) = match finished {
             Finished::Done { released, ended, workflow } => (released, ended, workflow),
             Finished::Lost => {
+                if self.is_forgotten(head, run).await? {
+                    tracing::warn!(task = %head.key, "the store has lost this attempt; giving its message back");
+                    return Err(Stop::Aborted);
+                }
                 tracing::info!(task = %head.key, "the lease was lost; this worker's result is dropped");
                 return self.repeat_end(delivery, task, head).await;
             }
@@ -307,6 +311,13 @@ impl Shared {
         }
         events.extend(self.events_of(head, run, &verdict, &ended, workflow));
         Ok(())
+    }
+
+    /// Whether the store does not know that this attempt has begun: a claim waits for no replica, so a failover
+    /// may lose it. Then nobody else has the task, and its message must not be settled.
+    async fn is_forgotten(&self, head: &Head, run: &Run) -> Result<bool, Stop> {
+        let record = insist(&self.abort, "task", || self.parts.store.task(&head.key)).await?;
+        Ok(record.is_none_or(|record| !record.state.is_ended() && record.attempts < run.lease.attempt))
     }
 
     /// The end was recorded by a delivery that was not settled, or by somebody else: what follows the record is

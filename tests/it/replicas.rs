@@ -35,6 +35,27 @@ fn a_message_is_settled_when_the_replicas_have_its_end() {
     assert_eq!(worker.drain(), Some(0));
 }
 
+#[test]
+fn a_claim_that_a_failover_lost_is_made_again() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    let flow = "name: Two\ntasks:\n- {id: a, protocol: echo/v1, method: delay, params: {seconds: 2}}\n\
+                - {id: b, protocol: echo/v1, method: ping, dependencies: [a]}\n";
+    let file = place.write("two.yaml", flow);
+    let id = place.run(&["submit", &file]).expect(0).stdout.trim().to_owned();
+    place
+        .run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 2}"#, "--no-wait", "--id", "alone"])
+        .expect(0);
+    let (task, alone) = (place.key(&id, "task:a"), place.key("alone", "root"));
+    for key in [&task, &alone] {
+        until("it to run", || place.redis_cli(&["HGET", key, "state"]) == "running");
+    }
+    // As a replica has it that took over before the claim reached it.
+    place.redis_cli(&["HSET", &task, "state", "queued", "attempts", "0", "fence", "0"]);
+    place.redis_cli(&["DEL", &alone]);
+    assert_eq!(place.result("alone")["status"], "completed");
+    assert_eq!(place.result(&id)["status"], "completed");
+}
+
 /// A server of its own on a free port.
 fn redis(place: &Place, more: &[&str]) -> (Running, u16) {
     let port = {
