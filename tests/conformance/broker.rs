@@ -7,8 +7,6 @@
 mod cases;
 #[path = "broker_dead.rs"]
 mod dead;
-#[path = "../support/proxy.rs"]
-mod proxy;
 #[path = "broker_rabbitmq.rs"]
 mod rabbitmq;
 #[path = "../support/rabbitmq.rs"]

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cases::{SOON, consume, depth_becomes, done, next, outgoing, ready};
-use super::proxy::Proxy;
 use super::rabbitmq_server::{Server, VirtualHost, eventually};
 use super::{Run, Started};
+use crate::proxy::Proxy;
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {

@@ -5,6 +5,8 @@
 //! and with `CI=true` they fail.
 
 mod broker;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod store;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;

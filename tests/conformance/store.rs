@@ -24,8 +24,6 @@ mod model;
 mod policy;
 #[path = "store/property.rs"]
 mod property;
-#[path = "../support/proxy.rs"]
-mod proxy;
 #[path = "store/redis_graph.rs"]
 mod redis_graph;
 #[path = "store/redis_only.rs"]

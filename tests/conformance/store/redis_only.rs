@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 use super::backends::{keys, server};
-use super::proxy::Proxy;
 use super::stand::{Stand, TTL, alone, document, ended, id, next, parse, plan, released, within};
+use crate::proxy::Proxy;
 use gleitzeit::core::code::Code;
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
