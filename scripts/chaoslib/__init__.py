@@ -5,6 +5,7 @@
     plan        load and faults from one seed
     journal     what happened when, as a file of JSON lines
     servers     the private RabbitMQ nodes and the Redis
+    cluster     three RabbitMQ nodes that are one
     roles       users with least permissions
     proxy       a wire that can be cut, silenced and slowed (a process of its own)
     links       our end of that process
@@ -16,6 +17,7 @@
     letters     dead letters against ends
     report      the ledger as text
     run         all of it in order
+    sabotage    whether the ledger notices what must not be
     delays      the precision of delays, on its own
 
 Nothing here looks into Gleitzeit: only docs/wire-format.md, the command line, and files that

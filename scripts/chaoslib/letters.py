@@ -51,8 +51,14 @@ def compare(ledger, items, letters):
 
 
 def _name_of(letter):
-    if letter.get("id") is None:
-        original = letter.get("original") or {}
-        return original.get("body_base64") or original.get("body_text") or json.dumps(original.get("body"))
-    workflow = letter.get("workflow")
-    return "%s/%s" % (workflow, letter["id"]) if workflow and workflow != letter["id"] else letter["id"]
+    """Its id, or WORKFLOW/TASK; of what has none the message itself."""
+    if letter.get("id") is not None:
+        workflow = letter.get("workflow")
+        return "%s/%s" % (workflow, letter["id"]) if workflow and workflow != letter["id"] else letter["id"]
+    original = letter.get("original") or {}
+    text = original.get("body_base64") or original.get("body_text") or json.dumps(original.get("body"))
+    try:
+        # What was refused may still have an id.
+        return json.loads(text)["id"]
+    except (ValueError, KeyError, TypeError):
+        return text

@@ -158,17 +158,12 @@ class Run:
         time.sleep(1)
         deaths = self.workers.deaths()
         self.workers.stop()
-        self.ends.stop()
-        lines = witness.executions(self.folder / "executions")
-        status = ledger.Status(self.arguments.program, self.servers, self.folder, self.settings)
-        with redis.Redis.from_url(self.servers.redis_url(), socket_timeout=30) as client:
-            found = ledger.compare(self.plan.items, self.producers, client, self.ends, lines, status)
-            redis_version = client.info("server")["redis_version"]
-        depths = self.servers.depths()
-        all_letters = letters.read(self.servers, depths)
-        count, repeated = letters.compare(found, self.plan.items, all_letters)
+        self._stop_listening()
+        found, count, repeated, lines = self._ledger()
         recoveries = witness.recoveries(lines, self.faults.clean_kills)
         problems = self.journal.problems() + list(report.judge(recoveries, self.faults.consuming))
+        with redis.Redis.from_url(self.servers.redis_url()) as client:
+            redis_version = client.info("server")["redis_version"]
         versions = "RabbitMQ %s, Redis %s" % (self.servers.ctl("version").strip(), redis_version)
         text = list(report.lines(found, self.plan, self.faults, recoveries, count, repeated, deaths, problems,
                                  self.folder, versions))
@@ -176,3 +171,16 @@ class Run:
         (self.folder / "report").write_text("\n".join(text) + "\n")
         print("\n".join(text), flush=True)
         return 1 if problems or found.problems else 0
+
+    def _stop_listening(self):
+        self.ends.stop()
+
+    def _ledger(self):
+        """The ledger, the number of dead letters, how many of these are repeats, and the executions."""
+        lines = witness.executions(self.folder / "executions")
+        status = ledger.Status(self.arguments.program, self.servers, self.folder, self.settings)
+        with redis.Redis.from_url(self.servers.redis_url(), socket_timeout=30) as client:
+            found = ledger.compare(self.plan.items, self.producers, client, self.ends, lines, status)
+        all_letters = letters.read(self.servers, self.servers.depths())
+        count, repeated = letters.compare(found, self.plan.items, all_letters)
+        return found, count, repeated, lines

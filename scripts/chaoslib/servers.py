@@ -13,6 +13,7 @@ import urllib.parse
 from stacklib import Failed, stack
 
 from . import Broken, roles
+from .cluster import Cluster
 
 # `always`: what Redis answered is on disk. With `everysec` a write can be answered before it left the
 # process, while an earlier fsync is under way; a kill -9 then takes it, and an exact ledger would not hold.
@@ -28,6 +29,7 @@ class Servers:
         self._release = release
         self._journal = journal
         self._nodes = nodes
+        self._cluster = Cluster(folder, release, nodes, RABBITMQ_CONF) if nodes > 1 else None
         self._least_privilege = least_privilege
         self._gone = set()
         self._env = {}
@@ -35,18 +37,25 @@ class Servers:
     def start(self):
         stack.install(self._release)
         redis_conf = REDIS_CONF + (roles.redis_conf() if self._least_privilege else [])
-        options = {"redis_password": None, "rabbitmq_conf": RABBITMQ_CONF, "redis_conf": redis_conf,
-                   "rabbitmq_cluster": self._nodes > 1}
+        options = {"redis_password": None, "rabbitmq_conf": RABBITMQ_CONF, "redis_conf": redis_conf}
+        counts = {"rabbitmq": 0 if self._cluster else 1, "redis": 1}
         with self._stack.locked():
-            self._stack.create(self._release, {"rabbitmq": self._nodes, "redis": 1}, options)
+            self._stack.create(self._release, counts, options)
             self._quietly(self._stack.start)
         for line in self._stack.env_file().read_text().splitlines():
             name, _, value = line.removeprefix("export ").partition("=")
             self._env[name] = value.strip("'")
+        if self._cluster:
+            self._quietly(self._cluster.start)
+            for index, node in self._cluster.nodes.items():
+                for name, value in node.variables().items():
+                    self._env[name + ("" if index == 1 else "_%d" % index)] = value
         if self._least_privilege:
             roles.make_users(self.ctl)
 
     def purge(self):
+        if self._cluster:
+            self._cluster.purge()
         if self._stack.exists():
             with self._stack.locked():
                 self._stack.purge()
@@ -97,6 +106,9 @@ class Servers:
         return done.stdout
 
     def kill(self, kind, index=1):
+        if self._clustered(kind):
+            self._cluster.nodes[index].kill()
+            return
         with self._stack.locked():
             self._quietly(self._stack.kill, kind, index)
 
@@ -118,6 +130,9 @@ class Servers:
     def restart(self, kind, index=1):
         """Starts it again with its data; answers when its port answered, and when it was ready."""
         probe = _Probe(self._port(kind, index), kind)
+        if self._clustered(kind):
+            self._quietly(self._cluster.restart, index)
+            return probe.answered(), time.time()
         with self._stack.locked():
             self._quietly(self._stack.restart, kind, index)
         return probe.answered(), time.time()
@@ -134,17 +149,25 @@ class Servers:
         pairs = [row.split("\t") for row in rows if "\t" in row]
         return {name: int(depth) for name, depth in pairs if depth.isdigit()}
 
+    def _clustered(self, kind):
+        return self._cluster is not None and kind == "rabbitmq"
+
+    def _servers(self):
+        """By name: (pid or None, ports)."""
+        found = {name: (pid, ports) for name, pid, ports in self._stack.status()}
+        for index, node in self._cluster.nodes.items() if self._cluster else ():
+            found["rabbitmq-%d" % index] = (node.pid(), node.ports)
+        return found
+
     def _pid(self, kind, index, there=True):
-        label = "%s-%d" % (kind, index)
-        for name, pid, _ in self._stack.status():
-            if name == label and (pid is not None or not there):
-                return pid
-        raise Broken("%s is not running" % label)
+        pid, _ = self._servers()["%s-%d" % (kind, index)]
+        if pid is None and there:
+            raise Broken("%s %d is not running" % (kind, index))
+        return pid
 
     def _port(self, kind, index):
-        label = "%s-%d" % (kind, index)
-        ports = {name: ports for name, _, ports in self._stack.status()}
-        return ports[label]["amqp" if kind == "rabbitmq" else "redis"]
+        _, ports = self._servers()["%s-%d" % (kind, index)]
+        return ports["amqp" if kind == "rabbitmq" else "redis"]
 
     def _quietly(self, step, *arguments):
         """stacklib tells people of each start; here that belongs into the journal."""

@@ -10,6 +10,7 @@ PROTOCOLS = ("echo/v1", "python/v1")
 # An operator's supervisor waits a moment too.
 RESTART_SECONDS = 0.5
 DRAIN_SECONDS = 45
+SERVERS_AWAY = 4
 
 
 class Workers:
@@ -86,14 +87,14 @@ class Workers:
             time.sleep(0.02)
         if pid is not None:
             code = worker.code()
-            # A poisonous task may kill it in its drain.
-            if code not in (0, -signal.SIGKILL):
+            # A poisonous task may kill it in its drain; it may just have come up without servers.
+            if code not in (0, -signal.SIGKILL, SERVERS_AWAY):
                 self._journal.problem("a drained worker ends badly", worker=number, code=code)
         worker.wanted = again
         return None if pid is None else time.monotonic() - begin
 
     def deaths(self):
-        """Ends that nobody of us caused, as exit codes; -9 is what poison does."""
+        """Ends by a signal that nobody of us sent: what poison does."""
         return list(self._deaths)
 
     def _of(self, number):
@@ -110,9 +111,10 @@ class Workers:
         code = worker.reap()
         if code is not None:
             if worker.wanted and not worker.killed:
-                self._deaths.append(code)
+                self._deaths += [code] if code == -signal.SIGKILL else []
                 self._journal.note("a worker died", worker=worker.number, code=code)
-                if code != -signal.SIGKILL:
+                # A worker that comes up while its servers are away says so and ends, as every command does.
+                if code not in (-signal.SIGKILL, SERVERS_AWAY):
                     self._journal.problem("a worker ended by itself", worker=worker.number, code=code)
             worker.killed = False
             worker.not_before = max(worker.not_before, time.monotonic() + RESTART_SECONDS)

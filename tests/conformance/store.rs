@@ -201,6 +201,7 @@ const REDIS_CASES: &[Case] = &cases! { Some("redis");
     redis_only::a_script_that_the_server_forgot_is_sent_again [2];
     redis_only::a_watcher_hears_of_a_lost_connection [12];
     redis_only::a_broken_connection_heals [2];
+    redis_only::a_connection_that_fell_silent_is_given_up [2];
     redis_only::a_connection_refused_says_why [1];
     redis_only::an_id_is_a_task_or_a_workflow [1];
     redis_only::ten_thousand_dependents_in_one_step [6];

@@ -18,6 +18,8 @@ pub(crate) struct Proxy {
 #[derive(Debug, Clone, Copy, Default)]
 struct Wire {
     cuts: u32,
+    silences: u32,
+    silent: bool,
     refuses: bool,
 }
 
@@ -41,6 +43,14 @@ impl Proxy {
         self.wire.send_modify(|wire| wire.cuts += 1);
     }
 
+    /// From now on swallows everything without a word; or no more, but what was open then stays silent.
+    pub(crate) fn silence(&self, silent: bool) {
+        self.wire.send_modify(|wire| {
+            wire.silent = silent;
+            wire.silences += u32::from(silent);
+        });
+    }
+
     /// From now on closes new connections at once, or no more.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.wire.send_modify(|wire| wire.refuses = refuses);
@@ -57,10 +67,14 @@ async fn listen(listener: TcpListener, server: String, wire: Arc<watch::Sender<W
 }
 
 async fn pass(mut client: TcpStream, server: String, mut wire: watch::Receiver<Wire>) {
-    let cuts = wire.borrow().cuts;
+    let Wire { cuts, silences, silent, .. } = *wire.borrow();
     let Ok(mut server) = TcpStream::connect(server).await else { return };
-    tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-        _ = wire.wait_for(|wire| wire.cuts != cuts) => {}
+    if !silent {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+            _ = wire.wait_for(|wire| wire.cuts != cuts || wire.silences != silences) => {}
+        }
     }
+    // Silent ones stay open, and the system goes on acknowledging what comes.
+    let _ = wire.wait_for(|wire| wire.cuts != cuts).await;
 }

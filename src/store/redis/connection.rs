@@ -4,6 +4,10 @@
 //! eight times faster than a pool. It is made anew in the background when it breaks, for ever, with growing
 //! pauses of up to two seconds; a call that meets it broken fails or waits, at most [`CALL_TIMEOUT`].
 //!
+//! *Silence.* A connection may stand and never answer again, as when a load balancer has lost the server behind
+//! it but goes on acknowledging what it is sent: nothing breaks, so nothing would be made anew. So a call
+//! without an answer in time gives up the connection that it was made on ([`Line`]).
+//!
 //! *Replicas.* Where [`Connection::open`] is told to wait for some, a step whose message is settled next is
 //! followed by `WAIT` in the same pipeline, so on the connection that wrote. Too few in time is an error that is
 //! waited out: the step is made again, which changes nothing, and asks again. `WAIT` holds up what comes after
@@ -19,6 +23,7 @@ use redis::{
     ProtocolVersion, RedisError, Script, ScriptInvocation, ServerErrorKind, Value,
 };
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::core::url::masked;
@@ -50,10 +55,49 @@ pub(super) const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Connection {
     client: Client,
-    shared: ConnectionManager,
+    shared: Line,
     /// For steps that replicas must have, and how many must.
-    replicated: Option<(ConnectionManager, u32)>,
+    replicated: Option<(Line, u32)>,
     url_masked: String,
+}
+
+/// A connection until it falls silent, then the next one.
+#[derive(Clone)]
+struct Line {
+    client: Client,
+    config: ConnectionManagerConfig,
+    /// The connection, and how many were given up before it.
+    current: Arc<Mutex<(u64, ConnectionManager)>>,
+}
+
+impl Line {
+    /// Connects with its first use.
+    fn new(client: &Client, config: &ConnectionManagerConfig) -> Result<Line, RedisError> {
+        let first = ConnectionManager::new_lazy_with_config(client.clone(), config.clone())?;
+        Ok(Line {
+            client: client.clone(),
+            config: config.clone(),
+            current: Arc::new(Mutex::new((0, first))),
+        })
+    }
+
+    /// The connection and its number.
+    fn take(&self) -> (u64, ConnectionManager) {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on uses another one. Many calls find out about the same silence; the first one acts.
+    fn give_up(&self, number: u64) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != number {
+            return;
+        }
+        match ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone()) {
+            Ok(next) => *current = (number + 1, next),
+            // It was possible with the same settings at the start.
+            Err(error) => tracing::warn!(%error, "a silent connection to the store cannot be made anew"),
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -76,10 +120,9 @@ impl Connection {
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_number_of_retries(usize::MAX)
             .set_max_delay(RECONNECT_DELAY_MAX);
-        let lazy =
-            || ConnectionManager::new_lazy_with_config(client.clone(), config.clone()).map_err(refused);
-        let shared = lazy()?;
-        let replicated = if wait_replicas > 0 { Some((lazy()?, wait_replicas)) } else { None };
+        let line = || Line::new(&client, &config).map_err(refused);
+        let shared = line()?;
+        let replicated = if wait_replicas > 0 { Some((line()?, wait_replicas)) } else { None };
         Ok(Connection { client, shared, replicated, url_masked })
     }
 
@@ -97,8 +140,8 @@ impl Connection {
         step: &'static str,
         cmd: &Cmd,
     ) -> Result<T, StoreError> {
-        let mut shared = self.shared.clone();
-        self.answer(step, cmd.query_async(&mut shared)).await
+        let (number, mut shared) = self.shared.take();
+        self.answer(step, &self.shared, number, cmd.query_async(&mut shared)).await
     }
 
     /// Runs several commands in one round trip.
@@ -107,8 +150,8 @@ impl Connection {
         step: &'static str,
         pipeline: &Pipeline,
     ) -> Result<T, StoreError> {
-        let mut shared = self.shared.clone();
-        self.answer(step, pipeline.query_async(&mut shared)).await
+        let (number, mut shared) = self.shared.take();
+        self.answer(step, &self.shared, number, pipeline.query_async(&mut shared)).await
     }
 
     /// Runs a script; the server is given its text if it does not have it (any more).
@@ -117,12 +160,12 @@ impl Connection {
         step: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
-        if let Some((connection, want)) = &self.replicated
+        if let Some((line, want)) = &self.replicated
             && !STEPS_WITHOUT_REPLICAS.contains(&step)
         {
-            return self.invoke_on_replicas(connection.clone(), *want, step, script).await;
+            return self.invoke_on_replicas(line, *want, step, script).await;
         }
-        let mut shared = self.shared.clone();
+        let (number, mut shared) = self.shared.take();
         let call = async {
             for _ in 1..SCRIPT_TRIES {
                 match script.invoke_async(&mut shared).await {
@@ -132,17 +175,18 @@ impl Connection {
             }
             script.invoke_async(&mut shared).await
         };
-        self.answer(step, call).await
+        self.answer(step, &self.shared, number, call).await
     }
 
     /// Runs a script and waits until enough replicas have what it wrote.
     async fn invoke_on_replicas(
         &self,
-        mut connection: ConnectionManager,
+        line: &Line,
         want: u32,
         step: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<Value, StoreError> {
+        let (number, mut connection) = line.take();
         let mut both = redis::pipe();
         both.invoke_script(script);
         both.cmd("WAIT").arg(want).arg(REPLICAS_TIMEOUT.as_secs() * 1000);
@@ -157,7 +201,7 @@ impl Connection {
             }
             both.query_async(&mut connection).await
         };
-        let (answer, reached): (Value, u32) = self.answer(step, call).await?;
+        let (answer, reached): (Value, u32) = self.answer(step, line, number, call).await?;
         if reached < want {
             let limit = REPLICAS_TIMEOUT.as_secs();
             let reason =
@@ -175,7 +219,7 @@ impl Connection {
         script: &Script,
         pipeline: &Pipeline,
     ) -> Result<(), StoreError> {
-        let mut shared = self.shared.clone();
+        let (number, mut shared) = self.shared.take();
         let call = async {
             for _ in 1..SCRIPT_TRIES {
                 match pipeline.exec_async(&mut shared).await {
@@ -187,17 +231,25 @@ impl Connection {
             }
             pipeline.exec_async(&mut shared).await
         };
-        self.answer(step, call).await
+        self.answer(step, &self.shared, number, call).await
     }
 
+    /// The answer of a call on connection `number` of `line`, or what its lack means.
     async fn answer<T>(
         &self,
         step: &'static str,
+        line: &Line,
+        number: u64,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.error(step, &error)),
+            Ok(Err(error)) => {
+                if error.is_timeout() {
+                    line.give_up(number);
+                }
+                Err(self.error(step, &error))
+            }
             Err(_) => {
                 let reason = format!("no connection within {} s", CALL_TIMEOUT.as_secs());
                 Err(StoreError::Unanswered { step, reason })

@@ -191,6 +191,28 @@ pub(crate) async fn a_broken_connection_heals(stand: Stand) {
     assert_eq!(stand.state(&alone("t")).await, Some(TaskState::Completed));
 }
 
+/// Nothing breaks, nothing is refused, and nothing is ever answered on it again: as with a load balancer that
+/// has lost what is behind it.
+pub(crate) async fn a_connection_that_fell_silent_is_given_up(stand: Stand) {
+    let (url, prefix) = stand.place.redis().expect("Redis");
+    let proxy = Proxy::start(url).await;
+    let prefix = Prefix::parse(prefix).expect("valid");
+    let store = RedisStore::connect(Settings { prefix, ..Settings::new(proxy.url.clone()) }).await;
+    let silenced = stand.over(store.expect("there"));
+    silenced.store.ping().await.expect("it answers");
+    proxy.silence(true);
+    let error = silenced.store.claim(&super::stand::claim(&alone("t"), 1, "s"), silenced.now()).await;
+    let error = error.expect_err("nobody answers");
+    assert!(matches!(error, StoreError::Unanswered { step: "claim", .. }), "{error}");
+    proxy.silence(false);
+    let started = Instant::now();
+    while silenced.store.ping().await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it stays with the silent connection");
+    }
+    silenced.complete(&alone("t")).await;
+    assert_eq!(stand.state(&alone("t")).await, Some(TaskState::Completed));
+}
+
 pub(crate) async fn a_connection_refused_says_why(stand: Stand) {
     assert!(stand.store.version().await.expect("answers").contains(' '));
     let started = Instant::now();
