@@ -35,12 +35,18 @@ class Item:
     tasks: int = 1
 
 
-def draw(rng, tasks):
-    """Items with `tasks` tasks in all, ordered by time."""
+# Whenever a worker is killed, some of these must be running.
+SLOW_EVERY_SECONDS = 0.7
+
+
+def draw(rng, tasks, seconds):
+    """Items with `tasks` tasks in all over `seconds`, ordered by time."""
     maker = _Maker(rng, graphs.Bodies())
     # The workers die of these, so a fixed few.
     for _ in range(max(1, tasks // 5000)):
         maker.single("poison")
+    for _ in range(min(tasks // 10, int(seconds / SLOW_EVERY_SECONDS))):
+        maker.single("slow")
     left = tasks - maker.tasks
     graphs_left = int(left * 0.45)
     for _ in range(tasks // 5000):
@@ -90,7 +96,7 @@ class _Maker:
         self.add(Item(soon, "cancel command", None, command, exchange=WORKFLOWS, key="", tasks=0))
 
     def single(self, kind):
-        make = _SINGLES[kind][1] if kind in _SINGLES else _poison
+        make = {"poison": _poison, "slow": _slow}.get(kind) or _SINGLES[kind][1]
         make(self, self.new_id(kind.replace(" ", "-")))
 
 
@@ -127,9 +133,9 @@ def _append(make, id):
 
 def _slow(make, id):
     """Long enough to be running when its worker is killed or frozen."""
-    params = make.bodies.append(id, id, seconds=round(make.rng.uniform(1.5, 5), 1))
+    params = make.bodies.append(id, id, seconds=round(make.rng.uniform(2, 6), 1))
     body = {"id": id, "method": "execute", "params": params}
-    make.add(Item(make.at(), "slow", id, body, Expect(value=id, witnessed=True), key=PYTHON))
+    make.add(Item(make.rng.random(), "slow", id, body, Expect(value=id, witnessed=True), key=PYTHON))
 
 
 def _flaky(make, id):
@@ -198,7 +204,6 @@ _SINGLES = {
     "plain": (480, _plain),
     "delayed": (170, _delayed),
     "append": (100, _append),
-    "slow": (20, _slow),
     "flaky": (60, _flaky),
     "hopeless": (50, _hopeless),
     "cancelled": (40, _cancelled),

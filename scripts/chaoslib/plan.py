@@ -88,8 +88,7 @@ class Plan:
 
 def make(seed, tasks, faults, kinds, workers, nodes, minutes=None):
     """The same arguments give the same plan."""
-    rng = random.Random(seed)
-    items = load.draw(rng, tasks)
+    rng = random.Random("faults %d" % seed)
     chosen = [_fault(rng, kind, workers, nodes) for kind in _order(rng, faults, kinds, nodes)]
     busy = sum(_span(fault) for fault in chosen)
     if minutes is not None and chosen:
@@ -99,6 +98,7 @@ def make(seed, tasks, faults, kinds, workers, nodes, minutes=None):
         chosen = [_paused(fault, fault.pause * factor) for fault in chosen]
         busy = sum(_span(fault) for fault in chosen)
     seconds = busy + 5 if chosen else 60 * (minutes or 0.5)
+    items = load.draw(random.Random("load %d" % seed), tasks, seconds)
     return Plan(seed, items, chosen, seconds)
 
 
