@@ -120,7 +120,7 @@ class Faults:
 
     def alarm_disk(self, fault):
         node = self._servers.node(fault.node)
-        self._servers.ctl("set_disk_free_limit", "100TB", node=node)
+        self._servers.ctl("set_disk_free_limit", "100000GB", node=node)
         try:
             self.last(fault)
         finally:
