@@ -11,18 +11,22 @@ RABBITMQ = {
     # Broadcasts come over a queue that the server names, so it is declared and bound.
     "worker": (
         r"^amq\.gen.*$",
-        r"^(amq\.default|amq\.gen.*|gleitzeit\.(submit|workflows|dead|inbox|control|events|replies|delay\..*))$",
+        r"^(amq\.default|amq\.gen.*|gleitzeit\.(submit|workflows|dead|control|events|replies|delay\..*))$",
         r"^(amq\.gen.*|gleitzeit\.(control|workflows|dead\.inbox|tasks\..*))$",
     ),
     "client": (r"^$", r"^gleitzeit\.(submit|workflows|delay\..*)$", r"^$"),
     "producer": (r"^$", r"^gleitzeit\.(tasks|workflows)$", r"^$"),
 }
 
+# What the scripts call counts as called by the user. With redis.wait_replicas also +wait.
+_STEPS = (
+    "+evalsha +script|load +get +getrange +strlen +set +mget +del +exists +pexpire +persist +publish"
+    " +hget +hset +hsetnx +hmget +hdel +hexists +hincrby +lrange +rpush +zadd +zrem +zrange +zpopmin"
+)
 REDIS = {
-    "worker": "~gleitzeit:* &gleitzeit:* +@connection +@read +@write +@scripting +@pubsub +@transaction"
-              " -@dangerous +info",
-    "client": "~gleitzeit:* &gleitzeit:* +@connection +@read +@write +@scripting +@pubsub +@transaction"
-              " -@dangerous +info",
+    # Also the client's: who submits leaves a record, and `run`, `watch` and `list` read.
+    "worker": "~gleitzeit:* &gleitzeit:* -@all +@connection +info " + _STEPS,
+    "client": "~gleitzeit:* &gleitzeit:* -@all +@connection +info +scan +subscribe +unsubscribe " + _STEPS,
     "producer": "~gleitzeit:* &gleitzeit:done:* -@all +@connection +get +mget +exists +subscribe +psubscribe",
 }
 

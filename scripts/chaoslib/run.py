@@ -87,6 +87,7 @@ class Run:
         )
         if done.returncode != 0:
             raise Broken("gleitzeit topology apply: %s" % done.stderr[-1000:])
+        self.servers.require_replicas()
 
     def _let_it_run(self):
         self.workers.start()

@@ -149,6 +149,15 @@ class Servers:
         pairs = [row.split("\t") for row in rows if "\t" in row]
         return {name: int(depth) for name, depth in pairs if depth.isdigit()}
 
+    def require_replicas(self):
+        """In a cluster every queue of ours must be on every node, else losing one would prove nothing."""
+        if self._cluster is None:
+            return
+        for row in self.ctl("-q", "list_queues", "name", "members", "--no-table-headers").splitlines():
+            name, _, members = row.partition("\t")
+            if name.startswith("gleitzeit.") and members.count("@") != self._nodes:
+                raise Broken("queue %s is on %s, not on %d nodes" % (name, members or "one node", self._nodes))
+
     def _clustered(self, kind):
         return self._cluster is not None and kind == "rabbitmq"
 
