@@ -5,8 +5,12 @@
 //! there. From 3.10 to 4.2 they are classic queues of version 2 with `x-max-priority`, because quorum queues
 //! have none. Arguments can never be changed on a queue that exists, so they are few, and each says why.
 //!
+//! The queues of the delay cascade are quorum queues on every release. A classic queue hands on what it
+//! dead-letters without waiting for anybody: when the broker is killed at that moment, the message is gone from
+//! one level and not on disk in the next. Only quorum queues keep a message until the next queue has confirmed it.
+//!
 //! There is no length limit anywhere: the cascade ends in the work queues, and a delayed message that meets
-//! a full queue is lost (classic) or waits 180 s (quorum).
+//! a full queue waits 180 s (or is lost, where an operator made the cascade classic).
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -42,6 +46,10 @@ pub const PRIORITY_MAX: u8 = 9;
 
 /// How long a consumer may hold a delivery, where we can say so (quorum from 4.3); the brokers' own default.
 pub const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// What delay queues are unless the operator says otherwise: they need no priorities, and must not lose what they
+/// hand on. Their TTL and `at-least-once` exist from 3.10 on.
+const CASCADE_TYPE: QueueType = QueueType::Quorum;
 
 /// A RabbitMQ release, as far as the plan depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,7 +204,7 @@ impl Plan {
             plan.queues.push(declaration(&queue, kind, release, types));
             plan.bind(&queue);
         }
-        plan.add_cascade(shared);
+        plan.add_cascade(types.all.unwrap_or(CASCADE_TYPE));
         plan
     }
 
@@ -384,9 +392,19 @@ mod tests {
             assert_eq!(arguments(&plan, "gleitzeit.workflows"), work);
             let dead = r#"{"x-queue-type":"classic","x-queue-version":2}"#;
             assert_eq!(arguments(&plan, "gleitzeit.dead.inbox"), dead);
-            let delay = r#"{"x-queue-type":"classic","x-queue-version":2,"x-message-ttl":100,"x-dead-letter-exchange":"gleitzeit.delay.due"}"#;
-            assert_eq!(arguments(&plan, "gleitzeit.delay.00.100ms"), delay);
         }
+    }
+
+    #[test]
+    fn what_waits_in_the_cascade_is_handed_on_with_a_confirm_on_every_release() {
+        let delay = r#"{"x-queue-type":"quorum","x-message-ttl":100,"x-dead-letter-exchange":"gleitzeit.delay.due","x-dead-letter-strategy":"at-least-once","x-overflow":"reject-publish"}"#;
+        for version in ["3.10.8", "3.13.7", "4.0.5", "4.2.1", "4.3.6"] {
+            let plan = plan(version, &QueueTypes::default());
+            assert_eq!(arguments(&plan, "gleitzeit.delay.00.100ms"), delay, "{version}");
+        }
+        let classic = QueueTypes { all: Some(QueueType::Classic), ..QueueTypes::default() };
+        let delay = arguments(&plan("4.3.6", &classic), "gleitzeit.delay.00.100ms");
+        assert!(delay.starts_with(r#"{"x-queue-type":"classic""#), "{delay}");
     }
 
     #[test]

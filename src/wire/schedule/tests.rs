@@ -47,7 +47,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     let failure =
         read(&json!({"type": "schedule", "id": "a b", "generation": 0, "cron": "61 * * * *", "zone": "Mars",
         "catch_up": "some", "grace": -1, "overlap": "maybe", "jitter": 5,
-        "task": {"id": "x", "protocol": "echo/v1", "method": "echo", "params": {}}}))
+        "task": {"id": "x", "protocol": "echo/v1", "method": "shout", "params": {}}}))
         .expect_err("refused");
     let violations = failure.details["violations"].as_array().expect("a list").clone();
     let mut paths: Vec<&str> = violations.iter().filter_map(|v| v["path"].as_str()).collect();

@@ -1,0 +1,202 @@
+"""Accepted against ended.
+
+Everything that was accepted must have ended as it should, once; nothing else may be there.
+"""
+
+import json
+import re
+import subprocess
+from collections import Counter
+from dataclasses import dataclass, field
+
+from . import witness
+from .workers import environment
+
+RESULT = re.compile(r"^gleitzeit:\{(?P<id>[^}]*)\}:result(?::(?P<task>.*))?$")
+
+
+@dataclass
+class Ledger:
+    # By kind of the load.
+    planned: Counter = field(default_factory=Counter)
+    accepted: Counter = field(default_factory=Counter)
+    ended: Counter = field(default_factory=Counter)
+    # By kind and state.
+    states: Counter = field(default_factory=Counter)
+    # Of tasks in workflows.
+    inner: Counter = field(default_factory=Counter)
+    executions: int = 0
+    executed: int = 0
+    # Tasks that ran more than once although they never fail on purpose.
+    repeated: int = 0
+    announced: int = 0
+    problems: list = field(default_factory=list)
+    # What must have a dead letter: by id, or WORKFLOW/TASK.
+    letters_due: Counter = field(default_factory=Counter)
+
+    def wrong(self, text, *arguments):
+        self.problems.append(text % arguments)
+
+
+def compare(items, producers, client, ends, lines, status):
+    """The ledger. `lines` are the executions; `status` asks the command line for a history."""
+    ledger = Ledger()
+    for number, item in enumerate(items):
+        ledger.planned[item.kind] += 1
+        if number in producers.accepted:
+            ledger.accepted[item.kind] += 1
+        else:
+            ledger.wrong("never accepted: %s %s", item.kind, item.id)
+    known = {item.id: item for item in items if item.id is not None}
+    keys = [key.decode() for key in client.scan_iter(witness.PREFIX + ":{*}:result*", 5000)]
+    documents = witness.documents(client, keys)
+    for item in known.values():
+        _compare_item(ledger, item, documents, producers.due)
+    _nothing_else(ledger, items, known, documents)
+    _once(ledger, ends, documents)
+    _executions(ledger, items, documents, lines, status)
+    return ledger
+
+
+def _compare_item(ledger, item, documents, due_times):
+    document, _ = documents.get(witness.result_key(item.id), (None, None))
+    if document is None:
+        ledger.wrong("no end: %s %s", item.kind, item.id)
+        return
+    ledger.ended[item.kind] += 1
+    ledger.states[item.kind, document["status"]] += 1
+    if not _is_as_expected(ledger, item.id, item.expect, document):
+        return
+    if item.kind != "workflow":
+        if document["status"] in ("failed", "expired"):
+            ledger.letters_due[item.id] += 1
+        started, due = document.get("started_at"), due_times.get(item.id)
+        # Both are RFC 3339 in UTC with milliseconds, so texts compare as times do.
+        if started is not None and due is not None and started < due:
+            ledger.wrong("%s started at %s, before its time %s", item.id, started, due)
+        return
+    tasks = {task["id"]: task for task in document["tasks"]}
+    if set(tasks) != set(item.expect.tasks):
+        ledger.wrong("%s has the tasks %s, not %s", item.id, sorted(tasks), sorted(item.expect.tasks))
+    for name, expect in item.expect.tasks.items():
+        place = "%s/%s" % (item.id, name)
+        task, _ = documents.get(witness.result_key(item.id, name), (None, None))
+        if task is None:
+            ledger.wrong("no end: task %s", place)
+            continue
+        ledger.inner[task["status"]] += 1
+        _is_as_expected(ledger, place, expect, task)
+        if name in tasks and tasks[name]["status"] != task["status"]:
+            ledger.wrong("%s is %s, and %s in its workflow", place, task["status"], tasks[name]["status"])
+        error = task.get("error") or {}
+        if task["status"] in ("failed", "expired") and error.get("name") != "TASK_DEPENDENCY_FAILED":
+            ledger.letters_due[place] += 1
+
+
+def _is_as_expected(ledger, place, expect, document):
+    state, error = document["status"], document.get("error")
+    if state not in expect.states:
+        ledger.wrong("%s is %s, not %s: %s", place, state, " or ".join(expect.states), _brief(error))
+        return False
+    if state != "completed":
+        if error is not None and expect.codes and error["name"] not in expect.codes:
+            ledger.wrong("%s is %s with %s", place, state, _brief(error))
+            return False
+        return True
+    if expect.value is not None:
+        result = document.get("result") or {}
+        found = result["response"] if "response" in result else result.get("result")
+        if found != expect.value:
+            ledger.wrong("%s has the result %.200r, not %.200r", place, found, expect.value)
+            return False
+    return True
+
+
+def _nothing_else(ledger, items, known, documents):
+    names = Counter(item.body.get("name") for item in items if item.kind == "anonymous")
+    for key, (document, _) in documents.items():
+        match = RESULT.match(key)
+        id, task = match.group("id"), match.group("task")
+        item = known.get(id)
+        if item is None:
+            if task is None and names.get(document.get("name")):
+                ledger.ended["anonymous"] += 1
+                ledger.states["anonymous", document["status"]] += 1
+            else:
+                ledger.wrong("nobody asked for %s: %s", key, _brief(document))
+        elif task is not None and task.split(".")[0] not in item.expect.tasks:
+            ledger.wrong("workflow %s never had a task %s", id, task)
+
+
+def _once(ledger, ends, documents):
+    """An end is announced when it is recorded, so twice would be two ends; and it never changes."""
+    ledger.announced = len(ends.times)
+    for key, times in ends.times.items():
+        if times > 1:
+            ledger.wrong("%s was recorded %d times", key, times)
+    for key, first in ends.first.items():
+        if key not in documents:
+            ledger.wrong("%s was there and is gone", key)
+        elif documents[key][1] != first:
+            ledger.wrong("%s has changed after it was recorded", key)
+
+
+def _executions(ledger, items, documents, lines, status):
+    """Each was executed, and no execution is without a record: a second release would be one."""
+    expected = _witnessed(items)
+    for id in lines:
+        if id not in expected:
+            ledger.wrong("nobody asked for the execution of %s", id)
+    for id, (key, failures) in expected.items():
+        made = len(lines.get(id, ()))
+        ledger.executions += made
+        ledger.executed += made > 0
+        if key is None:
+            if made == 0:
+                ledger.wrong("%s was never executed", id)
+            continue
+        document, _ = documents.get(key, (None, None))
+        if document is not None and document["status"] == "completed" and made <= failures:
+            ledger.wrong("%s completed, and was executed %d times, not %d", id, made, failures + 1)
+        if made <= 1 + failures:
+            continue
+        ledger.repeated += 1
+        record = status(id)
+        if record is None:
+            ledger.wrong("%s was executed %d times, and `status` does not know it", id, made)
+        elif made > len(record["history"]):
+            ledger.wrong("%s was executed %d times, and its history has %d attempts", id, made, len(record["history"]))
+
+
+def _witnessed(items):
+    """What tells of its executions: its result's key, None for what has no id, and its failures on purpose."""
+    expected = {}
+    for item in items:
+        if item.kind == "anonymous":
+            expected[item.body["name"]] = (None, 0)
+        elif item.kind == "poison":
+            expected[item.id] = (witness.result_key(item.id), 0)
+        elif item.expect is not None and item.expect.witnessed:
+            expected[item.id] = (witness.result_key(item.id), item.expect.failures)
+        for name, end in item.expect.tasks.items() if item.expect is not None else ():
+            if end.witnessed:
+                expected["%s/%s" % (item.id, name)] = (witness.result_key(item.id, name), end.failures)
+    return expected
+
+
+class Status:
+    """`gleitzeit status ID --json`."""
+
+    def __init__(self, program, servers, folder, settings):
+        self._program = program
+        self._env = environment(folder, servers.amqp_url("client"), servers.redis_url("client"), settings)
+
+    def __call__(self, place):
+        done = subprocess.run(
+            [self._program, "status", place, "--json"], env=self._env, capture_output=True, timeout=60
+        )
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def _brief(document):
+    return json.dumps(document)[:300]
