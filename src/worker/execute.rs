@@ -195,8 +195,8 @@ impl Shared {
             let text = format!("{} workers died while they ran this task; it is given up", run.crashes);
             return Err(Failure::new(Code::WorkerLost, text).with("crashes", run.crashes).final_now());
         }
-        // Once it has been started, by an earlier attempt or for its children, it can no longer expire.
-        let is_first = run.lease.attempt == 1 && run.children.is_empty();
+        // Once it has been started, by an earlier attempt, an earlier run or for its children, it can no longer expire.
+        let is_first = run.lease.run == 1 && run.lease.attempt == 1 && run.children.is_empty();
         if is_first && let Some(at) = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now()) {
             return Err(Failure::new(Code::TaskExpired, format!("not started by {at}")));
         }
@@ -273,7 +273,7 @@ impl Shared {
         let (released, ended, workflow) = match finished {
             Finished::Done { released, ended, workflow } => (released, ended, workflow),
             Finished::Lost => {
-                if self.is_forgotten(head, run).await? {
+                if self.is_forgotten(head).await? {
                     tracing::warn!(task = %head.key, "the store has lost this attempt; giving its message back");
                     return Err(Stop::Aborted);
                 }
@@ -313,11 +313,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the store does not know that this attempt has begun: a claim waits for no replica, so a failover
-    /// may lose it. Then nobody else has the task, and its message must not be settled.
-    async fn is_forgotten(&self, head: &Head, run: &Run) -> Result<bool, Stop> {
+    /// After a lost lease: whether nobody else carries the task on, because a failover of the store has lost the
+    /// claim. Giving the message back once too often does no harm: `claim` ends a second chain.
+    async fn is_forgotten(&self, head: &Head) -> Result<bool, Stop> {
         let record = insist(&self.abort, "task", || self.parts.store.task(&head.key)).await?;
-        Ok(record.is_none_or(|record| !record.state.is_ended() && record.attempts < run.lease.attempt))
+        let Some(record) = record else { return Ok(true) };
+        let (TaskState::Running, Some(session)) = (record.state, record.session) else {
+            return Ok(!record.state.is_ended());
+        };
+        let now = self.parts.clock.now();
+        Ok(!insist(&self.abort, "alive", || self.parts.store.alive(&session, now)).await?)
     }
 
     /// The end was recorded by a delivery that was not settled, or by somebody else: what follows the record is

@@ -32,8 +32,10 @@ use crate::wire::record::Head;
 use crate::wire::task::Task;
 use crate::wire::workflow::{plan_items, plan_nested};
 
-/// How many children's documents are fetched at once.
-const FETCH: usize = 200;
+/// How many children's documents are fetched at first, and at most at once: their sizes are not known before, and
+/// what is too large in all must not be read whole to find that out.
+const FETCH_FIRST: usize = 8;
+const FETCH_MAX: usize = 64;
 /// How many failed children an error names.
 const NAMED_MAX: usize = 20;
 
@@ -90,15 +92,18 @@ impl Shared {
             Kind::Workflow(workflow) => workflow.tolerated(),
         };
         let mut gathering = Gathering { bytes_left: self.settings.result_bytes_max, ..Gathering::default() };
-        for (at, ids) in run.children.chunks(FETCH).enumerate() {
+        let (mut at, mut count) = (0, FETCH_FIRST);
+        while at < run.children.len() {
+            let ids = &run.children[at..(at + count).min(run.children.len())];
             let fetch = || self.parts.store.results(&head.key.root, ids);
             let documents = insist(&self.abort, "results", fetch).await?;
             for (offset, (id, document)) in ids.iter().zip(documents).enumerate() {
-                let tolerated = tolerated.get(at * FETCH + offset).copied().unwrap_or(false);
+                let tolerated = tolerated.get(at + offset).copied().unwrap_or(false);
                 if let Err(failure) = gathering.take(id, document, tolerated) {
                     return Ok(Err(failure));
                 }
             }
+            (at, count) = (at + count, (count * 2).min(FETCH_MAX));
         }
         if gathering.failed > 0 {
             return Ok(Err(gathering.failure(task, run.children.len())));

@@ -219,7 +219,8 @@ pub(super) fn crowded(delivery: &Delivery) -> u32 {
 
 /// Whether an earlier delivery of this message may have been cut short.
 pub(super) fn may_have_been_cut(delivery: &Delivery) -> bool {
-    delivery.redelivered || header(delivery, HEADER_GUARD).is_some()
+    let copies = [HEADER_GUARD, HEADER_HELD, HEADER_CROWDED];
+    delivery.redelivered || copies.iter().any(|name| header(delivery, name).is_some())
 }
 
 /// Who made this guard, and whether it has seen that the task has gone on. `None` for any other message.

@@ -6,8 +6,10 @@ use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::sqlite::{Settings, SqliteStore};
 use gleitzeit::store::{
-    Cancelled, Claim, Claimed, Edge, End, Lease, Message, Otherwise, Plan, PlannedTask, Retried, Store, Why,
+    Accepted, Cancelled, Claim, Claimed, Edge, End, Lease, Message, Otherwise, Plan, PlannedTask, Retried,
+    Store, Why,
 };
+use gleitzeit::topology::delay::DELAY_MAX;
 use gleitzeit::wire::record::{Ending, Head};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -99,7 +101,6 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
     end_with(&store, &head("t"), json!(1), clock.now()).await;
     store.create(&plan("w", &["a"]), clock.now()).await.expect("creates");
     end_with(&store, &Head { key: within.clone(), ..head("a") }, json!(1), clock.now()).await;
-    store.cancel(&id("unseen"), Why::Request, clock.now()).await.expect("marks");
     let readable = async || {
         let results = [store.result(&alone).await, store.result(&within).await];
         let outcomes = [store.outcome(&id("t")).await, store.outcome(&id("w")).await];
@@ -127,17 +128,47 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
     clock.advance(HOUR);
     clean().await;
     assert_eq!(known().await, (None, None));
-    let claim = Claim {
-        head: Head { key: TaskKey::alone(id("unseen")), ..head("unseen") },
-        attempt: 1,
-        session: id("s"),
-        over: None,
-        run: None,
-        inputs: Vec::new(),
-        inputs_bytes_max: 0,
-        digest: None,
+}
+
+#[tokio::test]
+async fn a_cancel_is_remembered_for_as_long_as_the_broker_may_keep_the_message_back() {
+    let state = State::new();
+    let (store, clock) = stand(&state, Settings::default()).await;
+    let due = Some(clock.now().after(DELAY_MAX));
+    let accepted = [
+        Accepted::Task { head: head("delayed"), digest: None, due },
+        Accepted::Workflow { id: id("flow"), name: "W".to_owned(), digest: None },
+    ];
+    store.accept(&accepted, clock.now()).await.expect("notes");
+    for root in ["unseen", "delayed", "flow"] {
+        store.cancel(&id(root), Why::Request, clock.now()).await.expect("cancels");
+    }
+    let clean = async || store.beat(&id("s"), HOUR, clock.now()).await.expect("beats");
+    let claim = async |name: &str| {
+        let claim = Claim {
+            head: head(name),
+            attempt: 1,
+            session: id("s"),
+            over: None,
+            run: None,
+            inputs: Vec::new(),
+            inputs_bytes_max: 0,
+            digest: None,
+        };
+        store.claim(&claim, clock.now()).await.expect("answers")
     };
-    assert!(matches!(store.claim(&claim, clock.now()).await, Ok(Claimed::Run { .. })), "the mark is gone");
+    clean().await;
+    clock.advance(DELAY_MAX);
+    clean().await;
+    for name in ["unseen", "delayed"] {
+        let claimed = claim(name).await;
+        assert!(matches!(claimed, Claimed::Over { state: TaskState::Cancelled, .. }), "{name}: {claimed:?}");
+    }
+    let flow = store.create(&plan("flow", &["a"]), clock.now()).await.expect("answers");
+    assert_eq!(flow.state, WorkflowState::Cancelled);
+    clock.advance(WEEK);
+    clean().await;
+    assert!(matches!(claim("delayed").await, Claimed::Run { .. }), "all of it is forgotten");
 }
 
 async fn fail(store: &SqliteStore, head: &Head, now: Timestamp) {

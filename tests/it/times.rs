@@ -79,6 +79,21 @@ fn a_workflow_begins_when_it_is_to_begin_and_its_timeout_counts_from_then() {
 }
 
 #[test]
+fn what_was_started_in_time_is_run_again_by_hand_after_it() {
+    let here = Embedded::new();
+    let sign = here.write("sign", "");
+    std::fs::remove_file(&sign).expect("removed");
+    let code = format!("open({sign:?}).read()");
+    let tasks = serde_json::json!([{"id": "a", "method": "python/execute", "params": {"code": code}}]);
+    let file = here.write("w.json", &serde_json::json!({"name": "W", "tasks": tasks}).to_string());
+    here.run(&["run", &file, "--id", "w", "--expires-in", "3"]).expect(5);
+    let over = now().as_millis() + 3000;
+    here.write("sign", "");
+    until("the time is over", || now().as_millis() > over);
+    here.run(&["retry", "w", "--wait"]).expect(0);
+}
+
+#[test]
 fn times_that_cannot_be_meant_are_refused_and_nothing_is_left_behind() {
     let here = Embedded::new();
     let call = ["call", "echo/v1", "ping", "--json"];

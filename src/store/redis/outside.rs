@@ -8,6 +8,7 @@ use super::steps::{id, ids, millis, released, tombstone_ttl};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::store::{Cancelled, Retried, StoreError, Why};
+use crate::topology::delay::DELAY_MAX;
 
 impl RedisStore {
     pub(super) async fn cancel_step(
@@ -28,6 +29,7 @@ impl RedisStore {
             Why::Request => script.arg(""),
             Why::Timeout { run } => script.arg(run),
         };
+        script.arg(millis(tombstone_ttl(self.result_ttl).saturating_add(DELAY_MAX)));
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "done" => {

@@ -38,7 +38,7 @@ fn end_on_request(
     }
     let Some(workflow) = rows::find_workflow(tx, root)? else {
         tx.prepare_cached("INSERT OR REPLACE INTO marks (root, forget) VALUES (?1, ?2)")?
-            .execute(params![root.as_str(), Cleaning::after(now, result_ttl).forget_at])?;
+            .execute(params![root.as_str(), Cleaning::kept_back(now, result_ttl).forget_at])?;
         return Ok(Cancelled::Marked);
     };
     if workflow.state == WorkflowState::Cancelled {
@@ -48,9 +48,14 @@ fn end_on_request(
         return Ok(Cancelled::Over(workflow.state.name().to_owned()));
     }
     // One that nobody has taken in yet ends without tasks, and `create` will find it ended.
-    let result_ttl = if workflow.state == WorkflowState::Accepted { result_ttl } else { workflow.result_ttl };
+    let is_untaken = workflow.state == WorkflowState::Accepted;
+    let result_ttl = if is_untaken { result_ttl } else { workflow.result_ttl };
     let mut flow = Flow::of(tx, root, Workflow { result_ttl, ..workflow }, 0, now);
     let running = ending::end_all(&mut flow, &record::cancelled(now), WorkflowState::Cancelled, None)?;
+    if is_untaken {
+        tx.prepare_cached("UPDATE workflows SET forget_at = ?2 WHERE id = ?1")?
+            .execute(params![root.as_str(), Cleaning::kept_back(now, result_ttl).forget_at])?;
+    }
     Ok(Cancelled::Done { running, reply: reply(tx, root)? })
 }
 
@@ -107,7 +112,9 @@ fn cancel_task(
         .query_row([task.n], |row| rows::head(key.clone(), row, 0))
         .optional()?
         .ok_or_else(|| rows::unexpected(0, rows::Missing(key.to_string())))?;
-    ending::cancel_alone(tx, task.n, &head, result_ttl, now)?;
+    let is_delayed = task.state == TaskState::Delayed;
+    let cleaning = if is_delayed { Cleaning::kept_back } else { Cleaning::after }(now, result_ttl);
+    ending::cancel_alone(tx, task.n, &head, cleaning, now)?;
     let mut running = Vec::new();
     if task.state == TaskState::Running {
         let session = Id::parse(task.session.as_deref().unwrap_or_default());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::create::digest_differs;
 use super::ending::{self, remember};
-use super::rows::{self, Clash, Task};
+use super::rows::{self, Clash, Cleaning, Task};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
@@ -239,7 +239,7 @@ fn first(
         // It ends now, so that whoever follows it learns of it.
         let n = tx.last_insert_rowid();
         tx.prepare_cached("DELETE FROM marks WHERE root = ?1")?.execute([head.key.root.as_str()])?;
-        ending::cancel_alone(tx, n, head, result_ttl, now)?;
+        ending::cancel_alone(tx, n, head, Cleaning::after(now, result_ttl), now)?;
         return Ok(Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new(), differs: false }));
     }
     let lease = Lease { key: head.key.clone(), fence, attempt: claim.attempt, run };

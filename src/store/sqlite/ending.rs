@@ -1,7 +1,6 @@
 //! How tasks that have no attempt to report end, and what is left of an attempt.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::time::Duration;
 
 use super::flow::Flow;
 use super::rows::{self, Cleaning, Missing};
@@ -41,10 +40,9 @@ pub(super) fn cancel_alone(
     tx: &Connection,
     n: i64,
     head: &Head,
-    result_ttl: Duration,
+    cleaning: Cleaning,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let cleaning = Cleaning::after(now, result_ttl);
     tx.prepare_cached(
         "UPDATE tasks SET state = 'cancelled', ended_at = ?2, fence = fence + 1, session = NULL, due = NULL,
              clean_at = ?3, forget_at = ?4 WHERE n = ?1",

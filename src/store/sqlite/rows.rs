@@ -13,6 +13,7 @@ use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Fence, Message, Released};
 use crate::topology::Address;
+use crate::topology::delay::DELAY_MAX;
 use crate::wire::record::Head;
 
 /// A week: the least time that the record of an end is kept.
@@ -71,6 +72,12 @@ impl Cleaning {
             results_at: now.after(result_ttl).as_millis(),
             forget_at: now.after(tombstone_ttl).as_millis(),
         }
+    }
+
+    /// For what ends before its message has come: the broker may keep that back for so much longer.
+    pub(super) fn kept_back(now: Timestamp, result_ttl: Duration) -> Cleaning {
+        let cleaning = Cleaning::after(now, result_ttl);
+        Cleaning { forget_at: Cleaning::after(now.after(DELAY_MAX), result_ttl).forget_at, ..cleaning }
     }
 }
 

@@ -126,9 +126,10 @@ impl Task {
     #[must_use]
     pub(crate) fn for_items(&self) -> Task {
         let mut task = Task::new(None, self.spec.clone());
-        // Its parent needs the result, whoever else does, and has waited for the time.
+        // Its parent needs the result, whoever else does, has waited for the time, and has been started in time.
         task.spec.ignore_result = false;
         task.spec.not_before = None;
+        task.spec.expires_at = None;
         task.workflow = self.workflow.clone();
         task.when = self.when.clone().filter(|when| asks_for_the_item(when));
         task.traceparent = self.traceparent.clone();
@@ -272,7 +273,9 @@ mod tests {
         parent.for_each = Some(json!("${load.rows}"));
         parent.when = Some("${gate.open} and ${index} > 0".to_owned());
         assert_eq!((parent.condition(), parent.needs()), (None, vec![id("load")]));
+        parent.spec.expires_at = "2026-01-02T03:04:05Z".parse().ok();
         let mut child = parent.for_items();
+        assert_eq!(child.spec.expires_at, None, "the list has been started in time");
         child.item = Some(Item { value: json!({"load": {"y": 5}}), index: 1 });
         assert_eq!(child.needs(), [id("gate"), id("other")]);
         assert_eq!((child.inputs.len(), child.substitutes.len()), (2, 2));

@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 use super::backends::{keys, server};
-use super::stand::{Stand, TTL, alone, document, ended, id, next, parse, plan, released, within};
+use super::stand::{Stand, TTL, alone, document, ended, head, id, next, parse, plan, released, within};
 use crate::proxy::Proxy;
 use gleitzeit::core::code::Code;
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
-use gleitzeit::store::{Change, Finished, Retried, StoreError, Why};
+use gleitzeit::store::{Accepted, Change, Finished, Retried, StoreError, Why};
+use gleitzeit::topology::delay::DELAY_MAX;
 use gleitzeit::worker::BEAT_TTL;
 
 async fn raw(stand: &Stand) -> (MultiplexedConnection, String) {
@@ -86,19 +87,26 @@ pub(crate) async fn what_ends_has_a_ttl(stand: Stand) {
     stand.complete(&within("w", "b")).await;
     stand.complete(&alone("t")).await;
     stand.lease(&alone("cancelled")).await;
-    for root in ["cancelled", "marked", "marked-too"] {
+    let due = Some(stand.now().after(Duration::from_secs(60)));
+    let delayed = Accepted::Task { head: head(&alone("kept-back")), digest: None, due };
+    let flow = Accepted::Workflow { id: id("kept-back-flow"), name: "W".to_owned(), digest: None };
+    stand.store.accept(&[delayed, flow], stand.now()).await.expect("answers");
+    for root in ["cancelled", "marked", "marked-too", "kept-back", "kept-back-flow"] {
         stand.store.cancel(&id(root), Why::Request, stand.now()).await.expect("answers");
     }
     stand.claim(&alone("marked-too"), 1, "worker").await;
     let ended = keys(&mut server, &prefix).await;
-    assert_eq!(ended.len(), 7 + 2 + 2 + 1 + 2, "{ended:?}");
+    assert_eq!(ended.len(), 7 + 2 + 2 + 1 + 2 + 2 + 2, "{ended:?}");
     for key in ended {
         let millis: i64 = ask(&mut server, &["PTTL", &key]).await;
         let left = Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-        let of_default = key.contains("cancelled") || key.contains("marked");
+        let is_kept_back = key.contains("kept-back") || key.contains("marked}");
+        let of_default = is_kept_back || key.contains("cancelled") || key.contains("marked");
         let expected = match (key.contains(":result"), of_default) {
             (true, false) => TTL,
             (true, true) => Duration::from_secs(24 * 3600),
+            // Its message may be as far away as the broker can keep it.
+            (false, _) if is_kept_back => week + DELAY_MAX,
             (false, _) => week,
         };
         assert!(left <= expected && left > expected - Duration::from_secs(60), "{key}: {left:?}");

@@ -1,7 +1,7 @@
 -- Ends a task on its own, or every open task of a workflow, from outside.
 -- KEYS: 1 root, 2 its result
 -- ARGV: 1 now, 2 result TTL in ms, 3 tombstone TTL in ms, 4 channel, 5 the run whose time is over, or '' if
---       somebody asked for the end
+--       somebody asked for the end, 6 tombstone TTL in ms of what may still be kept back by the broker
 -- Answers {'done', {name, session...}, = and the reply or ''} (for a task on its own the name is '')
 --       | {'again', = and the reply or ''} | {'over', state} | {'marked'}
 
@@ -21,7 +21,7 @@ end
 
 if not is[1] or is[1] == 'mark' then
   call('HSET', root, 'kind', 'mark', 'created', now)
-  call('PEXPIRE', root, ARGV[3])
+  call('PEXPIRE', root, ARGV[6])
   return { 'marked' }
 end
 if is[2] == 'cancelled' then return { 'again', is[6] or '' } end
@@ -30,14 +30,14 @@ if ENDED[is[2]] then return { 'over', is[2] } end
 if is[1] == 'workflow' then
   -- Nobody has taken it in yet: it ends without tasks, and `create` will find it ended.
   if is[2] == 'accepted' then
-    call('HSET', root, 'ttl', ARGV[2], 'tombstone', ARGV[3], 'bytes', 0, 'slim_bytes', 0)
+    call('HSET', root, 'ttl', ARGV[2], 'tombstone', ARGV[6], 'bytes', 0, 'slim_bytes', 0)
   end
   return { 'done', cancel_workflow(step, CANCELLED, 'cancelled', WORKFLOW_ENDED.cancelled), is[6] or '' }
 end
 
 call('HSET', root, 'state', 'cancelled', 'ended', now)
 call('HINCRBY', root, 'fence', 1)
-call('PEXPIRE', root, ARGV[3])
+call('PEXPIRE', root, is[2] == 'delayed' and ARGV[6] or ARGV[3])
 call('SET', result, is[4] .. fill(CANCELLED, NOW_MARK, now), 'PX', ARGV[2])
 call('PUBLISH', step.channel, result)
 if is[2] == 'running' then return { 'done', { '', is[3] }, '' } end
