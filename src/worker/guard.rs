@@ -25,10 +25,10 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::execute::settle_by;
-use super::patience::{Stop, insist};
+use super::patience::Stop;
 use super::places::Place;
 use super::publish::{again, message_of};
-use super::session::BEAT_TTL;
+use super::session::{BEAT_TTL, Sign};
 use crate::broker::{BrokerError, Delivery, Outgoing, Receipt, Settlement};
 use crate::core::id::Id;
 use crate::core::priority::Priority;
@@ -160,11 +160,11 @@ impl Shared {
         if maker == self.session {
             return Ok(true);
         }
-        let now = self.parts.clock.now();
-        if !insist(&self.abort, "alive", || self.parts.store.alive(&maker, now)).await? {
+        let sign = self.sign_of(&maker).await?;
+        if sign == Sign::Dead {
             return Ok(false);
         }
-        if !is_over {
+        if !is_over || sign == Sign::Doubtful {
             let mut message = again(delivery, Some(2 * BEAT_TTL));
             message.properties.headers.insert(HEADER_GUARD.to_owned(), format!("{maker}:over"));
             self.publish(vec![message]).await?;

@@ -112,7 +112,7 @@ impl Shared {
         let run = loop {
             match self.lease(head, run_of(delivery), attempt, Vec::new(), None, Purpose::End).await? {
                 Taken::Run(run) => break run,
-                Taken::Held(_) if looks < HELD_LOOKS => {
+                Taken::Held(_) if looks < HELD_LOOKS || !self.heart.can_tell() => {
                     looks += 1;
                     tokio::select! {
                         () = tokio::time::sleep(BEAT_EVERY) => {}

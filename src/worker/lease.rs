@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::patience::{Stop, insist};
-use super::session::BEAT_TTL;
+use super::session::{BEAT_TTL, Sign};
 use super::turn::{Turn, patience};
 use crate::core::id::Id;
 use crate::store::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
@@ -26,7 +26,7 @@ pub(super) enum Purpose {
 pub(super) enum Taken {
     /// This worker has the lease.
     Run(Run),
-    /// A live session has it.
+    /// A session has it that is alive, or may be.
     Held(Fence),
     /// Workers have died with it, and this one does too much else to try it alone. Its attempt.
     Crowded { attempt: u32 },
@@ -115,9 +115,9 @@ impl Shared {
                 (claim.over, turn) = (None, Some(held));
                 continue;
             }
-            let now = self.parts.clock.now();
-            if insist(&self.abort, "alive", || self.parts.store.alive(&session, now)).await? {
-                return Ok(Taken::Held(fence));
+            match self.sign_of(&session).await? {
+                Sign::Alive | Sign::Doubtful => return Ok(Taken::Held(fence)),
+                Sign::Dead => {}
             }
             if claim.over != Some(fence) {
                 tracing::warn!(task = %head.key, %session, "taking over from a dead worker");

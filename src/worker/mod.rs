@@ -110,6 +110,7 @@ struct Shared {
     parts: Parts,
     settings: Settings,
     session: Id,
+    heart: Arc<session::Heart>,
     running: Running,
     turns: Turns,
     liveness: Arc<Liveness>,
@@ -131,6 +132,7 @@ impl Worker {
                 parts,
                 settings,
                 session,
+                heart: Arc::default(),
                 running: Running::default(),
                 turns: Turns::default(),
                 liveness,
@@ -180,8 +182,12 @@ impl Worker {
         let mut consumers = Vec::new();
         let mut listener = broker.listen().await?;
         // The first beat comes before the first claim: a lease of a silent session would look dead.
-        if let Err(error) = store.beat(&shared.session, BEAT_TTL, shared.parts.clock.now()).await {
-            tracing::warn!(%error, "the first heartbeat did not reach the store");
+        match store.beat(&shared.session, BEAT_TTL, shared.parts.clock.now()).await {
+            Ok(()) => shared.heart.beat(),
+            Err(error) => {
+                shared.heart.missed();
+                tracing::warn!(%error, "the first heartbeat did not reach the store");
+            }
         }
         for (queue, prefetch) in shared.queues() {
             let places = Places::new(queue, prefetch);
@@ -198,6 +204,7 @@ impl Worker {
             Arc::clone(store),
             Arc::clone(&shared.parts.clock),
             shared.session.clone(),
+            Arc::clone(&shared.heart),
             shared.liveness.always("the session's heartbeat"),
             beat_stop.clone(),
         );

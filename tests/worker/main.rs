@@ -1,5 +1,7 @@
-//! What a worker does with broadcasts and with the messages of a run, with calls that end when the test says so.
+//! What a worker does with broadcasts, with the messages of a run and with the dead, with calls that end when the
+//! test says so.
 
+mod absent;
 mod stage;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
@@ -12,6 +14,7 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::store::Cancelled;
 use gleitzeit::wire::command::Command;
 use serde_json::json;
+use std::time::Duration;
 
 use stage::{Stage, alone, id, pong, workflow};
 
@@ -105,5 +108,37 @@ async fn messages_of_a_later_run_say_so() {
     }
     stage.ends_as("w", "completed").await;
     assert_eq!(stage.runs(), [None, None, Some("2".to_owned()), Some("2".to_owned())]);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_has_just_started_takes_over_from_the_dead_at_once() {
+    let stage = Stage::new().await;
+    stage.claimed_by("other", "t").await;
+    stage.task("t").await;
+    let call = stage.call().await;
+    assert_eq!((call.attempt, stage.looks()), (2, 0));
+    call.end(Ok(pong()));
+    stage.ends_as("t", "completed").await;
+    stage.stop().await;
+}
+
+/// While the store was away nobody could beat, and every session ran out.
+#[tokio::test]
+async fn after_an_outage_of_the_store_nobody_is_dead_before_they_could_beat_again() {
+    let stage = Stage::new().await;
+    stage.store.go().await;
+    stage.claimed_by("other", "t").await;
+    stage.store.come_back();
+    stage.task("t").await;
+    stage.is_looked_at(3).await;
+    stage.beat("other", Duration::from_secs(600)).await;
+    stage.is_looked_at(9).await;
+    assert_eq!(stage.attempts("t").await, 1);
+    stage.leave("other").await;
+    let call = stage.call().await;
+    assert_eq!(call.attempt, 2);
+    call.end(Ok(pong()));
+    stage.ends_as("t", "completed").await;
     stage.stop().await;
 }

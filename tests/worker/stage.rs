@@ -34,6 +34,7 @@ use gleitzeit::wire::command::Command;
 use gleitzeit::wire::record::Head;
 use gleitzeit::worker::{Parts, Settings, Worker};
 
+use crate::absent::Absent;
 use crate::wall_clock::WallClock;
 
 /// The longest that anything may take.
@@ -44,7 +45,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A worker and what is around it.
 pub(crate) struct Stage {
     broker: Arc<Between>,
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<Absent>,
     calls: tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>,
     hears: mpsc::UnboundedSender<Heard>,
     drain: CancellationToken,
@@ -96,14 +97,27 @@ fn echo() -> Address {
     Address::parse("echo.v1").expect("valid")
 }
 
+fn claim(head: Head, session: &str) -> Claim {
+    Claim {
+        head,
+        attempt: 1,
+        run: None,
+        session: id(session),
+        over: None,
+        inputs: Vec::new(),
+        inputs_bytes_max: 0,
+        digest: None,
+    }
+}
+
 impl Stage {
     pub(crate) async fn new() -> Stage {
         let folder = tempfile::tempdir().expect("a folder");
         let location = Location::File(folder.path().join("state.db"));
         let database = Database::open(location, Durability::Process).await.expect("the file opens");
         let settings = gleitzeit::store::sqlite::Settings::default();
-        let store: Arc<dyn Store> =
-            Arc::new(SqliteStore::new(database.clone(), Arc::new(WallClock), settings));
+        let store = SqliteStore::new(database.clone(), Arc::new(WallClock), settings);
+        let store = Arc::new(Absent::new(Arc::new(store)));
         let (hears, heard) = mpsc::unbounded_channel();
         let broker = Arc::new(Between {
             inner: SqliteBroker::new(database, Arc::new(WallClock)),
@@ -119,7 +133,7 @@ impl Stage {
         assert!(providers.start().await.is_empty());
         let parts = Parts {
             broker: Arc::clone(&broker) as Arc<dyn Broker>,
-            store: Arc::clone(&store),
+            store: Arc::clone(&store) as Arc<dyn Store>,
             providers: Arc::new(providers),
             protocols: Arc::new(Protocols::builtin().expect("built in")),
             clock: Arc::new(WallClock),
@@ -187,16 +201,7 @@ impl Stage {
         self.store.create(&plan, WallClock.now()).await.expect("create answers");
         let document = Bytes::from(format!(r#"{{"status":"completed","result":"{}"}}"#, "x".repeat(bytes)));
         for input in &plan.tasks[..results] {
-            let claim = Claim {
-                head: input.head.clone(),
-                attempt: 1,
-                run: None,
-                session: id("test"),
-                over: None,
-                inputs: Vec::new(),
-                inputs_bytes_max: 0,
-                digest: None,
-            };
+            let claim = claim(input.head.clone(), "test");
             let claimed = self.store.claim(&claim, WallClock.now()).await.expect("claim answers");
             let Claimed::Run { lease, .. } = claimed else { panic!("{claimed:?}") };
             let (state, document) = (TaskState::Completed, document.clone());
@@ -205,6 +210,48 @@ impl Stage {
             self.store.finish(&lease, &end, WallClock.now()).await.expect("finish answers");
         }
         self.publish(Queue::Tasks(echo()), body.to_string().into()).await;
+    }
+
+    /// Another session has the lease of a task on its own; it has never beaten.
+    pub(crate) async fn claimed_by(&self, session: &str, task: &str) {
+        let head = Head {
+            key: alone(task),
+            name: task.to_owned(),
+            protocol: "echo/v1".to_owned(),
+            method: "ping".to_owned(),
+        };
+        let claimed = self.store.claim(&claim(head, session), WallClock.now()).await.expect("claim answers");
+        assert!(matches!(claimed, Claimed::Run { .. }), "{claimed:?}");
+    }
+
+    pub(crate) async fn beat(&self, session: &str, ttl: Duration) {
+        self.store.beat(&id(session), ttl, WallClock.now()).await.expect("beat answers");
+    }
+
+    pub(crate) async fn leave(&self, session: &str) {
+        self.store.leave(&id(session)).await.expect("leave answers");
+    }
+
+    /// How many attempts of a task on its own have begun.
+    pub(crate) async fn attempts(&self, task: &str) -> u32 {
+        let task = self.store.task(&alone(task)).await.expect("task answers");
+        task.map_or(0, |task| task.attempts)
+    }
+
+    /// How often a message has been found to be of a task that another session has.
+    pub(crate) fn looks(&self) -> usize {
+        let is_held = |message: &&Outgoing| message.properties.headers.contains_key("gleitzeit-held");
+        self.broker.published().iter().filter(is_held).count()
+    }
+
+    /// Waits for so many [`Stage::looks`].
+    pub(crate) async fn is_looked_at(&self, looks: usize) {
+        let looking = async {
+            while self.looks() < looks {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.expect("it is looked at in time");
     }
 
     async fn publish(&self, queue: Queue, body: Bytes) {

@@ -1,0 +1,148 @@
+//! A store that no heartbeat reaches for a while.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::sync::Notify;
+
+use gleitzeit::core::clock::Timestamp;
+use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::store::{
+    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
+    Lease, Plan, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    WorkflowRecord,
+};
+
+/// The worker's store.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    pub(crate) inner: Arc<dyn Store>,
+    is_away: AtomicBool,
+    missed: Notify,
+}
+
+impl Absent {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Absent {
+        Absent { inner, is_away: AtomicBool::new(false), missed: Notify::new() }
+    }
+
+    /// From now on no beat arrives; waits until one did not.
+    pub(crate) async fn go(&self) {
+        self.is_away.store(true, Ordering::SeqCst);
+        self.missed.notified().await;
+    }
+
+    pub(crate) fn come_back(&self) {
+        self.is_away.store(false, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Schedules for Absent {
+    async fn arrange(&self, arrangement: &Arrangement, now: Timestamp) -> Result<Schedule, StoreError> {
+        self.inner.arrange(arrangement, now).await
+    }
+
+    async fn begin(&self, turn: &Turn, until: Timestamp, now: Timestamp) -> Result<Begun, StoreError> {
+        self.inner.begin(turn, until, now).await
+    }
+
+    async fn fire(&self, firing: &Firing, now: Timestamp) -> Result<bool, StoreError> {
+        self.inner.fire(firing, now).await
+    }
+
+    async fn schedule(&self, name: &Id) -> Result<Option<Schedule>, StoreError> {
+        self.inner.schedule(name).await
+    }
+
+    async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
+        self.inner.schedules(after, limit).await
+    }
+}
+
+#[async_trait]
+impl Store for Absent {
+    async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<Vec<Id>, StoreError> {
+        self.inner.accept(accepted, now).await
+    }
+
+    async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
+        self.inner.create(plan, now).await
+    }
+
+    async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
+        self.inner.claim(claim, now).await
+    }
+
+    async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
+        self.inner.finish(lease, end, now).await
+    }
+
+    async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
+        self.inner.cancel(root, why, now).await
+    }
+
+    async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
+        self.inner.retry(root, by, now).await
+    }
+
+    async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            self.missed.notify_one();
+            return Err(StoreError::Unanswered { step: "beat", reason: "it is away".to_owned() });
+        }
+        self.inner.beat(session, ttl, now).await
+    }
+
+    async fn alive(&self, session: &Id, now: Timestamp) -> Result<bool, StoreError> {
+        self.inner.alive(session, now).await
+    }
+
+    async fn leave(&self, session: &Id) -> Result<(), StoreError> {
+        self.inner.leave(session).await
+    }
+
+    async fn task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
+        self.inner.task(key).await
+    }
+
+    async fn workflow(&self, id: &Id) -> Result<Option<WorkflowRecord>, StoreError> {
+        self.inner.workflow(id).await
+    }
+
+    async fn result(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError> {
+        self.inner.result(key).await
+    }
+
+    async fn results(&self, root: &Id, tasks: &[Id]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.inner.results(root, tasks).await
+    }
+
+    async fn outcome(&self, root: &Id) -> Result<Option<Bytes>, StoreError> {
+        self.inner.outcome(root).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
+        self.inner.list(filter).await
+    }
+
+    async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.inner.watch(root).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+
+    async fn version(&self) -> Result<String, StoreError> {
+        self.inner.version().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
