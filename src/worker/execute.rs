@@ -8,8 +8,9 @@
 
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -18,9 +19,8 @@ use super::guard::{Hold, crowded, header, may_have_been_cut};
 use super::lease::{Purpose, Run, Taken};
 use super::outcome::{Attempt, Verdict};
 use super::patience::{Stop, insist};
-use super::places::Place;
+use super::places::{Place, seat};
 use super::publish::{Past, again, document, message_of, run_of};
-use super::turn;
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
 use crate::core::condition::Condition;
@@ -51,9 +51,10 @@ impl Shared {
     /// Brings one task delivery to its end, settles it, and only then tells of it. `place` is held until then.
     pub(super) async fn execute(&self, delivery: Delivery, place: Option<Place>) {
         let mut events = Vec::new();
+        let seats = place.as_ref().map(Place::seats);
         let (delivery, mut hold) = Hold::new(delivery, place);
         let begun = Notify::new();
-        let story = self.live(&delivery, &begun, &mut events);
+        let story = self.live(&delivery, seats, &begun, &mut events);
         let story = self.guarding(&delivery, &mut hold, &begun, story).await;
         if story == Err(Stop::Crowded) {
             // It goes to another worker, and nothing else comes to wait here in its place.
@@ -65,7 +66,13 @@ impl Shared {
     }
 
     /// The story. `Ok` means: everything that this delivery had to cause is recorded and confirmed.
-    async fn live(&self, delivery: &Delivery, begun: &Notify, events: &mut Vec<Event>) -> Result<(), Stop> {
+    async fn live(
+        &self,
+        delivery: &Delivery,
+        seats: Option<Arc<Semaphore>>,
+        begun: &Notify,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Stop> {
         let protocol = protocol_of(&delivery.queue);
         let task = match task::decode(&delivery.body, &delivery.properties, &protocol) {
             Ok(Decoded::Task(task)) => *task,
@@ -77,12 +84,11 @@ impl Shared {
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, None).await;
         };
-        let crowded = crowded(delivery);
-        if crowded > 0 && turn::patience(crowded, self.settings.guard_after).is_none() {
-            // It waits for its turn alone, for as long as others may run.
-            begun.notify_one();
-        }
-        let purpose = Purpose::Execute { crowded };
+        let _seat = match seats {
+            Some(seats) => Some(seat(seats, &self.abort).await?),
+            None => None,
+        };
+        let purpose = Purpose::Execute { crowded: crowded(delivery) };
         let (of, inputs) = (run_of(delivery), task.needs());
         let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
             Taken::Run(run) => run,

@@ -29,6 +29,7 @@ use super::patience::Stop;
 use super::places::Place;
 use super::publish::{again, message_of};
 use super::session::{BEAT_TTL, Sign};
+use super::turn::away;
 use crate::broker::{BrokerError, Delivery, Outgoing, Receipt, Settlement};
 use crate::core::id::Id;
 use crate::core::priority::Priority;
@@ -40,8 +41,11 @@ use crate::wire::task::{self, Decoded, Task};
 const LOOK_EVERY: Duration = Duration::from_millis(1_600);
 /// The longest wait before a delivery whose task is held by a live session is looked at again.
 const HELD_DELAY_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked at each second before the waits grow: past the TTL of a session that went silent.
+/// How often it is looked at each second: past the TTL of a session that went silent.
 pub(super) const HELD_LOOKS: u32 = 7;
+/// How often it is looked at before the waits grow, then every 2 s: for ten minutes. What a lost channel brought
+/// again has no guard before its task is a long one, so it must not be late itself.
+const HELD_LOOKS_SOON: u32 = 304;
 
 /// Which live lease a message met, and how often: `FENCE:TIMES`.
 pub(super) const HEADER_HELD: &str = "gleitzeit-held";
@@ -190,9 +194,7 @@ impl Shared {
             Some((lease, times)) if lease == fence.to_string() => times.parse().unwrap_or(0),
             Some(_) | None => 0,
         };
-        // Every second until a silent session must have run out, then less and less often.
-        let wait = Duration::from_secs(1 << times.saturating_sub(HELD_LOOKS).min(6)).min(HELD_DELAY_MAX);
-        let mut message = message_of(delivery, task, Some(wait));
+        let mut message = message_of(delivery, task, Some(held_wait(times)));
         let count = format!("{fence}:{}", times.saturating_add(1));
         message.properties.headers.insert(HEADER_HELD.to_owned(), count);
         self.publish(vec![message]).await
@@ -205,11 +207,21 @@ impl Shared {
         task: &Task,
         attempt: u32,
     ) -> Result<(), Stop> {
-        let mut message = message_of(delivery, &Task { attempt, ..task.clone() }, Some(LOOK_EVERY));
-        let times = crowded(delivery).saturating_add(1);
-        message.properties.headers.insert(HEADER_CROWDED.to_owned(), times.to_string());
+        let times = crowded(delivery);
+        let away = away(times, self.settings.guard_after);
+        let mut message = message_of(delivery, &Task { attempt, ..task.clone() }, Some(away));
+        let count = times.saturating_add(1).to_string();
+        message.properties.headers.insert(HEADER_CROWDED.to_owned(), count);
         self.publish(vec![message]).await
     }
+}
+
+/// How long a message waits that has met the same lease so many times.
+fn held_wait(times: u32) -> Duration {
+    if times < HELD_LOOKS {
+        return Duration::from_secs(1);
+    }
+    Duration::from_secs(2 << times.saturating_sub(HELD_LOOKS_SOON).min(5)).min(HELD_DELAY_MAX)
 }
 
 /// How often this suspect has waited in vain.
@@ -235,4 +247,17 @@ fn maker_of(delivery: &Delivery) -> Option<(Id, bool)> {
 
 pub(super) fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
     delivery.properties.headers.get(name).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_message_is_looked_at_often_for_ten_minutes() {
+        let waits = [0, 6, 7, 304, 305, 308, 309, u32::MAX].map(|times| held_wait(times).as_secs());
+        assert_eq!(waits, [1, 1, 2, 2, 4, 32, 60, 60]);
+        let minutes = (0..=HELD_LOOKS_SOON).map(held_wait).sum::<Duration>().as_secs() / 60;
+        assert_eq!(minutes, 10);
+    }
 }

@@ -18,7 +18,8 @@ use crate::store::StoreError;
 pub(super) enum Stop {
     /// The worker is told to stop now: give the delivery back.
     Aborted,
-    /// It could not begin, because a suspect has the worker to itself: give the delivery back.
+    /// It could not begin, because a suspect has the worker to itself or all seats are taken: give the delivery
+    /// back.
     Crowded,
     /// The step can never succeed as it is.
     Broken {

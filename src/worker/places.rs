@@ -9,16 +9,24 @@
 //!    └─────────────────────┴ and each of the others when its delivery ends
 //! ```
 //! What is free is asked for by the next subscription (`take`); without a guard there is one, and it never ends.
+//!
+//! After a lost channel the broker counts from zero while what it had sent before goes on here. So whoever would
+//! execute takes a *seat*, of which there are as many as places. Who gets none goes back, and closes the
+//! subscription that brings too much.
 
 use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Stop;
 use crate::topology::Queue;
 
 /// How many subscriptions one queue may have before they are made one again.
 const SUBSCRIPTIONS_MAX: usize = 8;
+/// How long a delivery waits for a seat before it goes to another worker.
+const SEAT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The places of one queue.
 #[derive(Debug)]
@@ -26,6 +34,7 @@ pub(super) struct Places {
     pub(super) queue: Queue,
     state: Mutex<Free>,
     freed: Notify,
+    seats: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -68,7 +77,8 @@ impl Places {
     /// All of them free.
     pub(super) fn new(queue: Queue, prefetch: NonZeroU16) -> Arc<Places> {
         let free = Free { places: prefetch.get(), open: 0, close: CancellationToken::new(), generation: 0 };
-        Arc::new(Places { queue, state: Mutex::new(free), freed: Notify::new() })
+        let seats = Arc::new(Semaphore::new(prefetch.get().into()));
+        Arc::new(Places { queue, state: Mutex::new(free), freed: Notify::new(), seats })
     }
 
     /// Waits until some are free. For one waiter.
@@ -155,6 +165,26 @@ impl Place {
         self.subscription.close.cancel();
         self.subscription.closed.cancelled().await;
     }
+
+    /// What all executions of the queue sit on.
+    pub(super) fn seats(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.subscription.places.seats)
+    }
+}
+
+/// A seat, until it is dropped. [`Stop::Crowded`] if none comes free for too long.
+pub(super) async fn seat(
+    seats: Arc<Semaphore>,
+    abort: &CancellationToken,
+) -> Result<OwnedSemaphorePermit, Stop> {
+    if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
+        return Ok(seat);
+    }
+    tokio::select! {
+        seat = seats.acquire_owned() => seat.map_err(|_| Stop::Aborted),
+        () = abort.cancelled() => Err(Stop::Aborted),
+        () = tokio::time::sleep(SEAT_PATIENCE) => Err(Stop::Crowded),
+    }
 }
 
 impl Drop for Place {
@@ -205,6 +235,22 @@ mod tests {
         assert!(places.subscribe().is_none());
         drop(held);
         assert_eq!(places.subscribe().expect("all ended").prefetch().get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_lost_connection_brought_beside_is_not_executed_beside() {
+        let (places, abort) = (places(1), CancellationToken::new());
+        let subscription = places.subscribe().expect("all are free");
+        let (runs, comes) = (subscription.enter(), subscription.enter());
+        let sits = seat(runs.seats(), &abort).await.expect("nobody sits");
+        assert_eq!(seat(comes.seats(), &abort).await.expect_err("one runs"), Stop::Crowded);
+        subscription.retire();
+        drop(comes);
+        assert!(places.subscribe().is_none(), "one still runs");
+        drop((sits, runs));
+        let subscription = places.subscribe().expect("it has ended");
+        assert_eq!(subscription.prefetch().get(), 1);
+        let _sits = seat(subscription.enter().seats(), &abort).await.expect("nobody sits");
     }
 
     #[test]

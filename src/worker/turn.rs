@@ -5,7 +5,9 @@
 //! is a suspect: it executes alone, so that the next crash tells whether it was the cause.
 //!
 //! The lock is fair: while a suspect waits, whoever comes later waits behind it. Neither waits for long: a
-//! delivery that could not start is given back, uncounted, for a worker that is less busy.
+//! delivery that could not start is given back, uncounted, for a worker that is less busy. A suspect that waited
+//! in vain stays away for four times as long, so that it keeps workers from others for a fifth of the time at most.
+//! Among tasks that always run for longer than it waits it must find a worker that has nothing to do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,12 @@ use super::patience::Stop;
 const BESIDE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a suspect waits for the others at first; each time that it was in vain, twice as long.
 const ALONE_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that it waits.
+const ALONE_PATIENCE_MAX: Duration = Duration::from_secs(30);
+/// How long a suspect stays away after the first wait: another worker may be idle.
+const AWAY_FIRST: Duration = Duration::from_millis(1_600);
+/// The longest that it stays away.
+const AWAY_MAX: Duration = Duration::from_secs(120);
 
 /// The turns of one worker.
 #[derive(Debug, Default)]
@@ -56,22 +64,12 @@ impl Turns {
         }
     }
 
-    /// A turn alone. [`Stop::Crowded`] if others take longer than `patience`; `None` waits as long as they may.
-    pub(super) async fn alone(
-        &self,
-        abort: &CancellationToken,
-        patience: Option<Duration>,
-    ) -> Result<Turn, Stop> {
-        let give_up = async {
-            match patience {
-                Some(patience) => tokio::time::sleep(patience).await,
-                None => std::future::pending().await,
-            }
-        };
+    /// A turn alone. [`Stop::Crowded`] if others take longer than `patience`.
+    pub(super) async fn alone(&self, abort: &CancellationToken, patience: Duration) -> Result<Turn, Stop> {
         tokio::select! {
             floor = Arc::clone(&self.floor).write_owned() => Ok(Turn::Alone { _floor: floor }),
             () = abort.cancelled() => Err(Stop::Aborted),
-            () = give_up => Err(Stop::Crowded),
+            () = tokio::time::sleep(patience) => Err(Stop::Crowded),
         }
     }
 
@@ -81,11 +79,16 @@ impl Turns {
     }
 }
 
-/// How long a suspect waits that has waited `times` in vain; `None` for as long as it takes: then a guard
-/// stands for its delivery, and the time limits of what runs bound the wait.
-pub(super) fn patience(times: u32, guard_after: Duration) -> Option<Duration> {
-    let patience = ALONE_PATIENCE * (1 << times.min(16));
-    (patience < guard_after / 2).then_some(patience)
+/// How long a suspect waits that has waited `times` in vain. No guard stands for its delivery meanwhile, so not
+/// for longer than `guard_after` either, beyond the first wait.
+pub(super) fn patience(times: u32, guard_after: Duration) -> Duration {
+    let longest = ALONE_PATIENCE_MAX.min(guard_after).max(ALONE_PATIENCE);
+    longest.min(ALONE_PATIENCE * (1 << times.min(16)))
+}
+
+/// How long a suspect then stays away when that was in vain too.
+pub(super) fn away(times: u32, guard_after: Duration) -> Duration {
+    if times == 0 { AWAY_FIRST } else { AWAY_MAX.min(4 * patience(times, guard_after)) }
 }
 
 #[cfg(test)]
@@ -96,7 +99,7 @@ mod tests {
     async fn a_suspect_waits_for_the_others_and_those_that_come_later_wait_for_it() {
         let (turns, abort) = (Turns::default(), CancellationToken::new());
         let first = turns.beside(&abort).await.expect("nobody is in the way");
-        let suspect = turns.alone(&abort, None);
+        let suspect = turns.alone(&abort, Duration::from_secs(1));
         tokio::pin!(suspect);
         assert!(futures_util::poll!(&mut suspect).is_pending());
         let later = turns.beside(&abort);
@@ -114,7 +117,7 @@ mod tests {
     async fn nobody_waits_for_ever_and_an_abort_ends_every_wait() {
         let (turns, abort) = (Turns::default(), CancellationToken::new());
         let first = turns.beside(&abort).await.expect("nobody is in the way");
-        let patience = Some(Duration::from_secs(1));
+        let patience = Duration::from_secs(1);
         assert_eq!(turns.alone(&abort, patience).await.expect_err("in vain"), Stop::Crowded);
         turns.no_suspect().await;
         drop(first);
@@ -122,16 +125,20 @@ mod tests {
         assert_eq!(turns.beside(&abort).await.expect_err("in vain"), Stop::Crowded);
         abort.cancel();
         assert_eq!(turns.beside(&abort).await.expect_err("aborted"), Stop::Aborted);
-        assert_eq!(turns.alone(&abort, None).await.expect_err("aborted"), Stop::Aborted);
+        assert_eq!(turns.alone(&abort, patience).await.expect_err("aborted"), Stop::Aborted);
         drop(alone);
     }
 
     #[test]
-    fn patience_doubles_until_a_guard_stands_for_the_delivery() {
-        let waits: Vec<Option<u64>> = [0, 1, 2, 5, 6, 1_000]
-            .map(|times| patience(times, Duration::from_secs(450)).map(|wait| wait.as_secs()))
-            .into();
-        assert_eq!(waits, [Some(5), Some(10), Some(20), Some(160), None, None]);
-        assert_eq!(patience(0, Duration::from_secs(1)), None);
+    fn a_suspect_keeps_a_worker_from_others_for_a_fifth_of_the_time_at_most() {
+        let waits = [0, 1, 2, 3, 6, 1_000].map(|times| {
+            let guard_after = Duration::from_secs(450);
+            (patience(times, guard_after).as_secs(), away(times, guard_after).as_secs())
+        });
+        assert_eq!(waits, [(5, 1), (10, 40), (20, 80), (30, 120), (30, 120), (30, 120)]);
+        let short = [(1, 5), (12, 12), (60, 30)];
+        for (guard_after, longest) in short {
+            assert_eq!(patience(9, Duration::from_secs(guard_after)).as_secs(), longest);
+        }
     }
 }
