@@ -7,16 +7,18 @@ import time
 import pika
 import redis
 
-from . import Broken, plan
+from . import Broken, plan, witness
 
 # Workers must be consuming again within this after the broker's port answers; longer is waited for, and told.
 CONSUMING_WAIT_SECONDS = 30
+# Before a kill: the longest wait for a worker to be busy.
+BUSY_WAIT_SECONDS = 10
 
 
 class Faults:
     """Does the plan's faults one after the other, and keeps what was measured."""
 
-    def __init__(self, faults, servers, workers, links, journal):
+    def __init__(self, faults, servers, workers, links, journal, executions):
         self.done = []
         # (pid, when) of each worker killed while all else was well.
         self.clean_kills = []
@@ -27,6 +29,7 @@ class Faults:
         self._workers = workers
         self._links = links
         self._journal = journal
+        self._executions = executions
         self._stop = threading.Event()
 
     def run(self):
@@ -59,6 +62,12 @@ class Faults:
     # --- workers
 
     def worker_kill(self, fault):
+        """At a moment when it runs something that tells of itself, so that its recovery can be seen."""
+        until = time.monotonic() + BUSY_WAIT_SECONDS
+        while time.monotonic() < until and not self._stop.wait(0.1):
+            running = witness.running(witness.executions(self._executions), self._workers.pid(fault.worker))
+            if running:
+                break
         pid, at = self._workers.kill(fault.worker, fault.seconds)
         if pid is not None:
             self.clean_kills.append((pid, at))

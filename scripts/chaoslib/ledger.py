@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from . import witness
 from .workers import environment
 
+# worker.crash_limit
+CRASH_LIMIT = 3
 RESULT = re.compile(r"^gleitzeit:\{(?P<id>[^}]*)\}:result(?::(?P<task>.*))?$")
 
 
@@ -31,6 +33,8 @@ class Ledger:
     repeated: int = 0
     announced: int = 0
     problems: list = field(default_factory=list)
+    # Tasks that were given up because we killed their workers too often.
+    given_up: int = 0
     # What must have a dead letter: by id, or WORKFLOW/TASK.
     letters_due: Counter = field(default_factory=Counter)
 
@@ -38,9 +42,11 @@ class Ledger:
         self.problems.append(text % arguments)
 
 
-def compare(items, producers, client, ends, lines, status):
-    """The ledger. `lines` are the executions; `status` asks the command line for a history."""
+def compare(items, producers, client, ends, lines, killed, status):
+    """The ledger. `lines` are the executions, `killed` the pids of workers that we killed; `status` asks the
+    command line for a history."""
     ledger = Ledger()
+    victims = {id for id, rows in lines.items() if _is_victim(rows, killed)}
     for number, item in enumerate(items):
         ledger.planned[item.kind] += 1
         if number in producers.accepted:
@@ -51,20 +57,30 @@ def compare(items, producers, client, ends, lines, status):
     keys = [key.decode() for key in client.scan_iter(witness.PREFIX + ":{*}:result*", 5000)]
     documents = witness.documents(client, keys)
     for item in known.values():
-        _compare_item(ledger, item, documents, producers.due)
+        _compare_item(ledger, item, documents, producers.due, victims)
     _nothing_else(ledger, items, known, documents)
     _once(ledger, ends, documents)
     _executions(ledger, items, documents, lines, status)
     return ledger
 
 
-def _compare_item(ledger, item, documents, due_times):
+def _is_victim(rows, killed):
+    """Whether three workers died with it, and at most one of them by a poisonous task beside it."""
+    lost = [one for one in rows if not one.ended]
+    return len(lost) >= CRASH_LIMIT and sum(one.pid in killed for one in lost) >= CRASH_LIMIT - 1
+
+
+def _compare_item(ledger, item, documents, due_times, victims):
     document, _ = documents.get(witness.result_key(item.id), (None, None))
     if document is None:
         ledger.wrong("no end: %s %s", item.kind, item.id)
         return
     ledger.ended[item.kind] += 1
     ledger.states[item.kind, document["status"]] += 1
+    if item.id in victims and _is_given_up(document):
+        ledger.given_up += 1
+        ledger.letters_due[item.id] += 1
+        return
     if not _is_as_expected(ledger, item.id, item.expect, document):
         return
     if item.kind != "workflow":
@@ -91,6 +107,10 @@ def _compare_item(ledger, item, documents, due_times):
         error = task.get("error") or {}
         if task["status"] in ("failed", "expired") and error.get("name") != "TASK_DEPENDENCY_FAILED":
             ledger.letters_due[place] += 1
+
+
+def _is_given_up(document):
+    return document["status"] == "failed" and document["error"]["name"] == "WORKER_LOST"
 
 
 def _is_as_expected(ledger, place, expect, document):

@@ -32,6 +32,8 @@ KINDS = {
     "alarm-memory": (4, 10, "server"),
     "alarm-disk": (4, 10, "server"),
 }
+# What is measured comes more often.
+_AGAIN = ("worker-kill", "worker-kill", "broker-kill")
 # Only with a cluster, once: what is lost for good cannot be lost again.
 FOR_GOOD = "node-lost"
 
@@ -113,10 +115,10 @@ def calm_after(fault):
 
 
 def _order(rng, count, kinds, nodes):
-    """Every kind once before any comes again, in an order of its own each time."""
+    """Every kind before any comes in another round, in an order of its own each time."""
     order = []
     while len(order) < count:
-        again = list(kinds)
+        again = [*kinds, *(kind for kind in _AGAIN if kind in kinds and len(kinds) > 1)]
         rng.shuffle(again)
         order += again
     order = order[:count]

@@ -26,7 +26,9 @@ def lines(ledger, plan, faults, recoveries, letters, repeated_letters, deaths, p
     yield "  dead letters: %d, of these %d written again after a fault" % (letters, repeated_letters)
     kinds = Counter(fault.kind for fault in faults.done)
     yield "  faults: %d: %s" % (len(faults.done), ", ".join("%d %s" % (kinds[k], k) for k in sorted(kinds)))
-    yield "  workers killed by tasks: %d" % len(deaths)
+    yield "  workers killed by tasks: %d; tasks given up because we killed their workers: %d" % (
+        len(deaths), ledger.given_up,
+    )
     yield from _measured(recoveries, faults.consuming)
     wrong = problems + ledger.problems
     yield ""

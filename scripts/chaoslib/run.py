@@ -73,7 +73,8 @@ class Run:
             arguments.program, self.servers, self.links, self.folder, self.journal, arguments.workers,
             arguments.concurrency, self.settings,
         )
-        self.faults = Faults(self.plan.faults, self.servers, self.workers, self.links, self.journal)
+        self.faults = Faults(self.plan.faults, self.servers, self.workers, self.links, self.journal,
+                             self.folder / "executions")
         self.producers = Producers(
             self.servers, arguments.program, self.folder, self.journal, self.plan.items, self.plan.seconds,
             self.settings,
@@ -181,7 +182,8 @@ class Run:
         lines = witness.executions(self.folder / "executions")
         status = ledger.Status(self.arguments.program, self.servers, self.folder, self.settings)
         with redis.Redis.from_url(self.servers.redis_url(), socket_timeout=30) as client:
-            found = ledger.compare(self.plan.items, self.producers, client, self.ends, lines, status)
+            found = ledger.compare(self.plan.items, self.producers, client, self.ends, lines,
+                                   self.workers.killed, status)
         all_letters = letters.read(self.servers, self.servers.depths())
         count, repeated = letters.compare(found, self.plan.items, all_letters)
         return found, count, repeated, lines

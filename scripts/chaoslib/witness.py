@@ -35,6 +35,13 @@ def executions(file):
     return {id: [Execution(id, *one) for one in rows] for id, rows in found.items()}
 
 
+def running(executions, pid):
+    """What this worker runs now, but for what it has only just begun."""
+    now = time.time()
+    return [one.id for rows in executions.values() for one in rows
+            if one.pid == pid and not one.ended and now - 20 < one.started < now - 0.2]
+
+
 def recoveries(executions, clean_kills):
     """Seconds from each kill until what ran there was running elsewhere: one list per kill."""
     answer = []

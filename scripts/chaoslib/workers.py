@@ -17,6 +17,8 @@ class Workers:
     def __init__(self, program, servers, links, folder, journal, count, concurrency, settings):
         self._journal = journal
         self._deaths = []
+        # By us, with kill -9.
+        self.killed = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._all = [
@@ -62,6 +64,7 @@ class Workers:
                 return None, time.time()
             worker.killed = True
             os.kill(pid, signal.SIGKILL)
+            self.killed.add(pid)
         return pid, time.time()
 
     def signal(self, number, what):
