@@ -65,6 +65,7 @@ mod connection;
 mod keys;
 mod link;
 mod outage;
+mod open;
 mod outside;
 mod plan;
 mod read;
