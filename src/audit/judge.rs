@@ -66,12 +66,17 @@ pub(super) struct Facts {
     pub(super) ready: u64,
 }
 
+/// Whether that was so long ago. What is to come is not old, however short that is.
+pub(super) fn is_old(since: Timestamp, now: Timestamp, older_than: Duration) -> bool {
+    since <= now && now.since(since) >= older_than
+}
+
 /// The sentence at one look.
 pub(super) fn judge(facts: &Facts, now: Timestamp, older_than: Duration) -> Option<Why> {
     if facts.ready > 0 {
         return None;
     }
-    let is_old = |since: Timestamp| now.since(since) >= older_than;
+    let is_old = |since: Timestamp| is_old(since, now, older_than);
     match facts.state {
         TaskState::Accepted | TaskState::Queued => is_old(facts.since).then_some(Why::NotInQueue),
         TaskState::Delayed => {
@@ -115,6 +120,7 @@ mod tests {
     #[test]
     fn what_is_delayed_is_accused_when_its_time_is_over_by_long() {
         let delayed = Facts { due: Some(at(100)), ..facts(TaskState::Delayed) };
+        assert_eq!(judge(&delayed, at(99), Duration::ZERO), None);
         assert_eq!(judge(&delayed, at(159), OLD), None);
         assert_eq!(judge(&delayed, at(160), OLD), Some(Why::Overdue));
         assert_eq!(judge(&Facts { ready: 3, ..delayed }, at(160), OLD), None);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::judge::{Facts, Why, judge};
+use super::judge::{Facts, Why, is_old, judge};
 use super::{Asked, Depths, FINDINGS_MAX, Finding, PAGE, Parts, Report};
 use crate::broker::{BrokerError, Depth};
 use crate::core::clock::Timestamp;
@@ -128,14 +128,14 @@ pub(super) async fn still(parts: &Parts, suspects: Vec<Suspect>) -> Result<Vec<S
 pub(super) async fn convicted(
     parts: &Parts,
     asked: &Asked,
-    depths: &Depths,
+    depths: [&Depths; 2],
     still: Vec<Suspect>,
 ) -> Result<Vec<Finding>, Error> {
     let mut court = Court { parts, asked, sessions: HashMap::new(), suspects: Vec::new(), has_more: false };
     let mut findings = Vec::new();
     for suspect in still {
         let Suspect { subject, state, since, why, queue, mark } = suspect;
-        if why != Why::NothingMoves && ready(depths, &queue) > 0 {
+        if why != Why::NothingMoves && depths.iter().any(|depths| ready(depths, &queue) > 0) {
             continue;
         }
         if let (Why::WorkerDied, Some(session)) = (why, &mark.1)
@@ -166,7 +166,7 @@ impl Court<'_> {
                 let state = WorkflowState::Accepted.name();
                 count(report, "workflows", state);
                 let since = due.unwrap_or(created_at).max(created_at);
-                if now.since(since) >= self.asked.older_than && ready(&report.depths, &Queue::Workflows) == 0
+                if is_old(since, now, self.asked.older_than) && ready(&report.depths, &Queue::Workflows) == 0
                 {
                     self.accuse(Suspect {
                         subject: Subject::Workflow(id),
@@ -194,7 +194,7 @@ impl Court<'_> {
         for task in workflow.tasks.iter().filter(|task| !task.state.is_ended()) {
             self.task(task, since, report).await?;
         }
-        let is_old = self.parts.clock.now().since(since) >= self.asked.older_than;
+        let is_old = is_old(since, self.parts.clock.now(), self.asked.older_than);
         if workflow.state == WorkflowState::Running && is_old && !moves(workflow) {
             self.accuse(Suspect {
                 subject: Subject::Workflow(workflow.id.clone()),
@@ -240,7 +240,7 @@ impl Court<'_> {
                     continue;
                 };
                 let since = armed.max(schedule.changed_at);
-                if now.since(since) >= self.asked.older_than && ready(depths, &Queue::Workflows) == 0 {
+                if is_old(since, now, self.asked.older_than) && ready(depths, &Queue::Workflows) == 0 {
                     self.accuse(Suspect {
                         subject: Subject::Schedule(schedule.name.clone(), armed, schedule.generation),
                         state: schedule.state.name(),

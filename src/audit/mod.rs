@@ -52,7 +52,7 @@ const PAUSE_AFTER_DEATH: Duration = Duration::from_secs(16);
 /// What no audit can find or bring back.
 pub const NOT_COVERED: [&str; 5] = [
     "tasks of other producers that no worker has claimed: nothing but their message knows them",
-    "bringing back tasks on their own whose message is larger than 16 KiB or came from another producer",
+    "bringing back tasks on their own whose message is larger than 16 KiB, came from another producer or a schedule",
     "bringing back workflows that no worker has taken in: their document is in their message only",
     "commands (cancel, retry), timeouts of workflows, changes of schedules, dead letters and replies that were purged",
     "single messages lost from a queue that is not empty: they are named once it is",
@@ -126,10 +126,11 @@ pub async fn audit(parts: &Parts, asked: &Asked) -> Result<Report, Error> {
     }
     let has_death = suspects.iter().any(|suspect| suspect.why == Why::WorkerDied);
     tokio::time::sleep(if has_death { PAUSE_AFTER_DEATH } else { PAUSE }).await;
-    // What is still queued was so before the depths were taken, and what they show is not older than that.
-    let still = look::still(parts, suspects.clone()).await?;
+    // A message that is there was ready before or after the records are read, unless it was on its way both times.
+    let before = look::depths(parts).await?;
+    let still = look::still(parts, suspects).await?;
     report.depths = look::depths(parts).await?;
-    report.findings = look::convicted(parts, asked, &report.depths, still).await?;
+    report.findings = look::convicted(parts, asked, [&before, &report.depths], still).await?;
     Ok(report)
 }
 
