@@ -194,10 +194,10 @@ const CASES: &[Case] = &cases! { None;
     open::every_open_root_is_found_page_by_page [17];
     open::the_message_of_a_task_is_kept_until_it_ends [18];
     open::the_messages_of_a_workflow_are_those_that_it_released [18];
-    open::a_delayed_workflow_says_until_when [17];
 };
 
 const REDIS_CASES: &[Case] = &cases! { Some("redis");
+    open::a_delayed_workflow_says_until_when [17];
     redis_only::results_are_plain_and_told_by_key [12];
     redis_only::all_of_a_root_is_in_one_slot [1];
     redis_only::what_ends_has_a_ttl [11];
