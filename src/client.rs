@@ -22,7 +22,7 @@ use crate::core::protocol::{Leniency, LookupError, Protocols};
 use crate::core::violation::Violation;
 use crate::core::workflow::{WORKFLOW_BYTES_MAX, Workflow};
 use crate::error::Error;
-use crate::store::{Accepted, Change, Store};
+use crate::store::{Accepted, Change, Message, SENT_BYTES_MAX, Store};
 use crate::topology::{Address, Queue};
 use crate::wire;
 use crate::wire::task::Task;
@@ -267,7 +267,8 @@ impl Client {
         let message = wire::workflow::Message { workflow, reply: None, traceparent: None, digest: None };
         wire::workflow::plan(&message, id)?;
         self.send(Outgoing { delay: wait, ..to_workflows(id, body) }).await?;
-        self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name, digest }).await;
+        let due = not_before.filter(|_| wait.is_some());
+        self.note(Accepted::Workflow { id: id.clone(), name: message.workflow.name, digest, due }).await;
         Ok(())
     }
 
@@ -332,17 +333,23 @@ impl Client {
         let now = self.clock.now();
         let due = spec.not_before.filter(|due| *due > now);
         let wait = due.map(|due| due.since(now).min(DELAY_MAX));
+        let priority = spec.priority.unwrap_or(Priority::NORMAL).number();
+        let sent = (body.len() <= SENT_BYTES_MAX).then(|| Message {
+            address: address.clone(),
+            priority,
+            body: body.clone(),
+        });
         let message = Outgoing {
             target: Target::Queue(Queue::Tasks(address)),
             body,
             properties: Properties {
                 message_id: task.id.as_ref().map(Id::to_string),
-                priority: Some(spec.priority.unwrap_or(Priority::NORMAL).number()),
+                priority: Some(priority),
                 ..Properties::default()
             },
             delay: wait,
         };
-        Ok((message, Accepted::Task { head, digest: wire::task::digest(&task), due }))
+        Ok((message, Accepted::Task { head, digest: wire::task::digest(&task), due, sent }))
     }
 
     /// Publishes new work, where its queue has room.

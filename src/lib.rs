@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` tells the whole story; each module's documentation is its design.
 
+pub mod audit;
 pub mod bench;
 pub mod broker;
 pub mod cli;

@@ -81,6 +81,8 @@ pub(crate) enum Command {
     /// Dead letters: what came to nothing, looked at, sent again or thrown away
     #[command(subcommand)]
     Dead(super::dead::Dead),
+    /// Compare what was accepted with what is queued: name what is lost or stuck, and send it again
+    Audit(super::audit::Audit),
     /// Continue interrupted embedded runs
     Resume(Resume),
     /// Print the graph of a workflow file as Mermaid or DOT

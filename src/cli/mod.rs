@@ -1,6 +1,7 @@
 //! The command line: arguments to work, work to output and exit codes.
 
 mod args;
+mod audit;
 mod batch;
 mod bench;
 mod call;
@@ -103,6 +104,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Cancel(args) => look::cancel(config, args, json).await,
         Command::Retry(args) => retry::retry(config, args, json).await,
         Command::Dead(command) => dead::dead(config, command, json).await,
+        Command::Audit(args) => audit::audit(config, args, json).await,
         Command::Resume(args) => work::resume(config, args, json).await,
         Command::Graph(args) => run::graph(&config, &args, json),
         Command::Schedule(command) => schedule::schedule(config, command, json).await,

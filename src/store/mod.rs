@@ -55,10 +55,11 @@
 //! 13. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
 //!     is not alive.
 //!
-//! Lines 14 to 16, of schedules, are in `schedule`.
+//! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`.
 
 mod error;
 mod lease;
+mod open;
 mod outside;
 mod plan;
 mod record;
@@ -77,6 +78,7 @@ use crate::core::id::{Id, TaskKey};
 
 pub use error::StoreError;
 pub use lease::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
+pub use open::{OpenPage, OpenRoot, OpenWork, SENT_BYTES_MAX};
 use outside::REQUESTS_MAX;
 pub use outside::{Cancelled, Retried, Why};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
@@ -85,7 +87,7 @@ pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, Schedule
 
 /// The state of tasks and workflows.
 #[async_trait]
-pub trait Store: Schedules + fmt::Debug + Send + Sync + 'static {
+pub trait Store: Schedules + OpenWork + fmt::Debug + Send + Sync + 'static {
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.
     /// Answers the ids that are known with another digest: their bodies differ from what came first.

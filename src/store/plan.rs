@@ -22,6 +22,9 @@ pub enum Accepted {
         digest: Option<String>,
         /// The broker keeps it until then; it is `delayed`.
         due: Option<Timestamp>,
+        /// Its message, kept until it ends, so that it can be sent again ([`super::OpenWork::messages`]); `None`
+        /// if it is too large for that.
+        sent: Option<Message>,
     },
     /// A workflow and its name.
     Workflow {
@@ -31,6 +34,8 @@ pub enum Accepted {
         name: String,
         /// See [`Claim::digest`](super::Claim::digest).
         digest: Option<String>,
+        /// The broker keeps it until then.
+        due: Option<Timestamp>,
     },
 }
 

@@ -179,11 +179,11 @@ impl Accepted {
                     protocol: task.spec.protocol.to_string(),
                     method: task.spec.method.clone(),
                 };
-                Accepted::Task { head, digest: None, due: None }
+                Accepted::Task { head, digest: None, due: None, sent: None }
             }
             Work::Workflow(document) => {
                 let name = document.get("name").and_then(Value::as_str).unwrap_or(UNNAMED);
-                Accepted::Workflow { id: id.clone(), name: name.to_owned(), digest: None }
+                Accepted::Workflow { id: id.clone(), name: name.to_owned(), digest: None, due: None }
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::core::failure::Failure;
 use crate::core::reading::{self, Reading};
 use crate::core::violation::Path;
 
-pub use properties::Properties;
+pub use properties::{HEADER_ROOT, HEADER_RUN, Properties};
 
 /// The newest version of messages (`v`) that is read, and the one that is written.
 pub const VERSION: u64 = 1;

@@ -2,6 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::core::id::TaskKey;
+
+/// Names the workflow that a task belongs to, for an embedded run that executes only its own.
+pub const HEADER_ROOT: &str = "gleitzeit-root";
+
+/// The run that a task's message is of, where it is not the first. It goes on to the messages of later attempts.
+pub const HEADER_RUN: &str = "gleitzeit-run";
+
 /// The properties of a message. They fill in what the body lacks; AMQP has them under the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Properties {
@@ -15,4 +23,23 @@ pub struct Properties {
     pub reply_to: Option<String>,
     /// Text headers; `traceparent` counts.
     pub headers: BTreeMap<String, String>,
+}
+
+impl Properties {
+    /// What goes beside the message of a task that a store has released in this run.
+    #[must_use]
+    pub fn of_released(key: &TaskKey, priority: u8, run: u32) -> Properties {
+        let mut properties = Properties {
+            message_id: Some(key.id().to_string()),
+            priority: Some(priority),
+            ..Properties::default()
+        };
+        if let Some(workflow) = key.workflow() {
+            properties.headers.insert(HEADER_ROOT.to_owned(), workflow.to_string());
+        }
+        if run > 1 {
+            properties.headers.insert(HEADER_RUN.to_owned(), run.to_string());
+        }
+        properties
+    }
 }

@@ -3,12 +3,12 @@
 use super::Shared;
 use super::control;
 use super::patience::{Stop, insist};
-use super::publish::HEADER_ROOT;
 use crate::broker::{Outgoing, Properties, Target};
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Cancelled, Retried, Why};
 use crate::topology::Queue;
+use crate::wire::HEADER_ROOT;
 use crate::wire::command::Command;
 use crate::wire::event::Event;
 use crate::wire::task::Reply;

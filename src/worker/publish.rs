@@ -20,12 +20,7 @@ use crate::topology::{Address, Queue, unrouted};
 use crate::wire::envelope::{Envelope, HEADER_REPLAYS, Original, Output, replays};
 use crate::wire::record::{Ending, Head};
 use crate::wire::task::{self, Decoded, Reply, Task};
-
-/// Names the workflow that a task belongs to, for an embedded run that executes only its own.
-pub(crate) const HEADER_ROOT: &str = "gleitzeit-root";
-
-/// The run that a task's message is of, where it is not the first. It goes on to the messages of later attempts.
-pub(super) const HEADER_RUN: &str = "gleitzeit-run";
+use crate::wire::{HEADER_ROOT, HEADER_RUN};
 
 /// The largest dead letter, in bytes: below what RabbitMQ 4 takes by default.
 const LETTER_BYTES_MAX: usize = 15 * 1024 * 1024;
@@ -289,16 +284,6 @@ pub(super) fn again(delivery: &Delivery, delay: Option<Duration>) -> Outgoing {
 
 fn message_released(released: Released) -> Outgoing {
     let Released { key, message: Message { address, priority, body }, run } = released;
-    let mut properties = Properties {
-        message_id: Some(key.id().to_string()),
-        priority: Some(priority),
-        ..Properties::default()
-    };
-    if let Some(workflow) = key.workflow() {
-        properties.headers.insert(HEADER_ROOT.to_owned(), workflow.to_string());
-    }
-    if run > 1 {
-        properties.headers.insert(HEADER_RUN.to_owned(), run.to_string());
-    }
+    let properties = Properties::of_released(&key, priority, run);
     Outgoing { target: Target::Queue(Queue::Tasks(address)), body, properties, delay: None }
 }

@@ -33,7 +33,10 @@ async fn tasks_per_second() {
                 let name = format!("t{number}");
                 broker.publish(vec![message(&name)]).await.expect("publishes");
                 store
-                    .accept(&[Accepted::Task { head: head(&name), digest: None, due: None }], WallClock.now())
+                    .accept(
+                        &[Accepted::Task { head: head(&name), digest: None, due: None, sent: None }],
+                        WallClock.now(),
+                    )
                     .await
                     .expect("accepts");
             }

@@ -11,7 +11,7 @@ const ROWS: &[&[&str]] = &[
     &["provider"],
     &["config"],
     &["error"],
-    &["worker", "client", "dead"],
+    &["worker", "client", "dead", "audit"],
     &["runtime", "bench"],
     &["cli"],
 ];

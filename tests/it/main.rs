@@ -1,6 +1,7 @@
 //! The whole system by capability; one binary, because each one costs a link.
 
 mod architecture;
+mod audit;
 mod batch;
 mod bench;
 mod blame;

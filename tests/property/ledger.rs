@@ -17,8 +17,8 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
-    Lease, Plan, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
-    WorkflowRecord,
+    Lease, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store, StoreError, Summary,
+    TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::gate::Gate;
@@ -204,6 +204,17 @@ impl Schedules for Watched {
 
     async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
         self.gate.through(self.inner.schedules(after, limit)).await
+    }
+}
+
+#[async_trait]
+impl OpenWork for Watched {
+    async fn open(&self, after: Option<&str>, limit: usize) -> Result<OpenPage, StoreError> {
+        self.gate.through(self.inner.open(after, limit)).await
+    }
+
+    async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
+        self.gate.through(self.inner.messages(keys)).await
     }
 }
 

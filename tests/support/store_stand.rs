@@ -145,7 +145,7 @@ pub(crate) fn edge(on: usize, otherwise: Otherwise) -> Edge {
 }
 
 pub(crate) fn accepted(key: &TaskKey) -> Accepted {
-    Accepted::Task { head: head(key), digest: None, due: None }
+    Accepted::Task { head: head(key), digest: None, due: None, sent: None }
 }
 
 /// A `Created` that has nothing to publish.

@@ -64,6 +64,7 @@ mod address;
 mod connection;
 mod keys;
 mod link;
+mod open;
 mod outage;
 mod outside;
 mod plan;

@@ -16,7 +16,7 @@ use crate::store::{Filter, Otherwise, StoreError, Summary, TaskRecord, WorkflowR
 use crate::wire::record::Head;
 
 /// What a task's record is read from; `lua/workflow.lua` asks for the same.
-const TASK_FIELDS: [&str; 12] = [
+pub(super) const TASK_FIELDS: [&str; 12] = [
     "head",
     "state",
     "attempts",
@@ -32,7 +32,7 @@ const TASK_FIELDS: [&str; 12] = [
 ];
 
 /// How many keys the server looks at in one step of `list`.
-const SCAN_COUNT: usize = 1000;
+pub(super) const SCAN_COUNT: usize = 1000;
 
 impl RedisStore {
     pub(super) async fn read_task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
@@ -158,7 +158,7 @@ impl RedisStore {
 }
 
 /// Reads [`TASK_FIELDS`]; `None` if there is no such task.
-fn task_record(root: &Id, mut reply: Reply) -> Result<Option<TaskRecord>, StoreError> {
+pub(super) fn task_record(root: &Id, mut reply: Reply) -> Result<Option<TaskRecord>, StoreError> {
     let Some(head) = reply.optional_text()? else { return Ok(None) };
     let head = task_head("task", root, &head)?;
     let state = task_state(&mut reply)?;

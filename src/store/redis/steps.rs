@@ -4,6 +4,7 @@ use redis::ScriptInvocation;
 use std::time::Duration;
 
 use super::RedisStore;
+use super::open;
 use super::plan::push_tasks;
 use super::reply::{Reply, corrupt};
 use crate::core::clock::Timestamp;
@@ -165,18 +166,19 @@ impl RedisStore {
             let mut pipeline = redis::pipe();
             let mut digests = Vec::new();
             for one in batch {
-                let (root, kind, head, digest, due) = match one {
-                    Accepted::Task { head, digest, due } => {
-                        (&head.key.root, "task", head.open(), digest, *due)
+                let (root, kind, head, digest, due, sent) = match one {
+                    Accepted::Task { head, digest, due, sent } => {
+                        (&head.key.root, "task", head.open(), digest, *due, sent.as_ref())
                     }
-                    Accepted::Workflow { id, name, digest } => {
-                        (id, "workflow", record::workflow_open(id, name), digest, None)
+                    Accepted::Workflow { id, name, digest, due } => {
+                        (id, "workflow", record::workflow_open(id, name), digest, *due, None)
                     }
                 };
                 let script = &self.scripts.accept;
                 pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(self.prefix.root(root));
                 pipeline.arg(kind).arg(head).arg(&now).arg(digest.as_deref().unwrap_or_default());
-                pipeline.arg(due.map(|due| due.to_string()).unwrap_or_default()).ignore();
+                pipeline.arg(due.map(|due| due.to_string()).unwrap_or_default());
+                pipeline.arg(sent.map(open::kept).unwrap_or_default()).ignore();
                 digests.extend(digest.as_ref().map(|digest| (root, digest)));
             }
             self.connection.script_pipeline(STEP, &self.scripts.accept, &pipeline).await?;

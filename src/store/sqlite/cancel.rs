@@ -115,6 +115,10 @@ fn cancel_task(
     let is_delayed = task.state == TaskState::Delayed;
     let cleaning = if is_delayed { Cleaning::kept_back } else { Cleaning::after }(now, result_ttl);
     ending::cancel_alone(tx, task.n, &head, cleaning, now)?;
+    if task.run == 1 {
+        // What a retry keeps is of a later run.
+        tx.prepare_cached("DELETE FROM planned WHERE task = ?1")?.execute([task.n])?;
+    }
     let mut running = Vec::new();
     if task.state == TaskState::Running {
         let session = Id::parse(task.session.as_deref().unwrap_or_default());

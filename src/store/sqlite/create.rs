@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::ending;
 use super::flow::Flow;
+use super::open;
 use super::plant::plant;
 use super::rows::{self, Clash, Workflow};
 use crate::core::clock::Timestamp;
@@ -18,10 +19,15 @@ pub(super) fn accept(tx: &Connection, accepted: &[Accepted], now: Timestamp) -> 
     let mut different = Vec::new();
     for one in accepted {
         let (root, digest, is_new) = match one {
-            Accepted::Task { head, digest, due } => {
-                (&head.key.root, digest, accept_task(tx, head, digest.as_deref(), *due, now)?)
+            Accepted::Task { head, digest, due, sent } => {
+                let is_new = accept_task(tx, head, digest.as_deref(), *due, now)?;
+                if let Some(message) = sent {
+                    open::keep(tx, &head.key, message)?;
+                }
+                (&head.key.root, digest, is_new)
             }
-            Accepted::Workflow { id, name, digest } => {
+            // When the broker delivers it is in the same file.
+            Accepted::Workflow { id, name, digest, due: _ } => {
                 (id, digest, accept_workflow(tx, id, name, digest.as_deref(), now)?)
             }
         };

@@ -126,7 +126,7 @@ fn end_alone(
 }
 
 /// The message of a task on its own, to be published again when somebody retries it. One that was kept before
-/// goes when the task completes.
+/// goes when the task completes, and with the end of the first run, whose own it is.
 fn keep_for_retry(
     tx: &Connection,
     task: &Task,
@@ -136,8 +136,7 @@ fn keep_for_retry(
     if let Some(message) = message {
         return rows::keep_message(tx, task.n, message);
     }
-    // A first lease ends no retry.
-    if state == TaskState::Completed && task.fence.0 > 1 {
+    if state == TaskState::Completed || task.run == 1 {
         tx.prepare_cached("DELETE FROM planned WHERE task = ?1")?.execute([task.n])?;
     }
     Ok(())

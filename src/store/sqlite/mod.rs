@@ -33,6 +33,7 @@ mod create;
 mod ending;
 mod finish;
 mod flow;
+mod open;
 mod plant;
 mod read;
 mod reset;

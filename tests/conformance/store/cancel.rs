@@ -66,7 +66,7 @@ pub(crate) async fn a_mark_is_obeyed_by_create(stand: Stand) {
 }
 
 pub(crate) async fn an_accepted_workflow_is_cancelled(stand: Stand) {
-    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned(), digest: None };
+    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned(), digest: None, due: None };
     stand.store.accept(&[workflow], stand.now()).await.expect("answers");
     assert_eq!(cancel(&stand, "w").await, Cancelled::Done { running: vec![], reply: None });
     let plan = plan("w", &[("a", &[])]);

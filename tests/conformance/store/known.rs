@@ -15,9 +15,14 @@ pub(crate) async fn another_body_under_the_same_id_is_noticed(stand: Stand) {
     let key = alone("t");
     let accept = async |digest: Option<String>| {
         let accepted = [
-            Accepted::Task { head: head(&key), digest: digest.clone(), due: None },
-            Accepted::Task { head: head(&alone("other")), digest: Some("x".to_owned()), due: None },
-            Accepted::Workflow { id: id("w"), name: "w".to_owned(), digest },
+            Accepted::Task { head: head(&key), digest: digest.clone(), due: None, sent: None },
+            Accepted::Task {
+                head: head(&alone("other")),
+                digest: Some("x".to_owned()),
+                due: None,
+                sent: None,
+            },
+            Accepted::Workflow { id: id("w"), name: "w".to_owned(), digest, due: None },
         ];
         stand.store.accept(&accepted, stand.now()).await.expect("answers")
     };
@@ -58,7 +63,8 @@ pub(crate) async fn another_plan_under_the_same_id_is_noticed(stand: Stand) {
     assert!(stand.create(&second).await.differs);
     assert_eq!(stand.create(&first).await, taken_in(WorkflowState::Completed));
     assert_eq!(stand.states("w").await, "a completed");
-    let accepted = [Accepted::Workflow { id: id("w"), name: "w".to_owned(), digest: digest("two") }];
+    let accepted =
+        [Accepted::Workflow { id: id("w"), name: "w".to_owned(), digest: digest("two"), due: None }];
     assert_eq!(stand.store.accept(&accepted, stand.now()).await, Ok(vec![id("w")]));
 }
 

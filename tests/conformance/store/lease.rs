@@ -213,10 +213,10 @@ pub(crate) async fn a_result_that_nobody_wants_is_not_kept(stand: Stand) {
 pub(crate) async fn what_was_accepted_is_known_until_somebody_knows_better(stand: Stand) {
     let (early, late) = (alone("early"), alone("late"));
     let lease: Lease = stand.lease(&late).await;
-    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned(), digest: None };
+    let workflow = Accepted::Workflow { id: id("w"), name: "A plan".to_owned(), digest: None, due: None };
     let (waits, due) = (alone("waits"), stand.now().after(Duration::from_secs(90)));
-    let delayed = Accepted::Task { head: head(&waits), digest: None, due: Some(due) };
-    let again = Accepted::Task { head: head(&late), digest: None, due: Some(due) };
+    let delayed = Accepted::Task { head: head(&waits), digest: None, due: Some(due), sent: None };
+    let again = Accepted::Task { head: head(&late), digest: None, due: Some(due), sent: None };
     let all = [accepted(&early), accepted(&late), workflow, delayed, again];
     stand.store.accept(&all, stand.now()).await.expect("answers");
     stand.store.accept(&[], stand.now()).await.expect("answers");

@@ -89,7 +89,7 @@ pub(crate) async fn what_ends_has_a_ttl(stand: Stand) {
     stand.lease(&alone("cancelled")).await;
     let due = Some(stand.now().after(Duration::from_secs(60)));
     let delayed = Accepted::Task { head: head(&alone("kept-back")), digest: None, due };
-    let flow = Accepted::Workflow { id: id("kept-back-flow"), name: "W".to_owned(), digest: None };
+    let flow = Accepted::Workflow { id: id("kept-back-flow"), name: "W".to_owned(), digest: None, due: None };
     stand.store.accept(&[delayed, flow], stand.now()).await.expect("answers");
     for root in ["cancelled", "marked", "marked-too", "kept-back", "kept-back-flow"] {
         stand.store.cancel(&id(root), Why::Request, stand.now()).await.expect("answers");

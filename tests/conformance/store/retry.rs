@@ -107,7 +107,7 @@ pub(crate) async fn a_retry_by_the_same_request_is_a_repeat(stand: Stand) {
 pub(crate) async fn what_was_never_taken_in_has_nothing_to_retry(stand: Stand) {
     let failure = Failure::new(Code::WorkflowCircularDependency, "a needs a");
     stand.create(&Plan { refused: Some(failure), ..plan("refused", &[]) }).await;
-    let accepted = Accepted::Workflow { id: id("cancelled"), name: "W".to_owned(), digest: None };
+    let accepted = Accepted::Workflow { id: id("cancelled"), name: "W".to_owned(), digest: None, due: None };
     stand.store.accept(&[accepted], stand.now()).await.expect("answers");
     stand.cancel("cancelled", Why::Request).await;
     for root in ["refused", "cancelled"] {

@@ -36,6 +36,7 @@ if is[1] == 'workflow' then
 end
 
 call('HSET', root, 'state', 'cancelled', 'ended', now)
+call('HDEL', root, 'sent')
 call('HINCRBY', root, 'fence', 1)
 call('PEXPIRE', root, is[2] == 'delayed' and ARGV[6] or ARGV[3])
 call('SET', result, is[4] .. fill(CANCELLED, NOW_MARK, now), 'PX', ARGV[2])

@@ -69,6 +69,7 @@ end
 local history, entries = remember(is[4], is[5], ARGV[5])
 call('HSET', task, 'state', state, 'ended', now, 'history', history, 'entries', entries)
 if alone then
+  call('HDEL', task, 'sent')
   if ARGV[13] then
     call('HSET', task, 'address', ARGV[13], 'priority', ARGV[14], 'body', ARGV[15])
   else

@@ -4,6 +4,7 @@ if KEYS[1] == KEYS[2] and ARGV[2] == 'ended' then
   local is = redis.call('HMGET', KEYS[1], 'state', 'fence', 'history')
   if is[1] == 'running' and is[2] == ARGV[1] and not is[3] then
     redis.call('HSET', KEYS[1], 'state', ARGV[3], 'ended', ARGV[4], 'history', ARGV[5], 'entries', 1)
+    redis.call('HDEL', KEYS[1], 'sent')
     if ARGV[13] then
       redis.call('HSET', KEYS[1], 'address', ARGV[13], 'priority', ARGV[14], 'body', ARGV[15])
     end

@@ -1,0 +1,136 @@
+//! What has not ended, found by walking over the keys.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::Value;
+use std::collections::HashSet;
+
+use super::RedisStore;
+use super::read::{SCAN_COUNT, TASK_FIELDS, task_record};
+use super::reply::{Reply, corrupt};
+use crate::core::id::{Id, TaskKey};
+use crate::core::state::{TaskState, WorkflowState};
+use crate::store::{Message, OpenPage, OpenRoot, OpenWork, Released, StoreError};
+use crate::topology::Address;
+
+/// A message as `lua/accept.lua` keeps it.
+pub(super) fn kept(message: &Message) -> Vec<u8> {
+    let mut text = format!("{} {} ", message.priority, message.address).into_bytes();
+    text.extend_from_slice(&message.body);
+    text
+}
+
+/// Reads what [`kept`] wrote.
+fn unkept(kept: &Bytes) -> Option<Message> {
+    let mut parts = kept.splitn(3, |byte| *byte == b' ');
+    let mut text = || std::str::from_utf8(parts.next()?).ok();
+    let priority = text()?.parse().ok()?;
+    let address = Address::parse(text()?).ok()?;
+    Some(Message { address, priority, body: kept.slice_ref(parts.next()?) })
+}
+
+#[async_trait]
+impl OpenWork for RedisStore {
+    async fn open(&self, after: Option<&str>, limit: usize) -> Result<OpenPage, StoreError> {
+        const STEP: &str = "open";
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(after.unwrap_or("0")).arg("MATCH").arg(self.prefix.roots());
+        scan.arg("COUNT").arg(limit.clamp(1, SCAN_COUNT));
+        let (next, keys): (String, Vec<String>) = self.connection.query(STEP, &scan).await?;
+        let ids: HashSet<Id> = keys.iter().filter_map(|key| self.prefix.id_of_root(key)).collect();
+        let ids: Vec<Id> = ids.into_iter().collect();
+        let mut roots = Vec::new();
+        if !ids.is_empty() {
+            let mut pipeline = redis::pipe();
+            for id in &ids {
+                pipeline.cmd("HMGET").arg(self.prefix.root(id));
+                pipeline.arg(&["kind", "state", "created", "due"]).arg(&TASK_FIELDS);
+            }
+            let answers: Vec<Value> = self.connection.pipeline(STEP, &pipeline).await?;
+            for (id, answer) in ids.into_iter().zip(answers) {
+                roots.extend(open_root(id, Reply::new(STEP, answer)?)?);
+            }
+        }
+        Ok(OpenPage { roots, next: Some(next).filter(|next| next != "0") })
+    }
+
+    async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
+        const STEP: &str = "messages";
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for key in keys {
+            pipeline.cmd("HGET").arg(self.prefix.root(&key.root)).arg("run");
+            pipeline.cmd("HMGET").arg(self.prefix.task(key));
+            pipeline.arg(&["state", "sent", "address", "priority", "body"]);
+        }
+        let answers: Vec<Value> = self.connection.pipeline(STEP, &pipeline).await?;
+        let mut found = Vec::with_capacity(keys.len());
+        for (key, answer) in keys.iter().zip(answers.chunks_exact(2)) {
+            let mut run = Reply::new(STEP, Value::Array(vec![answer[0].clone()]))?;
+            let run = run.count()?.max(1);
+            found.push(message(key, run, Reply::new(STEP, answer[1].clone())?)?);
+        }
+        Ok(found)
+    }
+}
+
+/// `None` for a mark, for what has ended, and for what has gone since it was found.
+fn open_root(id: Id, mut reply: Reply) -> Result<Option<OpenRoot>, StoreError> {
+    let (kind, state) = (reply.optional_text()?, reply.optional_text()?.unwrap_or_default());
+    let (created_at, due) = (reply.time()?.unwrap_or_default(), reply.time()?);
+    match kind.as_deref() {
+        Some("task") => {
+            let record = task_record(&id, reply)?.filter(|record| !record.state.is_ended());
+            Ok(record.map(|record| OpenRoot::Task { record: Box::new(record), created_at }))
+        }
+        Some("workflow") => match WorkflowState::parse(&state) {
+            Some(WorkflowState::Accepted) => Ok(Some(OpenRoot::Accepted { id, created_at, due })),
+            Some(WorkflowState::Running) => Ok(Some(OpenRoot::Running(id))),
+            Some(
+                WorkflowState::Completed
+                | WorkflowState::Failed
+                | WorkflowState::Cancelled
+                | WorkflowState::Expired,
+            ) => Ok(None),
+            None => Err(reply.corrupt(format!("{state:?} is no state of workflow {id}"))),
+        },
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// A task of a workflow has its message from the start; one on its own after a retry, or what its client kept.
+fn message(key: &TaskKey, run: u32, mut reply: Reply) -> Result<Option<Released>, StoreError> {
+    let state = reply.optional_text()?.and_then(|state| TaskState::parse(&state));
+    if !state.is_some_and(|state| !state.is_ended() && state != TaskState::Waiting) {
+        return Ok(None);
+    }
+    let sent = reply.bytes()?;
+    let planned = (reply.optional_text()?, reply.optional_text()?, reply.bytes()?);
+    let message = match (sent, planned) {
+        (_, (Some(address), Some(priority), Some(body))) => {
+            let address = Address::parse(&address).map_err(|error| corrupt("messages", error.to_string()))?;
+            let priority = priority
+                .parse()
+                .map_err(|_| corrupt("messages", format!("{priority:?} is no priority of {key}")))?;
+            Some(Message { address, priority, body })
+        }
+        (Some(sent), _) => unkept(&sent),
+        (None, _) => None,
+    };
+    Ok(message.map(|message| Released { key: key.clone(), message, run }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_message_reads_back_what_was_sent() {
+        let address = Address::parse("echo.v1").expect("valid");
+        let message = Message { address, priority: 7, body: Bytes::from_static(b"{\"a\": 1 }  ") };
+        assert_eq!(unkept(&Bytes::from(kept(&message))), Some(message));
+        assert_eq!(unkept(&Bytes::from_static(b"7 echo.v1")), None);
+    }
+}

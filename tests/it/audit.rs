@@ -1,0 +1,277 @@
+//! Audit through the real binary: what operators and failovers destroy is named exactly and brought back.
+
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::place::Place;
+use crate::support::{Embedded, Ran, until};
+
+const ECHO: &str = "gleitzeit.tasks.echo.v1";
+
+/// What was named, as `ID why`.
+fn named(ran: &Ran) -> BTreeSet<String> {
+    let document = ran.json();
+    let findings = document["findings"].as_array().expect("findings").iter();
+    findings
+        .map(|one| format!("{} {}", one["id"].as_str().expect("id"), one["why"].as_str().expect("why")))
+        .collect()
+}
+
+fn set(texts: &[&str]) -> BTreeSet<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// A chain and one beside it.
+fn workflow() -> String {
+    json!({"name": "W", "tasks": [
+        {"id": "a", "method": "echo/ping"},
+        {"id": "b", "method": "echo/ping", "dependencies": ["a"]},
+        {"id": "c", "method": "echo/ping"},
+    ]})
+    .to_string()
+}
+
+impl Place {
+    fn purge(&self, queue: &str) {
+        self.vhost.call("DELETE", &format!("/api/queues/{}/{queue}/contents", self.vhost.name), &Value::Null);
+    }
+
+    fn audit(&self, more: &[&str]) -> Ran {
+        let args: Vec<&str> = ["audit", "--json", "--older-than", "1s"].iter().chain(more).copied().collect();
+        self.run(&args)
+    }
+
+    fn status(&self, id: &str) -> String {
+        let ran = self.run(&["status", id, "--json"]);
+        if ran.code != 0 {
+            return "unknown".to_owned();
+        }
+        ran.json()["status"].as_str().expect("a state").to_owned()
+    }
+
+    fn is_completed(&self, ids: &[&str]) {
+        for id in ids {
+            self.run(&["result", id, "--wait", "--timeout", "50", "--json"]).expect(0);
+        }
+    }
+
+    fn task(&self, id: &str, more: &[&str]) {
+        let args = ["call", "echo/v1", "ping", "--no-wait", "--id", id];
+        self.run(&[&args[..], more].concat()).expect(0);
+    }
+}
+
+#[test]
+fn what_was_purged_is_named_exactly_and_brought_back() {
+    let Some(place) = Place::new() else { return };
+    place.run(&["topology", "apply"]).expect(0);
+    // Takes workflows in, and leaves their tasks to others.
+    let coordinator = place.worker(&["--protocol", "python/v1"]);
+    let file = place.write("w.json", &workflow());
+    place.run(&["submit", &file, "--id", "w"]).expect(0);
+    until("the workflow to be taken in", || place.status("w/c") == "queued");
+    place.task("one", &[]);
+    place.task("two", &["--priority", "high"]);
+    place.task("soon", &["--in", "9s"]);
+    place.task("late", &["--in", "1h"]);
+    until("the queue to fill", || place.vhost.queue(ECHO)["messages_ready"] == 5);
+    place.purge(ECHO);
+    until("all of it to be old enough", || named(&place.audit(&[])).contains("soon overdue"));
+
+    let found = place.audit(&[]).expect(1);
+    let lost = set(&[
+        "w/a not_in_queue",
+        "w/c not_in_queue",
+        "one not_in_queue",
+        "two not_in_queue",
+        "soon overdue",
+    ]);
+    assert_eq!(named(&found), lost, "{}", found.stdout);
+    assert_eq!(found.json()["open"]["echo/v1"]["delayed"], 2);
+    assert_eq!(
+        named(&place.audit(&["--workflow", "w"]).expect(1)),
+        set(&["w/a not_in_queue", "w/c not_in_queue"])
+    );
+    let lines = place.run(&["audit", "--older-than", "1s"]).expect(1);
+    assert!(lines.stdout.contains("w/c  task queued  since "), "{lines:?}");
+
+    let repaired = place.audit(&["--repair"]).expect(0);
+    assert!(
+        repaired.json()["findings"].as_array().expect("a list").iter().all(|one| one["repaired"] == true)
+    );
+    until("the messages to be there", || place.vhost.queue(ECHO)["messages_ready"] == 5);
+    assert_eq!(named(&place.audit(&[]).expect(0)), set(&[]));
+    let _worker = place.worker(&["--protocol", "echo/v1"]);
+    place.is_completed(&["w", "one", "two", "soon"]);
+    assert_eq!(named(&place.audit(&[]).expect(0)), set(&[]));
+    assert_eq!(place.run(&["status", "one", "--json"]).expect(0).json()["attempts"], 1);
+    drop(coordinator);
+}
+
+#[test]
+fn a_message_that_is_there_already_causes_nothing() {
+    let Some(place) = Place::new() else { return };
+    place.run(&["topology", "apply"]).expect(0);
+    place.task("one", &[]);
+    place.purge(ECHO);
+    until("it to be old enough", || !named(&place.audit(&[])).is_empty());
+    place.audit(&["--repair"]).expect(0);
+    // Somebody else repairs too, or the first message was not lost after all.
+    let message = crate::place::eventually("the message", || place.take(ECHO));
+    for _ in 0..3 {
+        let payload = message["payload"].as_str().expect("text");
+        place.publish("gleitzeit.tasks", "echo.v1", payload, &message["properties"]);
+    }
+    let _worker = place.worker(&[]);
+    place.is_completed(&["one"]);
+    until("the queue to be empty", || place.vhost.queue(ECHO)["messages"] == 0);
+    assert_eq!(place.run(&["status", "one", "--json"]).expect(0).json()["attempts"], 1);
+}
+
+#[test]
+fn a_purged_delay_queue_and_a_purged_workflows_queue_are_noticed() {
+    let Some(place) = Place::new() else { return };
+    place.run(&["topology", "apply"]).expect(0);
+    let file = place.write("w.json", &workflow());
+    place.run(&["submit", &file, "--id", "gone"]).expect(0);
+    place.run(&["submit", &file, "--id", "later", "--in", "1h"]).expect(0);
+    place.purge("gleitzeit.workflows");
+    // The first of its delay queues, for 12.8 of the 20 seconds.
+    place.task("soon", &["--in", "20s"]);
+    place.purge("gleitzeit.delay.07.12.8s");
+    until("its time to be over", || named(&place.audit(&[])).contains("soon overdue"));
+    assert_eq!(named(&place.audit(&[]).expect(1)), set(&["gone not_taken_in", "soon overdue"]));
+    let repaired = place.audit(&["--repair"]).expect(1).json();
+    for finding in repaired["findings"].as_array().expect("a list") {
+        assert_eq!(finding["repaired"], finding["id"] == "soon", "{finding}");
+    }
+    let _worker = place.worker(&[]);
+    place.is_completed(&["soon"]);
+}
+
+#[test]
+fn a_purged_tick_is_sent_again() {
+    let Some((place, worker)) = Place::with_worker() else { return };
+    let add = ["schedule", "add", "s", "*/2 * * * * *", "echo/v1", "ping"];
+    place.run(&add).expect(0);
+    let fired = || {
+        let shown = place.run(&["schedule", "show", "s", "--json"]);
+        if shown.code == 0 { shown.json()["fired"].as_u64().expect("a count") } else { 0 }
+    };
+    until("a slot to fire", || fired() > 0);
+    drop(worker);
+    // Once it is due it waits in the workflows queue: nobody is there to take it.
+    until("the tick to be due", || {
+        place.purge("gleitzeit.workflows");
+        !named(&place.audit(&[])).is_empty()
+    });
+    assert_eq!(named(&place.audit(&["--repair"]).expect(0)), set(&["s no_tick"]));
+    let before = fired();
+    let _worker = place.worker(&[]);
+    until("slots to fire again", || fired() > before + 1);
+}
+
+#[test]
+fn a_dead_worker_whose_message_was_purged_is_named() {
+    let Some((place, mut worker)) = Place::with_worker() else { return };
+    let flag = place.path("flag");
+    let code = format!(
+        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.05)",
+        flag.display().to_string()
+    );
+    place.run(&["exec", &code, "--id", "long", "--no-wait"]).expect(0);
+    until("it to run", || place.status("long") == "running");
+    worker.kill();
+    let queue = "gleitzeit.tasks.python.v1";
+    until("the message to come back", || place.vhost.queue(queue)["messages_ready"] == 1);
+    assert_eq!(named(&place.audit(&[])), set(&[]), "it waits for another worker");
+    place.purge(queue);
+    until("its session to be over", || !named(&place.audit(&[])).is_empty());
+    assert_eq!(named(&place.audit(&["--repair"]).expect(0)), set(&["long worker_died"]));
+    std::fs::write(&flag, "").expect("a file");
+    let _worker = place.worker(&[]);
+    place.is_completed(&["long"]);
+    assert_eq!(place.run(&["status", "long", "--json"]).expect(0).json()["crashes"], 1);
+}
+
+#[test]
+fn a_failover_that_lost_the_last_writes_is_repaired() {
+    let Some((place, mut worker)) = Place::with_worker() else { return };
+    let file = place.write("w.json", &workflow());
+    worker.drain();
+    let coordinator = place.worker(&["--protocol", "python/v1"]);
+    place.run(&["submit", &file, "--id", "w"]).expect(0);
+    until("the workflow to be taken in", || place.status("w/c") == "queued");
+    // The replica that takes over has what was there now.
+    let keys = ["root", "order", "task:a", "task:b", "task:c"].map(|what| place.key("w", what));
+    for key in &keys {
+        place.redis_cli(&["COPY", key, &format!("{key}:old")]);
+    }
+    let rest = place.worker(&["--protocol", "echo/v1"]);
+    place.is_completed(&["w"]);
+    for what in ["result", "result:a", "result:b", "result:c"] {
+        place.redis_cli(&["DEL", &place.key("w", what)]);
+    }
+    for key in &keys {
+        place.redis_cli(&["COPY", &format!("{key}:old"), key, "REPLACE"]);
+    }
+    assert_eq!(named(&place.audit(&["--repair"]).expect(0)), set(&["w/a not_in_queue", "w/c not_in_queue"]));
+    place.is_completed(&["w"]);
+    assert_eq!(named(&place.audit(&[]).expect(0)), set(&[]));
+    drop((coordinator, rest));
+}
+
+#[test]
+fn a_healthy_system_under_load_is_never_accused() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    let _second = place.worker(&[]);
+    let tasks: Vec<Value> = (0..40)
+        .map(|number| {
+            let before: Vec<String> = (number > 3).then(|| format!("t{}", number - 4)).into_iter().collect();
+            json!({"id": format!("t{number}"), "method": "echo/ping", "dependencies": before})
+        })
+        .collect();
+    let file = place.write("w.json", &json!({"name": "W", "max_parallel": 3, "tasks": tasks}).to_string());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                place.run(&["submit", &file]).expect(0);
+                place.run(&["call", "echo/v1", "ping", "--no-wait", "--in", "0.3s"]).expect(0);
+                place.run(&["exec", "1", "--no-wait"]).expect(0);
+            }
+        });
+        for _ in 0..3 {
+            // No patience at all: everything that waits at the first look is a suspect.
+            let audited = place.run(&["audit", "--json", "--older-than", "0s"]);
+            let is_clean = audited.code == 0;
+            if !is_clean {
+                is_over.store(true, Ordering::Relaxed);
+            }
+            assert!(is_clean, "{audited:?}");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn embedded_messages_that_are_gone_are_sent_again() {
+    let here = Embedded::new();
+    let file = here.write("w.json", &workflow());
+    here.run(&["submit", &file, "--id", "gone"]).expect(0);
+    here.run(&["submit", &file, "--id", "later", "--in", "1h"]).expect(0);
+    here.run(&["call", "echo/v1", "ping", "--no-wait", "--id", "one"]).expect(0);
+    let audit = |more: &[&str]| {
+        let args: Vec<&str> = ["audit", "--json", "--older-than", "0s"].iter().chain(more).copied().collect();
+        here.run(&args)
+    };
+    assert_eq!(named(&audit(&[]).expect(0)), set(&[]));
+    let state = rusqlite::Connection::open(here.path("state.db")).expect("opens");
+    state.execute("DELETE FROM messages", []).expect("deletes");
+    drop(state);
+    assert_eq!(named(&audit(&[]).expect(1)), set(&["gone not_taken_in", "one not_in_queue"]));
+    assert_eq!(named(&audit(&["--repair"]).expect(1)).len(), 2);
+    here.run(&["resume", "one"]).expect(0);
+    assert_eq!(named(&audit(&[]).expect(1)), set(&["gone not_taken_in"]));
+}
