@@ -14,6 +14,7 @@ mod failover;
 mod following;
 mod golden;
 mod guard;
+mod migrate;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;
