@@ -185,7 +185,7 @@ fn whoever_may_not_migrate_is_told_before_the_first_change_and_a_dry_run_changes
     let ran = crate::support::Ran::of(command.output().expect("the binary starts"));
     assert_eq!(ran.json()["error"]["name"], "AUTHORIZATION_FAILED", "{ran:?}");
     assert_eq!(queues(&place), before);
-    submit(&place, "still routed");
+    submit(&place, "still-routed");
     assert_eq!(place.vhost.peek(PYTHON).len(), 1);
 }
 
@@ -200,7 +200,7 @@ fn definitions_of_an_older_release_work_on_a_newer_one_until_they_are_migrated()
     assert_eq!(place.vhost.queue(PYTHON)["type"], "classic");
 
     let _worker = place.worker(&[]);
-    submit(&place, "on the old queues");
+    submit(&place, "on-the-old-queues");
     until("the worker to run", || ledger(&place).len() == 1);
     let overview = place.vhost.call("GET", "/api/overview", &Value::Null);
     let version = overview["rabbitmq_version"].as_str().expect("a server has a version");
@@ -210,7 +210,7 @@ fn definitions_of_an_older_release_work_on_a_newer_one_until_they_are_migrated()
     assert_eq!(ran.stdout.contains("has another x-queue-type"), is_newer, "{ran:?}");
     place.run(&["topology", "apply", "--migrate", "--settle", "1"]).expect(0);
     assert_eq!(place.vhost.queue(PYTHON)["type"], if is_newer { "quorum" } else { "classic" });
-    submit(&place, "on the new queues");
+    submit(&place, "on-the-new-queues");
     all_ran_once(&place, 2);
     place.run(&["call", "echo/v1", "ping"]).expect(0);
 }
