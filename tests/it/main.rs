@@ -33,6 +33,7 @@ mod schema;
 mod support;
 mod times;
 mod topology;
+mod upgrade;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
 mod wire;
