@@ -40,6 +40,9 @@ use crate::topology::{Queue, delay};
 
 /// An exclusive queue: whoever has it is the only one that migrates. Also what permissions are tried on.
 const LOCK: &str = "gleitzeit.migrating.lock";
+/// What expired just before we came, a quorum queue still has until the next queue has confirmed it, and does not
+/// count: at least so long a queue must have given nothing.
+const HANDED_ON: Duration = Duration::from_secs(2);
 /// The server's reply code for an exclusive queue of somebody else.
 const RESOURCE_LOCKED: u16 = 405;
 
@@ -227,8 +230,8 @@ impl Migrator<'_> {
                 return Err(BrokerError::Unconfirmed { what, reason });
             }
             others = others.max(consumers - 1);
-            let is_settled = others == 0 || last.elapsed() >= self.wish.settle;
-            if ready == 0 && is_settled {
+            let settle = if others == 0 { HANDED_ON } else { self.wish.settle.max(HANDED_ON) };
+            if ready == 0 && last.elapsed() >= settle {
                 break;
             }
         }
