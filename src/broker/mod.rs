@@ -23,6 +23,7 @@
 //!    as soon as the broker is back, and settling a delivery of the old connection is
 //!    [`BrokerError::DeliveryLost`] (the message comes again).
 
+mod migration;
 pub mod rabbitmq;
 pub mod sqlite;
 
@@ -38,6 +39,7 @@ use crate::topology::{Address, InvalidAddress, Queue, Topology};
 use crate::wire::schedule::Run;
 
 /// The longest delay of a message, 310 days: what the delay queues can count.
+pub use self::migration::{Migration, Moved, STAND_IN};
 pub use crate::topology::delay::DELAY_MAX;
 pub use crate::wire::Properties;
 
@@ -49,6 +51,14 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Compares what the broker has with `topology`. Changes nothing.
     async fn check(&self, topology: &Topology) -> Result<Vec<Finding>, BrokerError>;
+
+    /// Moves every queue whose type or arguments differ from `topology`, without losing a message and without
+    /// a moment in which one is unroutable; a message may be delivered twice. Where it ends early, doing it
+    /// again goes on. A broker whose queues have no arguments has nothing to move.
+    async fn migrate(&self, topology: &Topology, wish: &Migration) -> Result<Vec<Moved>, BrokerError> {
+        let _ = (topology, wish);
+        Ok(Vec::new())
+    }
 
     /// Returns once the broker has confirmed every message.
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError>;

@@ -437,7 +437,7 @@ pub(crate) enum Topology {
     /// Print what is declared
     Show,
     /// Declare what is missing
-    Apply,
+    Apply(TopologyApply),
     /// Compare with what the broker has; exit 4 if something differs
     Check,
     /// Print definitions.json for RabbitMQ's import
@@ -446,6 +446,21 @@ pub(crate) enum Topology {
         #[arg(long, default_value = "3.10", value_name = "VERSION")]
         rabbitmq: String,
     },
+}
+
+/// `gleitzeit topology apply`
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopologyApply {
+    /// Move queues whose type or arguments differ, with all their messages
+    #[arg(long)]
+    pub(crate) migrate: bool,
+    /// Print what --migrate would do, and do nothing
+    #[arg(long, requires = "migrate")]
+    pub(crate) dry_run: bool,
+    /// How long workers get to end what they hold of a queue before it is deleted [default: a third of
+    /// amqp.consumer_timeout; longer tasks have a guard by then]
+    #[arg(long, requires = "migrate", value_name = "SECONDS")]
+    pub(crate) settle: Option<f64>,
 }
 
 /// `gleitzeit config`

@@ -1,4 +1,4 @@
-//! `protocol`, `topology`, `config`: what is declared and what is in force.
+//! `protocol`, `config`: what is declared and what is in force.
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,7 @@ use crate::core::code::Code;
 use crate::core::protocol::{ProtocolId, Protocols, Source};
 use crate::core::workflow::workflow_schema;
 use crate::error::Error;
-use crate::runtime::{Role, Runtime};
-use crate::topology::plan::{Plan, Release};
+use crate::runtime::Runtime;
 
 /// `gleitzeit protocol ...`
 pub(crate) fn protocol(config: &Config, command: args::Protocol, json: bool) -> Result<u8, Error> {
@@ -120,58 +119,6 @@ pub(crate) fn schema(args: &args::Schema) -> Result<u8, Error> {
     })?;
     print::note(&format!("written to {}", path.display()));
     Ok(0)
-}
-
-/// `gleitzeit topology ...`
-pub(crate) async fn topology(config: Config, command: args::Topology, json: bool) -> Result<u8, Error> {
-    let wanted = Runtime::topology(&config)?;
-    match command {
-        args::Topology::Export { rabbitmq } => {
-            let release = Release::parse(&rabbitmq).ok_or_else(|| {
-                let text = format!("--rabbitmq {rabbitmq:?} is no version such as 3.10 or 4.3");
-                Error::new(Code::InvalidRequest, text)
-            })?;
-            let plan = Plan::new(&wanted, release, &Runtime::queue_types(&config)?);
-            print::line(&serde_json::to_string_pretty(&plan.definitions()).unwrap_or_default());
-            return Ok(0);
-        }
-        args::Topology::Show => {
-            let names: Vec<String> = wanted.queues().iter().map(ToString::to_string).collect();
-            if json {
-                print::json(&json!({"queues": names}))
-            } else {
-                names.iter().for_each(|name| print::line(name))
-            }
-            return Ok(0);
-        }
-        args::Topology::Apply | args::Topology::Check => {}
-    }
-    let applying = matches!(command, args::Topology::Apply);
-    let runtime = Runtime::open(config, Role::Operator, None).await?;
-    if applying {
-        runtime.broker.declare(&wanted).await?;
-    }
-    let findings = runtime.broker.check(&wanted).await?;
-    let version = runtime.broker.version().await?;
-    runtime.close().await;
-    if json {
-        let rows: Vec<Value> = findings
-            .iter()
-            .map(|finding| json!({"what": finding.what, "problem": finding.problem}))
-            .collect();
-        print::json(&json!({"broker": version, "findings": rows}));
-    } else {
-        for finding in &findings {
-            print::line(&format!("{}: {}", finding.what, finding.problem));
-        }
-        let verdict = if findings.is_empty() {
-            "as declared".to_owned()
-        } else {
-            format!("{} differences", findings.len())
-        };
-        print::note(&format!("{version}: {verdict}"));
-    }
-    Ok(if findings.is_empty() { 0 } else { 4 })
 }
 
 /// `gleitzeit config show`

@@ -19,6 +19,7 @@ mod run;
 mod schedule;
 mod screen;
 mod signals;
+mod topology;
 mod watch;
 mod when;
 mod work;
@@ -110,7 +111,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Schedule(command) => schedule::schedule(config, command, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
         Command::Schema(args) => describe::schema(&args),
-        Command::Topology(command) => describe::topology(config, command, json).await,
+        Command::Topology(command) => topology::topology(config, command, json).await,
         Command::Bench(args) => bench::bench(config, global.config.as_deref(), args, json).await,
         Command::Config(args::Config::Show) => Ok(describe::config(&config, json)),
         Command::Completions { .. } => Ok(0),

@@ -104,7 +104,7 @@ impl QueueTypes {
 }
 
 /// What is declared.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// In the order in which they are declared.
     pub exchanges: Vec<Exchange>,

@@ -15,6 +15,7 @@ mod failover;
 mod following;
 mod golden;
 mod guard;
+mod migrate;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;
@@ -33,6 +34,7 @@ mod schema;
 mod support;
 mod times;
 mod topology;
+mod upgrade;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
 mod wire;

@@ -9,7 +9,10 @@
 //! refused without harm where the user may not.
 
 use lapin::Channel;
-use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeBindOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use std::time::Duration;
 
@@ -36,6 +39,15 @@ impl Part<'_> {
             Part::Queue(queue) => format!("queue {}", queue.name),
         }
     }
+}
+
+/// What the server has of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PartState {
+    Missing,
+    AsDeclared,
+    /// With other arguments; which.
+    Differs(String),
 }
 
 /// Every exchange, then every queue.
@@ -117,6 +129,81 @@ impl<'a> Declarer<'a> {
             }
         }
         Ok(findings)
+    }
+
+    /// Whether the server has `part`, and as it is declared.
+    pub(super) async fn state(&mut self, part: Part<'_>) -> Result<PartState, BrokerError> {
+        let wrong = |failure: Failure| failure.of(&format!("comparing {}", part.name()), HINT);
+        match self.declare(part, true).await? {
+            Ok(()) => {}
+            Err(failure) if failure.reply_code() == Some(NOT_FOUND) => return Ok(PartState::Missing),
+            Err(failure) => return Err(wrong(failure)),
+        }
+        match self.declare(part, false).await? {
+            Ok(()) => Ok(PartState::AsDeclared),
+            Err(failure) if failure.reply_code() == Some(PRECONDITION_FAILED) => {
+                let words = failure.words();
+                Ok(PartState::Differs(
+                    argument(&words).map_or(words.clone(), |name| format!("has another {name}")),
+                ))
+            }
+            Err(failure) => Err(wrong(failure)),
+        }
+    }
+
+    /// Whether the server has `part`, whatever its arguments.
+    pub(super) async fn exists(&mut self, part: Part<'_>) -> Result<bool, BrokerError> {
+        match self.declare(part, true).await? {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.reply_code() == Some(NOT_FOUND) => Ok(false),
+            // Newer servers want some permission even to look; whoever may not migrate is told then.
+            Err(failure) if failure.reply_code() == Some(ACCESS_REFUSED) => Ok(false),
+            Err(failure) => Err(failure.of(&format!("looking for {}", part.name()), HINT)),
+        }
+    }
+
+    /// Creates `part`; what exists with other arguments is left as it is.
+    pub(super) async fn ensure(&mut self, part: Part<'_>) -> Result<(), BrokerError> {
+        match self.declare(part, false).await? {
+            Err(failure) if failure.reply_code() != Some(PRECONDITION_FAILED) => {
+                Err(failure.of(&format!("declaring {}", part.name()), HINT))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes a binding, which changes nothing where it exists.
+    pub(super) async fn tie(&mut self, binding: &Binding) -> Result<(), BrokerError> {
+        let what = format!("binding {} to {}", binding.destination, binding.source);
+        self.bind(binding).await?.map_err(|failure| failure.of(&what, HINT))
+    }
+
+    /// Ends a queue's binding, which changes nothing where there is none.
+    pub(super) async fn untie(&mut self, binding: &Binding) -> Result<(), BrokerError> {
+        let what = format!("unbinding {} from {}", binding.destination, binding.source);
+        let channel = self.channel().await?;
+        let (source, key) = (binding.source.as_str().into(), binding.routing_key.as_str().into());
+        let unbound =
+            channel.queue_unbind(binding.destination.as_str().into(), source, key, FieldTable::default());
+        let unbound = within(self.timeout, unbound).await;
+        self.noting_end(unbound).map_err(|failure| failure.of(&what, HINT))
+    }
+
+    /// Deletes a queue with whatever is in it; how many messages that were.
+    pub(super) async fn delete_queue(&mut self, queue: &str) -> Result<u64, BrokerError> {
+        let channel = self.channel().await?;
+        let deleted = within(self.timeout, channel.queue_delete(queue.into(), QueueDeleteOptions::default()));
+        let deleted = deleted.await.map_err(|failure| failure.of(&format!("deleting {queue}"), HINT))?;
+        Ok(u64::from(deleted))
+    }
+
+    /// Deletes an exchange.
+    pub(super) async fn delete_exchange(&mut self, exchange: &str) -> Result<(), BrokerError> {
+        let channel = self.channel().await?;
+        let asked = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+        let deleted = within(self.timeout, asked).await;
+        let what = format!("deleting exchange {exchange}");
+        self.noting_end(deleted).map_err(|failure| failure.of(&what, HINT))
     }
 
     /// The message count and consumer count of a queue.
@@ -213,15 +300,19 @@ fn finding(what: &str, problem: &str) -> Finding {
 
 /// The servers word a difference differently; only the argument's name is the same everywhere.
 fn difference(words: &str) -> String {
-    let argument = words.split_once("inequivalent arg '").and_then(|(_, rest)| rest.split_once('\''));
-    match argument {
-        Some((name, _)) => {
+    match argument(words) {
+        Some(name) => {
             format!(
                 "has another {name} ({words}); it is left as it is; `gleitzeit topology apply --migrate` moves it"
             )
         }
         None => format!("differs ({words})"),
     }
+}
+
+fn argument(words: &str) -> Option<&str> {
+    let (_, rest) = words.split_once("inequivalent arg '")?;
+    Some(rest.split_once('\'')?.0)
 }
 
 fn kind(kind: ExchangeKind) -> lapin::ExchangeKind {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
-use crate::broker::{BrokerError, Death, Outgoing, Properties, Target};
+use crate::broker::{BrokerError, Death, Outgoing, Properties, STAND_IN, Target};
 use crate::topology::plan::{DEAD, INBOX, PRIORITY_MAX, REPLIES, route};
 use crate::topology::{Queue, delay};
 
@@ -112,6 +112,27 @@ fn to_amqp(properties: &Properties) -> Result<BasicProperties, BrokerError> {
     Ok(amqp)
 }
 
+/// The properties of a message that is moved from one queue to another: all that it came with, save what the
+/// server would not take from us (the user) or would believe (its own headers, unless they are to be kept).
+pub(super) fn moved(came: &BasicProperties, keeps_deaths: bool) -> BasicProperties {
+    let mut amqp = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    macro_rules! copy {
+        ($($field:ident $with:ident),*) => {
+            $(if let Some(value) = came.$field() { amqp = amqp.$with(value.clone()); })*
+        };
+    }
+    copy!(content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+        correlation_id with_correlation_id, reply_to with_reply_to, expiration with_expiration,
+        message_id with_message_id, timestamp with_timestamp, kind with_type, app_id with_app_id);
+    let mut headers = FieldTable::default();
+    for (name, value) in came.headers().iter().flat_map(|headers| headers.inner()) {
+        if keeps_deaths || !is_brokers_own(name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    if headers.inner().is_empty() { amqp } else { amqp.with_headers(headers) }
+}
+
 /// What arrived beside the body.
 pub(super) fn from_amqp(amqp: &BasicProperties) -> Properties {
     let text = |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
@@ -170,6 +191,8 @@ fn death(entry: &FieldTable) -> Option<Death> {
     if queue.starts_with(delay::PREFIX) {
         return None;
     }
+    // What ended in a stand-in ended in the queue that it stood in for.
+    let queue = queue.strip_suffix(STAND_IN).unwrap_or(&queue).to_owned();
     let routing_key = match entry.inner().get("routing-keys") {
         Some(AMQPValue::FieldArray(keys)) => keys.as_slice().first().and_then(value_text).unwrap_or_default(),
         _ => String::new(),
@@ -275,6 +298,28 @@ mod tests {
         let back = from_amqp(&amqp);
         assert_eq!(back.headers, [("traceparent".to_owned(), "00-1".to_owned())].into());
         assert_eq!(back.priority, Some(9));
+    }
+
+    #[test]
+    fn a_moved_message_keeps_all_but_what_the_server_wrote() {
+        let mut headers = FieldTable::default();
+        headers.insert("x-death".into(), AMQPValue::LongString("1".into()));
+        headers.insert("traceparent".into(), AMQPValue::LongString("00-1".into()));
+        let came = BasicProperties::default()
+            .with_headers(headers)
+            .with_priority(7)
+            .with_user_id("somebody".into())
+            .with_expiration("60000".into())
+            .with_message_id("m".into());
+        let sent = moved(&came, false);
+        let names = |amqp: &BasicProperties| {
+            let headers = amqp.headers().as_ref().expect("has headers");
+            headers.inner().keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&sent), ["traceparent"]);
+        assert_eq!((*sent.priority(), sent.user_id()), (Some(7), &None));
+        assert_eq!((sent.expiration(), sent.message_id()), (came.expiration(), came.message_id()));
+        assert_eq!(names(&moved(&came, true)), ["traceparent", "x-death"]);
     }
 
     fn died(queue: &str, reason: &str, key: &str) -> AMQPValue {

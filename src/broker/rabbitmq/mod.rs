@@ -11,7 +11,7 @@
 //! the same connection would wait with the publishes. Both are opened when first needed and again after a
 //! loss (`connection`); nothing is kept across a loss but what the server holds. `publisher` says how returns
 //! find their message, `feed` how a subscription heals, `declare` what is created and what only compared,
-//! `message` what a message is on the wire. What is declared is in `topology::plan`, how delays work in
+//! `message` what a message is on the wire, `migrate` how a queue gets other arguments. What is declared is in `topology::plan`, how delays work in
 //! `topology::delay`.
 
 mod connection;
@@ -21,6 +21,8 @@ mod events;
 mod failure;
 mod feed;
 mod message;
+mod migrate;
+mod mover;
 mod publisher;
 mod release;
 mod settings;
@@ -42,10 +44,11 @@ use self::declare::{Declarer, Part, parts};
 use self::events::Events;
 use self::feed::{Source, Subscriber};
 use self::message::Frame;
+use self::migrate::{Migrator, unfinished};
 use self::publisher::{Publisher, send_unconfirmed};
 use self::release::Introduction;
 pub use self::settings::{Declare, Settings};
-use super::{Broker, BrokerError, Consumer, Depth, Finding, Listener, Outgoing, Target};
+use super::{Broker, BrokerError, Consumer, Depth, Finding, Listener, Migration, Moved, Outgoing, Target};
 use crate::topology::plan::{CONTROL, Plan, QueueType, Release};
 use crate::topology::{Queue, Topology};
 
@@ -174,9 +177,24 @@ impl Broker for RabbitBroker {
         let plan = self.plan(topology).await?;
         let mut declarer = self.declarer();
         let missing = declarer.missing(&plan).await?;
-        let findings = declarer.compare(&plan, &missing).await?;
+        let mut findings = declarer.compare(&plan, &missing).await?;
+        findings.extend(unfinished(&mut declarer, &plan).await?);
         declarer.finish().await;
         Ok(findings)
+    }
+
+    async fn migrate(&self, topology: &Topology, wish: &Migration) -> Result<Vec<Moved>, BrokerError> {
+        self.ensure_open()?;
+        let plan = self.plan(topology).await?;
+        let migrator = Migrator {
+            asking: &self.publishing,
+            consuming: &self.consuming,
+            publisher: &self.publisher,
+            timeout: self.settings.reply_timeout,
+            plan: &plan,
+            wish,
+        };
+        migrator.run().await
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
