@@ -55,8 +55,8 @@ impl Shared {
     /// Asks for the lease: takes it over from a dead session, and gives back one of our own whose answer was
     /// lost. The task must have been entered into `running` before, so that such a lease can be told.
     ///
-    /// A suspect is executed alone. What is known to be one, because it is taken over or has waited before,
-    /// gets its lease only then; one that shows in the answer is given back first, uncounted.
+    /// A suspect is executed alone. What is known to be one, because it has waited before, gets its lease only
+    /// then; one that shows in the answer is given back first, uncounted.
     pub(super) async fn lease(
         &self,
         head: &Head,
@@ -91,7 +91,7 @@ impl Shared {
             let may_be_suspect = held.is_alone() || purpose == Purpose::End;
             let step = || self.parts.store.claim(&claim, self.parts.clock.now());
             let (session, fence) = match insist(&self.abort, "claim", step).await? {
-                Claimed::Run { lease, crashes, .. } if crashes > 0 && !may_be_suspect => {
+                Claimed::Run { lease, crashes, .. } if self.is_suspect(crashes) && !may_be_suspect => {
                     self.give_back(&lease).await?;
                     (claim.attempt, claim.over) = (lease.attempt, None);
                     continue;
@@ -123,8 +123,14 @@ impl Shared {
                 tracing::warn!(task = %head.key, %session, "taking over from a dead worker");
             }
             claim.over = Some(fence);
-            turn = may_be_suspect.then_some(held);
+            turn = Some(held);
         }
+    }
+
+    /// Whether one more crash is the last one that this task may have. Earlier ones are tried beside others: a
+    /// worker that is killed with much in hand would else have all of it done one by one.
+    fn is_suspect(&self, crashes: u32) -> bool {
+        crashes > 0 && crashes.saturating_add(1) >= self.settings.crash_limit
     }
 
     /// Ends an attempt as if it had not been made. An abort does not cut that short, for it is the answer to

@@ -1,8 +1,8 @@
 //! Who executes beside whom.
 //!
 //! A worker that dies is held against every task that it has a lease of. So nothing has a lease without a
-//! turn, and nobody waits for a turn with a lease: what waits is not blamed. A task with a crash in its record
-//! is a suspect: it executes alone, so that the next crash tells whether it was the cause.
+//! turn, and nobody waits for a turn with a lease: what waits is not blamed. A task that may crash only once more
+//! is a suspect: it executes alone, so that this crash tells whether it was the cause.
 //!
 //! The lock is fair: while a suspect waits, whoever comes later waits behind it. Neither waits for long: a
 //! delivery that could not start is given back, uncounted, for a worker that is less busy. A suspect that waited

@@ -10,7 +10,12 @@ async fn a_damaged_file_is_said_to_be_damaged() {
     let state = State::new();
     let database = state.open().await;
     let accepted: Vec<_> = (0..500)
-        .map(|number| Accepted::Task { head: head(&format!("t{number}")), digest: None, due: None })
+        .map(|number| Accepted::Task {
+            head: head(&format!("t{number}")),
+            digest: None,
+            due: None,
+            sent: None,
+        })
         .collect();
     store(database.clone()).accept(&accepted, Default::default()).await.expect("accepts");
     database.close().await;

@@ -136,7 +136,7 @@ async fn a_cancel_is_remembered_for_as_long_as_the_broker_may_keep_the_message_b
     let (store, clock) = stand(&state, Settings::default()).await;
     let due = Some(clock.now().after(DELAY_MAX));
     let accepted = [
-        Accepted::Task { head: head("delayed"), digest: None, due },
+        Accepted::Task { head: head("delayed"), digest: None, due, sent: None },
         Accepted::Workflow { id: id("flow"), name: "W".to_owned(), digest: None, due: None },
     ];
     store.accept(&accepted, clock.now()).await.expect("notes");

@@ -87,20 +87,20 @@ fn check(good: usize, poison: usize) {
     for (id, document) in &ends[..good.len()] {
         assert_eq!(document["status"], "completed", "{id}: {document}");
         let attempts = document["attempts"].as_u64().expect("a number");
-        assert!(attempts <= 2, "{id} was blamed more than once: {document}");
+        assert!(attempts <= 3, "{id} was blamed more than twice: {document}");
         assert!(ran(id) as u64 <= attempts, "{id}");
         suspects += attempts - 1;
     }
-    // Eight ran when the first poison struck; suspects run alone, so later deaths blame nobody else.
-    assert!(suspects <= 7 * poison.len() as u64, "{suspects} of {} were blamed", good.len());
+    // Eight ran when a poison struck for the first and for the second time; then it ran alone.
+    assert!(suspects <= 14 * poison.len() as u64, "{suspects} of {} were blamed", good.len());
     for (id, document) in &ends[good.len()..] {
         assert_eq!(document["error"]["name"], "WORKER_LOST", "{id}: {document}");
         // Another one may have killed the worker before this one had begun.
-        let (least, most) = if poison.len() == 1 { (3, 3) } else { (2, 3) };
+        let (least, most) = if poison.len() == 1 { (3, 3) } else { (1, 3) };
         assert!((least..=most).contains(&ran(id)), "{id} ran {} times", ran(id));
     }
-    // The first death may be the fault of all, the others are of one each.
-    assert!(workers > 3 + 2 * (poison.len() - 1), "{workers} workers");
+    // The first two deaths may be the fault of all, the others are of one each.
+    assert!(workers > 2 + poison.len(), "{workers} workers");
     for letter in letters {
         let history = letter["history"].as_array().expect("a list");
         let lost = history.iter().filter(|entry| entry["error"]["name"] == "WORKER_LOST");
@@ -115,6 +115,6 @@ fn a_poison_task_is_given_up_after_its_crashes_and_its_neighbours_complete() {
 }
 
 #[test]
-fn two_poison_tasks_at_once_are_both_given_up_and_blame_nobody_twice() {
+fn two_poison_tasks_at_once_are_both_given_up_and_their_neighbours_complete() {
     check(20, 2);
 }

@@ -13,8 +13,8 @@ use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
-    Lease, Plan, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
-    WorkflowRecord,
+    Lease, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store, StoreError, Summary,
+    TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 /// The worker's store.
@@ -61,6 +61,17 @@ impl Schedules for Absent {
 
     async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
         self.inner.schedules(after, limit).await
+    }
+}
+
+#[async_trait]
+impl OpenWork for Absent {
+    async fn open(&self, after: Option<&str>, limit: usize) -> Result<OpenPage, StoreError> {
+        self.inner.open(after, limit).await
+    }
+
+    async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
+        self.inner.messages(keys).await
     }
 }
 

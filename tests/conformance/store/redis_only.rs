@@ -88,7 +88,7 @@ pub(crate) async fn what_ends_has_a_ttl(stand: Stand) {
     stand.complete(&alone("t")).await;
     stand.lease(&alone("cancelled")).await;
     let due = Some(stand.now().after(Duration::from_secs(60)));
-    let delayed = Accepted::Task { head: head(&alone("kept-back")), digest: None, due };
+    let delayed = Accepted::Task { head: head(&alone("kept-back")), digest: None, due, sent: None };
     let flow = Accepted::Workflow { id: id("kept-back-flow"), name: "W".to_owned(), digest: None, due: None };
     stand.store.accept(&[delayed, flow], stand.now()).await.expect("answers");
     for root in ["cancelled", "marked", "marked-too", "kept-back", "kept-back-flow"] {
