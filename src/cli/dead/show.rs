@@ -162,7 +162,7 @@ mod tests {
         };
         for code in Code::ALL.iter().filter(|code| !is_reserved(code.name())) {
             let advice = advice(code.name()).unwrap_or_default();
-            assert!(advice.len() > 10 && !advice.contains("##"), "{code}: {advice:?}");
+            assert!(!advice.is_empty() && !advice.contains("##"), "{code}: {advice:?}");
         }
     }
 }
