@@ -15,7 +15,7 @@
 //! ```text
 //! depths ─▶ every open root, page by page ─▶ suspects ─▶ (pause) ─▶ depths, suspects again ─▶ findings ─▶ repair
 //! ```
-//! *Bounded*: pages of [`PAGE`] roots, at most [`FINDINGS_MAX`] suspects; what is beyond is counted, and named by
+//! *Bounded*: pages of 500 roots, at most [`FINDINGS_MAX`] suspects; what is beyond is counted, and named by
 //! the next audit. One workflow's record is held at a time.
 //!
 //! *What it does not cover* is told with each report ([`NOT_COVERED`]).
