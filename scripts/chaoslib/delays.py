@@ -18,7 +18,7 @@ from .journal import Journal
 from .links import Links
 from .producers import Producers
 from .servers import Servers
-from .workers import Workers
+from .workers import Workers, settings_of
 
 RETRIES = 1000
 SHORTEST, LONGEST = 0.1, 60.0
@@ -42,12 +42,14 @@ class Run:
         self.servers.start()
         self.links = Links()
         program = self.arguments.program
-        self.workers = Workers(program, self.servers, self.links, self.folder, self.journal, 1, 8, {})
+        self.workers = Workers(program, self.servers, self.links, self.folder, self.journal, 1, 8, settings_of(self.arguments))
         self.workers.start()
         self._await_consumers()
         items = [_item(rng, id, delay) for id, delay in wanted.items()]
         items.sort(key=lambda item: item.at)
-        self.producers = Producers(self.servers, program, self.folder, self.journal, items, PUBLISHING_SECONDS, {})
+        self.producers = Producers(
+            self.servers, program, self.folder, self.journal, items, PUBLISHING_SECONDS, settings_of(self.arguments)
+        )
         self.producers.start()
         late = self._lateness(wanted)
         return _report(self.arguments.seed, late)
@@ -85,6 +87,8 @@ class Run:
             first = document["error"]["details"]["attempts"][0]
             waited = _time(document["started_at"]) - _time(first["ended_at"])
             late[keys[key]] = (wanted[keys[key]], waited - wanted[keys[key]])
+            self.journal.note("waited", delay=wanted[keys[key]], late=round(late[keys[key]][1], 3),
+                              due=_time(first["ended_at"]) + wanted[keys[key]])
         return late
 
 

@@ -13,7 +13,7 @@ from .links import Links
 from .producers import Producers
 from .servers import Servers
 from .witness import Ends
-from .workers import Workers, environment
+from .workers import Workers, environment, settings_of
 
 # After the last fault and the last message: the longest a task may wait for its turn once more
 # (a minute for one that is held, 40 s of delay, 30 s of a connection that is found dead) with room.
@@ -30,7 +30,9 @@ class Run:
         (folder / "counts").mkdir()
         nodes = 3 if arguments.cluster else 1
         self.servers = Servers(servers_folder, arguments.release, self.journal, nodes, arguments.least_privilege)
-        self.settings = {"GLEITZEIT_AMQP_DECLARE": "check"} if arguments.least_privilege else {}
+        self.settings = settings_of(arguments)
+        if arguments.least_privilege:
+            self.settings["GLEITZEIT_AMQP_DECLARE"] = "check"
         self.links = None
         self.workers = None
         self.producers = None
@@ -82,7 +84,7 @@ class Run:
 
     def _declare(self):
         """As an operator does it, before anybody else comes."""
-        operator = environment(self.folder, self.servers.amqp_url(), self.servers.redis_url(), {})
+        operator = environment(self.folder, self.servers.amqp_url(), self.servers.redis_url(), settings_of(self.arguments))
         done = subprocess.run(
             [self.arguments.program, "topology", "apply"], env=operator, capture_output=True, text=True, timeout=60
         )

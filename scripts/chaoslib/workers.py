@@ -178,6 +178,14 @@ class _Worker:
             process.wait()
 
 
+def settings_of(arguments):
+    """What the run's options mean for every process of ours."""
+    settings = {}
+    if arguments.queues:
+        settings["GLEITZEIT_QUEUES_TYPE"] = arguments.queues
+    return settings
+
+
 def environment(folder, amqp, redis, settings):
     """Nothing of the caller's own configuration reaches the run."""
     nowhere = folder / "nowhere"
