@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::place::Place;
+use crate::own::is_full;
+use crate::place::{Place, say_skipped};
 use crate::support::{Embedded, Ran, until};
 
 const ECHO: &str = "gleitzeit.tasks.echo.v1";
@@ -64,6 +65,9 @@ impl Place {
 
 #[test]
 fn what_was_purged_is_named_exactly_and_brought_back() {
+    if !is_full() {
+        return say_skipped("GLEITZEIT_TEST_FULL: this one is long");
+    }
     let Some(place) = Place::new() else { return };
     place.run(&["topology", "apply"]).expect(0);
     // Takes workflows in, and leaves their tasks to others.
@@ -197,6 +201,9 @@ fn a_dead_worker_whose_message_was_purged_is_named() {
 
 #[test]
 fn a_failover_that_lost_the_last_writes_is_repaired() {
+    if !is_full() {
+        return say_skipped("GLEITZEIT_TEST_FULL: this one is long");
+    }
     let Some((place, mut worker)) = Place::with_worker() else { return };
     let file = place.write("w.json", &workflow());
     worker.drain();
