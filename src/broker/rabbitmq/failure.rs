@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::broker::BrokerError;
 
-/// AMQP reply codes that mean something to us.
+/// AMQP reply codes that mean something to us. This one: an operator, or a server that stops, closes connections.
+const CONNECTION_FORCED: u16 = 320;
 pub(super) const ACCESS_REFUSED: u16 = 403;
 pub(super) const NOT_FOUND: u16 = 404;
 pub(super) const PRECONDITION_FAILED: u16 = 406;
@@ -62,6 +63,8 @@ impl Failure {
         match self.reply_code() {
             Some(ACCESS_REFUSED) => BrokerError::AccessRefused { what, reason: format!("{reason}; {hint}") },
             Some(PRECONDITION_FAILED) => BrokerError::Mismatch { what, reason },
+            // It can be tried again, on the next connection.
+            Some(CONNECTION_FORCED) => BrokerError::Unconfirmed { what, reason },
             Some(_) => BrokerError::Failed { what, reason },
             None => BrokerError::Unconfirmed { what, reason },
         }
@@ -77,5 +80,20 @@ pub(super) async fn within<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Failure::Said(error)),
         Err(_) => Err(Failure::Silence(timeout)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_the_server_closes_is_a_lost_one() {
+        let kind = AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED);
+        let closed = AMQPError::new(kind, "CONNECTION_FORCED - maintenance".into());
+        let error = Failure::Said(ErrorKind::ProtocolError(closed).into()).of("looking", "");
+        assert!(error.is_transient(), "{error:?}");
     }
 }
