@@ -144,13 +144,7 @@ impl Shared {
         let decoded =
             task::decode(&delivery.body, &delivery.properties, &super::execute::protocol_of(&delivery.queue));
         let mut message = match decoded {
-            Ok(Decoded::Task(mut task)) => {
-                // The body keeps the task's own priority, for its next attempts.
-                task.spec.priority.get_or_insert(Priority::NORMAL);
-                let mut message = message_of(delivery, &task, Some(LOOK_EVERY));
-                message.properties.priority = Some(PRIORITY_MAX);
-                message
-            }
+            Ok(Decoded::Task(task)) => first_in_line(delivery, *task, LOOK_EVERY),
             Ok(Decoded::Newer { .. }) | Err(_) => again(delivery, Some(LOOK_EVERY)),
         };
         message.properties.headers.insert(HEADER_GUARD.to_owned(), self.session.to_string());
@@ -176,7 +170,8 @@ impl Shared {
         Ok(true)
     }
 
-    /// Waits with a held task: published again, uncounted, later each time that it meets the same lease.
+    /// Waits with a held task: published again, uncounted, later each time that it meets the same lease. It overtakes
+    /// what waits: behind a long queue a death would be noticed when the queue is empty.
     pub(super) async fn publish_held(
         &self,
         delivery: &Delivery,
@@ -194,7 +189,7 @@ impl Shared {
             Some((lease, times)) if lease == fence.to_string() => times.parse().unwrap_or(0),
             Some(_) | None => 0,
         };
-        let mut message = message_of(delivery, task, Some(held_wait(times)));
+        let mut message = first_in_line(delivery, task.clone(), held_wait(times));
         let count = format!("{fence}:{}", times.saturating_add(1));
         message.properties.headers.insert(HEADER_HELD.to_owned(), count);
         self.publish(vec![message]).await
@@ -214,6 +209,15 @@ impl Shared {
         message.properties.headers.insert(HEADER_CROWDED.to_owned(), count);
         self.publish(vec![message]).await
     }
+}
+
+/// The task's message, before all that waits when the wait is over. The body keeps the task's own priority, for its
+/// next attempts.
+fn first_in_line(delivery: &Delivery, mut task: Task, wait: Duration) -> Outgoing {
+    task.spec.priority.get_or_insert(Priority::NORMAL);
+    let mut message = message_of(delivery, &task, Some(wait));
+    message.properties.priority = Some(PRIORITY_MAX);
+    message
 }
 
 /// How long a message waits that has met the same lease so many times.

@@ -142,3 +142,20 @@ async fn after_an_outage_of_the_store_nobody_is_dead_before_they_could_beat_agai
     stage.ends_as("t", "completed").await;
     stage.stop().await;
 }
+
+/// Else it would be found in time only where nothing else waits.
+#[tokio::test]
+async fn what_another_worker_held_is_looked_at_before_what_waits() {
+    let stage = Stage::new().await;
+    stage.beat("other", Duration::from_secs(60)).await;
+    stage.claimed_by("other", "t").await;
+    stage.task("t").await;
+    stage.is_looked_at(2).await;
+    for (message, own) in stage.held_priorities() {
+        assert_eq!((message, own), (Some(9), json!(4)), "of the message; of the task");
+    }
+    stage.leave("other").await;
+    stage.call().await.end(Ok(pong()));
+    stage.ends_as("t", "completed").await;
+    stage.stop().await;
+}

@@ -244,6 +244,16 @@ impl Stage {
         self.broker.published().iter().filter(is_held).count()
     }
 
+    /// The priorities, of the message and in its body, of what the worker published for another look.
+    pub(crate) fn held_priorities(&self) -> Vec<(Option<u8>, Value)> {
+        let is_held = |message: &&Outgoing| message.properties.headers.contains_key("gleitzeit-held");
+        let priorities = |message: &Outgoing| {
+            let body: Value = serde_json::from_slice(&message.body).expect("JSON");
+            (message.properties.priority, body["priority"].clone())
+        };
+        self.broker.published().iter().filter(is_held).map(priorities).collect()
+    }
+
     /// Waits for so many [`Stage::looks`].
     pub(crate) async fn is_looked_at(&self, looks: usize) {
         let looking = async {
