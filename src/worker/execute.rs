@@ -22,6 +22,7 @@ use super::patience::{Stop, insist};
 use super::places::{Place, seat};
 use super::publish::{Past, again, document, message_of, run_of};
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
+use crate::core::balance::Wish;
 use crate::core::code::Code;
 use crate::core::condition::Condition;
 use crate::core::failure::Failure;
@@ -30,6 +31,7 @@ use crate::core::protocol::{Leniency, LookupError, ProtocolId};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::core::violation::Violation;
 use crate::core::workflow::Workflow;
+use crate::provider::registry::{Ask, Called};
 use crate::provider::{Answer, CallCx};
 use crate::store::{Claimed, Finished, Released};
 use crate::topology::{Queue, unrouted};
@@ -44,6 +46,9 @@ const NEWER_DELAY: Duration = Duration::from_secs(60);
 const NEWER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The pause before a delivery that nothing could be done about is given back.
 const RELEASE_PAUSE: Duration = Duration::from_secs(5);
+/// The least wait of a task whose providers cannot be asked now, while others of its protocol can; up to twice as
+/// long, so that not all come back at once.
+const NOT_NOW_WAIT_MIN: Duration = Duration::from_secs(1);
 /// When a message of a newer version was first seen.
 const HEADER_NEWER: &str = "gleitzeit-newer-since";
 
@@ -186,7 +191,14 @@ impl Shared {
                 Ok(Some(expansion)) => return Ok(Attempt::Expanded(expansion)),
                 Ok(None) => Ok(Answer::from(kind.nothing())),
             },
-            Ok(Prepared::Call(params)) => self.call(task, head, run, params, cancel, &mut provider).await,
+            Ok(Prepared::Call(params)) => match self.call(task, head, run, params, cancel).await {
+                Called::Made { by, outcome } => {
+                    provider = Some(by);
+                    outcome
+                }
+                Called::Never(failure) => Err(failure),
+                Called::NotNow { wait, why } => return Ok(Attempt::NotNow { wait, why }),
+            },
         };
         if self.abort.is_cancelled() && outcome.is_err() {
             return Ok(Attempt::Abandoned);
@@ -235,12 +247,16 @@ impl Shared {
         run: &Run,
         params: Value,
         cancel: CancellationToken,
-        chosen: &mut Option<String>,
-    ) -> Result<Answer, Failure> {
+    ) -> Called {
         let spec = &task.spec;
-        let method = self.parts.protocols.method(&spec.protocol, &spec.method).map_err(unknown)?;
-        let params =
-            method.validate(params, Leniency::Exact).map_err(|found| invalid(Code::InvalidParams, &found))?;
+        let method = match self.parts.protocols.method(&spec.protocol, &spec.method) {
+            Ok(method) => method,
+            Err(error) => return Called::Never(unknown(error)),
+        };
+        let params = match method.validate(params, Leniency::Exact) {
+            Ok(params) => params,
+            Err(found) => return Called::Never(invalid(Code::InvalidParams, &found)),
+        };
         let timeout = method.spec.timeout_seconds.map(Duration::from_secs_f64);
         let cx = CallCx {
             key: head.key.clone(),
@@ -249,14 +265,16 @@ impl Shared {
             cancel,
             traceparent: task.traceparent.clone(),
         };
-        let provider = self.parts.providers.choose(&spec.protocol, method.name)?;
-        *chosen = Some(provider.name().to_owned());
-        let answer = provider.call(&cx, method.name, Value::Object(params)).await?;
-        let found = method.check_result(&answer.result);
-        if !found.is_empty() {
-            return Err(invalid(Code::TaskResultInvalid, &found));
+        let ask = Ask { protocol: &spec.protocol, method: method.name, wish: Wish::of(spec, &params) };
+        let params = Value::Object(params);
+        let mut called = self.parts.providers.call(&cx, &ask, params, &*self.parts.clock).await;
+        if let Called::Made { outcome, .. } = &mut called {
+            let found = outcome.as_ref().map_or(Vec::new(), |answer| method.check_result(&answer.result));
+            if !found.is_empty() {
+                *outcome = Err(invalid(Code::TaskResultInvalid, &found));
+            }
         }
-        Ok(answer)
+        called
     }
 
     /// Records the verdict, publishes what it caused.
@@ -271,7 +289,7 @@ impl Shared {
     ) -> Result<(), Stop> {
         let end = self.end_of(head, task, &verdict);
         let step = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
-        let finished = if matches!(verdict, Verdict::Abandoned) {
+        let finished = if matches!(verdict, Verdict::NotNow { .. } | Verdict::Abandoned) {
             self.give_back(&run.lease).await?
         } else {
             insist(&self.abort, "finish", step).await?
@@ -289,6 +307,16 @@ impl Shared {
         };
         match &verdict {
             Verdict::Abandoned => return Err(Stop::Aborted),
+            Verdict::NotNow { wait, why } => {
+                if self.parts.providers.is_shut(&task.spec.protocol) {
+                    tracing::debug!(task = %head.key, why, "nobody can take it now; its queue is left alone");
+                    return Err(Stop::Crowded);
+                }
+                // Others of the protocol go on meanwhile.
+                let next = Task { attempt: run.lease.attempt, ..task.clone() };
+                let wait = (*wait).max(NOT_NOW_WAIT_MIN).mul_f64(1.0 + self.parts.clock.chance());
+                self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
+            }
             Verdict::Expanded(expansion) => {
                 // Others first: once the children have ended, nobody asks again what this step has released.
                 let own: HashSet<&TaskKey> = expansion.tasks.iter().map(|task| &task.head.key).collect();

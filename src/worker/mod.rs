@@ -210,6 +210,8 @@ impl Worker {
         );
         loops.spawn(beats);
         loops.spawn(Arc::clone(&shared.liveness).run(beat_stop.clone()));
+        let (providers, looking_stop) = (Arc::clone(&shared.parts.providers), beat_stop.clone());
+        loops.spawn(async move { providers.look_after(looking_stop).await });
         for (places, subscription, consumer) in consumers {
             takers.spawn(Arc::clone(shared).take(consumer, subscription, taking.clone()));
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));
