@@ -204,7 +204,10 @@ mod tests {
         )
         .expect("valid");
         let [big, spare] = &config.instances()[..] else { panic!("two") };
-        assert_eq!((big.name.as_str(), big.traits.weight, big.traits.gpu_memory_mb), ("big", 3, Some(24_000)));
+        assert_eq!(
+            (big.name.as_str(), big.traits.weight, big.traits.gpu_memory_mb),
+            ("big", 3, Some(24_000))
+        );
         assert_eq!((big.concurrency, big.traits.region.as_deref()), (NonZeroUsize::new(2), Some("eu")));
         assert_eq!((spare.name.as_str(), spare.traits.rank, spare.traits.weight), ("spare-1", 1, 1));
         assert_eq!(config.strategies(), (Strategy::LeastLatency, vec![("llm/v1", Strategy::Affinity)]));

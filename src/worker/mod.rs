@@ -13,6 +13,7 @@
 //! Every loop is a task of one tracker; every delivery is too, bounded by the consumers' prefetch. Stopping
 //! has two tokens: `drain` (take no more) and `abort` (give back what runs); `run` holds their order.
 
+mod attempt;
 mod command;
 mod control;
 mod coordinate;

@@ -134,7 +134,9 @@ impl Instance {
         }
         match (known.breaker.state(now), &known.health) {
             (_, Health::Down(why)) => shut(Duration::ZERO, format!("is down: {why}")),
-            (breaker::State::Open { left }, _) => shut(left, "fails too often, its breaker is open".to_owned()),
+            (breaker::State::Open { left }, _) => {
+                shut(left, "fails too often, its breaker is open".to_owned())
+            }
             (breaker::State::HalfOpen { free: 0 }, _) => {
                 shut(Duration::ZERO, "is being tried, its breaker is half-open".to_owned())
             }

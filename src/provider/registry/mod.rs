@@ -339,8 +339,7 @@ impl Providers {
         while !left.is_empty() {
             let candidates: Vec<_> =
                 left.iter().map(|(one, is_degraded)| one.candidate(now, *is_degraded)).collect();
-            let chosen =
-                balance::choose(lane.strategy, &candidates, wish, turn, &mut || clock.chance())?;
+            let chosen = balance::choose(lane.strategy, &candidates, wish, turn, &mut || clock.chance())?;
             if let Some(call) = left[chosen].0.admit(now, is_regardless) {
                 return Some(call);
             }
