@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+use super::providers::{self, INSTANCES, STRATEGIES};
 use super::{Config, ConfigError, DEFAULTS, Origin};
 
 /// What keys start with whose rest is a protocol.
@@ -189,7 +190,8 @@ fn set(
     origin: Origin,
     problems: &mut Problems,
 ) {
-    if [QUEUE_TYPES, MAX_DEPTHS].iter().any(|of| key.starts_with(of)) && !values.contains_key(key) {
+    let open = [QUEUE_TYPES, MAX_DEPTHS, STRATEGIES, INSTANCES];
+    if open.iter().any(|of| key.starts_with(of)) && !values.contains_key(key) {
         values.insert(key.to_owned(), (value, origin));
         return;
     }
@@ -230,7 +232,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         let origin = &values[key].1;
         problems.push(format!("{origin}: {key} {why}"));
     };
-    for (key, (value, _)) in values {
+    for (key, (value, _)) in values.iter().filter(|(key, _)| !key.starts_with(INSTANCES)) {
         match value {
             Value::Integer(number) if *number < least(key) => {
                 refuse(key, &format!("must be at least {}", least(key)));
@@ -272,7 +274,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         }
     }
     let ollama = values["ollama.url"].0.as_str().unwrap_or_default();
-    if !(ollama.is_empty() || ollama.starts_with("http://") || ollama.starts_with("https://")) {
+    if !(ollama.is_empty() || providers::is_http(ollama)) {
         refuse("ollama.url", "must begin with http:// or https://");
     }
     let given = |key: &str| match &values[key].0 {
@@ -284,6 +286,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
             if given("amqp.url") { ("amqp.url", "redis.url") } else { ("redis.url", "amqp.url") };
         refuse(have, &format!("is given but {lack} is not; distributed mode needs both"));
     }
+    providers::problems(values).into_iter().for_each(|problem| problems.push(problem));
 }
 
 /// The least that a number may be.

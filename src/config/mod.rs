@@ -5,6 +5,7 @@
 //! concern; there is no global.
 
 mod file;
+mod providers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::core::code::Code;
 use crate::core::url::masked;
 
 pub use file::{Sources, load};
+pub use providers::Configured;
 
 /// The commented defaults, which are the reference.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -184,6 +186,12 @@ impl Config {
     pub fn seconds(&self, key: &str) -> Duration {
         let seconds = self.value(key).as_float().expect("the type was checked while loading");
         Duration::from_secs_f64(seconds)
+    }
+
+    /// A number above 0 that need not be whole.
+    #[must_use]
+    pub fn fraction(&self, key: &str) -> f64 {
+        self.value(key).as_float().expect("the type was checked while loading")
     }
 
     /// Every key with its value (secrets masked) and its origin.

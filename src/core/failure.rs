@@ -21,6 +21,8 @@ pub struct Failure {
     pub details: Map<String, Value>,
     /// How long the failing side asked us to wait before another attempt (`Retry-After`).
     pub retry_after: Option<Duration>,
+    /// The call surely did not start, so it can be made elsewhere as if nothing had been tried. Not recorded.
+    pub not_begun: bool,
 }
 
 impl Failure {
@@ -33,6 +35,7 @@ impl Failure {
             retryable: code.is_retryable(),
             details: Map::new(),
             retry_after: None,
+            not_begun: false,
         }
     }
 
@@ -50,6 +53,13 @@ impl Failure {
         self
     }
 
+    /// Says that the call surely did not start.
+    #[must_use]
+    pub fn not_begun(mut self) -> Failure {
+        self.not_begun = true;
+        self
+    }
+
     /// Reads what [`Serialize`] wrote. An unknown number becomes `INTERNAL_ERROR` with the original kept
     /// in `details`, so that an older reader does not lose a newer writer's failure.
     #[must_use]
@@ -63,7 +73,7 @@ impl Failure {
             Code::InternalError
         });
         let retryable = object.get("retryable").and_then(Value::as_bool).unwrap_or(code.is_retryable());
-        Some(Failure { code, message, retryable, details, retry_after: None })
+        Some(Failure { code, message, retryable, details, retry_after: None, not_begun: false })
     }
 }
 

@@ -1,5 +1,7 @@
 //! What decides: pure types and functions. No async, no I/O, no clock, no chance; time and luck are passed in.
 
+pub mod balance;
+pub mod breaker;
 pub mod clock;
 pub mod code;
 pub mod condition;
@@ -7,6 +9,7 @@ pub mod dag;
 pub mod duration;
 pub mod failure;
 pub mod id;
+pub mod latency;
 pub mod near;
 pub mod priority;
 pub mod protocol;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, CallCx, Provider};
+use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -51,6 +52,11 @@ impl Provider for Echo {
 
     fn serves(&self, method: &str) -> bool {
         matches!(method, "echo" | "ping" | "timestamp" | "delay" | "error")
+    }
+
+    /// It fails as it is told, and only then.
+    fn tells(&self, _: &Failure) -> Ending {
+        Ending::Good
     }
 
     async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {

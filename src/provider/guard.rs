@@ -21,6 +21,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
 use super::{Answer, CallCx, Health, Provider};
+use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
@@ -83,7 +84,7 @@ impl Guard {
             () = sleep_until(deadline) => {
                 let name = self.provider.name();
                 let message = format!("provider {name} had no room within {} s", cx.timeout.as_secs_f64());
-                Err(Failure::new(Code::ProviderOverloaded, message))
+                Err(Failure::new(Code::ProviderOverloaded, message).not_begun())
             }
         }
     }
@@ -162,6 +163,10 @@ impl Provider for Guard {
                 Err(cause.failure("and the provider did not stop").with("abandoned", true))
             }
         }
+    }
+
+    fn tells(&self, failure: &Failure) -> Ending {
+        self.provider.tells(failure)
     }
 
     async fn health(&self) -> Health {

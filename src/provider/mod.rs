@@ -7,7 +7,8 @@
 //! 1. `call` returns soon after `cx.cancel` fires, and leaves nothing running.
 //! 2. `call` may be made many times at once.
 //! 3. A caller's mistake is a [`Failure`] that is not retryable; it says nothing about the provider's health.
-//! 4. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
+//! 4. `tells` blames the provider only for what is its own doing.
+//! 5. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
 
 pub mod echo;
 pub mod guard;
@@ -24,6 +25,8 @@ use std::fmt;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+use crate::core::breaker::Ending;
+use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::TaskKey;
 use crate::core::protocol::ProtocolId;
@@ -47,6 +50,12 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
 
     /// Runs one call to its end. `params` are valid by the method's schema, defaults filled in.
     async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure>;
+
+    /// What a failure tells of the provider's fitness; its breaker counts that. A caller's mistake is no failure
+    /// of the provider's.
+    fn tells(&self, failure: &Failure) -> Ending {
+        told_by_code(failure.code)
+    }
 
     /// Whether it is fit for work.
     async fn health(&self) -> Health {
@@ -96,4 +105,30 @@ pub enum Health {
     Degraded(String),
     /// Not fit.
     Down(String),
+}
+
+/// What a code tells of the provider when nothing more is known. A time limit may be too short or the caller's code
+/// too slow, so it tells nothing.
+#[must_use]
+pub fn told_by_code(code: Code) -> Ending {
+    match code {
+        Code::ProviderNotAvailable
+        | Code::ProviderInitializationFailed
+        | Code::ProviderUnhealthy
+        | Code::ProviderTimeout
+        | Code::ProviderOverloaded
+        | Code::ProviderError
+        | Code::InternalError
+        | Code::SystemNotInitialized
+        | Code::ResourceExhausted
+        | Code::RateLimitExceeded
+        | Code::NetworkUnreachable
+        | Code::ConnectionRefused
+        | Code::ConnectionTimeout
+        | Code::ConnectionLost
+        | Code::AuthenticationFailed
+        | Code::AuthorizationFailed => Ending::Bad,
+        Code::TaskTimeout | Code::TaskCancelled | Code::SystemShutdown => Ending::Untold,
+        _ => Ending::Good,
+    }
 }

@@ -11,7 +11,8 @@ use super::echo::Echo;
 use super::guard::{Guard, Settings};
 use super::mcp_tools::McpTools;
 use super::python::{self, Python};
-use super::registry::Providers;
+use super::registry::{Ask, Called, Providers};
+use crate::core::balance::Wish;
 use crate::core::clock::{Clock, Timestamp};
 use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::{Leniency, Protocols};
@@ -67,8 +68,9 @@ async fn the_examples_of_every_protocol_are_true() {
                     cancel: CancellationToken::new(),
                     traceparent: None,
                 };
-                let provider = providers.choose(&protocol.id, &method.name).expect(&shown);
-                let ended = provider.call(&cx, &method.name, params.into()).await;
+                let ask = Ask { protocol: &protocol.id, method: &method.name, wish: Wish::default() };
+                let called = providers.call(&cx, &ask, params.into(), &Stopped).await;
+                let Called::Made { outcome: ended, .. } = called else { panic!("{shown}: {called:?}") };
                 run += 1;
                 if shown == "error of echo/v1" {
                     ended.expect_err(&shown);

@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use super::{Runtime, topology_of};
 use crate::broker::Finding;
-use crate::config::Config;
+use crate::config::{Config, Configured};
+use crate::core::balance::{Strategy, Traits};
 use crate::core::code::Code;
 use crate::core::protocol::ProtocolId;
 use crate::error::Error;
-use crate::provider::registry::Providers;
+use crate::provider::registry::{self, HealthSettings, InstanceSettings, Providers};
 use crate::provider::{
     Provider,
     echo::Echo,
@@ -41,7 +42,7 @@ impl Runtime {
     pub async fn worker(&self) -> Result<Worker, Error> {
         self.compare_consumer_timeout().await;
         let asked = asked_protocols(&self.config)?;
-        let (providers, broken) = self.start_providers(&asked).await?;
+        let (providers, broken) = self.start_providers(&asked, false).await?;
         for (provider, error) in broken {
             if asked.contains(provider.protocol()) && !providers.has_started(provider.protocol()) {
                 return Err(error);
@@ -68,7 +69,7 @@ impl Runtime {
     /// # Errors
     /// A protocol was asked for that nobody here serves.
     pub async fn worker_for_self(&self) -> Result<Worker, Error> {
-        let (providers, broken) = self.start_providers(&asked_protocols(&self.config)?).await?;
+        let (providers, broken) = self.start_providers(&asked_protocols(&self.config)?, true).await?;
         for (provider, error) in broken {
             tracing::warn!(provider = provider.name(), %error, "this provider cannot start; its tasks fail");
         }
@@ -85,25 +86,26 @@ impl Runtime {
     async fn start_providers(
         &self,
         asked: &[ProtocolId],
+        is_last_resort: bool,
     ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
         let mut all = self.providers();
-        all.retain(|provider| asked.is_empty() || asked.contains(provider.protocol()));
+        all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
-            if !all.iter().any(|provider| provider.protocol() == protocol) {
+            if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {
                 let text = format!("no provider of this worker serves {protocol}");
                 return Err(Error::new(Code::ProviderNotAvailable, text));
             }
         }
-        let mut providers = Providers::default();
-        for provider in &all {
+        let mut providers = Providers::new(self.registry_settings(is_last_resort)?);
+        for (provider, settings) in &all {
             providers
-                .register(Arc::clone(provider))
+                .register_as(Arc::clone(provider), settings.clone())
                 .map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))?;
         }
         let mut broken = Vec::new();
         for (name, failure) in providers.start().await {
-            let found = all.iter().find(|provider| provider.name() == name);
-            broken.extend(found.map(|provider| (Arc::clone(provider), Error::from(failure))));
+            let found = all.iter().find(|(provider, _)| provider.name() == name);
+            broken.extend(found.map(|(provider, _)| (Arc::clone(provider), Error::from(failure))));
         }
         Ok((providers, broken))
     }
@@ -182,28 +184,62 @@ impl Runtime {
         Worker::new(parts, settings)
     }
 
+    /// How calls are given out.
+    fn registry_settings(&self, is_last_resort: bool) -> Result<registry::Settings, Error> {
+        let (strategy, each) = self.config.strategies();
+        let parse = |(protocol, strategy): (&str, Strategy)| {
+            let parsed = protocol.parse::<ProtocolId>();
+            let wrong = |error| format!("balance.strategies: {error}");
+            parsed
+                .map(|protocol| (protocol, strategy))
+                .map_err(|error| Error::new(Code::ConfigurationError, wrong(error)))
+        };
+        let health = HealthSettings {
+            doubtful: self.config.seconds("health.doubtful"),
+            steady: self.config.seconds("health.steady"),
+            timeout: self.config.seconds("health.timeout"),
+        };
+        let strategies = each.into_iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(registry::Settings { strategy, strategies, health, is_last_resort })
+    }
+
     /// Every provider that this build and configuration have.
-    fn providers(&self) -> Vec<Arc<dyn Provider>> {
+    fn providers(&self) -> Vec<(Arc<dyn Provider>, InstanceSettings)> {
         let python = python::Settings {
             interpreter: self.config.text("python.interpreter").into(),
             ..python::Settings::default()
         };
-        let mut all: Vec<Arc<dyn Provider>> = vec![
-            Arc::new(Echo::new(Arc::clone(&self.clock))),
-            Arc::new(McpTools::new()),
-            Arc::new(Python::new(python)),
+        let plain = InstanceSettings { breaker: self.config.breaker(), ..InstanceSettings::default() };
+        let guarded = |provider, permits| -> Arc<dyn Provider> {
+            Arc::new(Guard::new(provider, &guard::Settings { permits, ..guard::Settings::default() }))
+        };
+        let mut all = vec![
+            (guarded(Arc::new(Echo::new(Arc::clone(&self.clock))), None), plain.clone()),
+            (guarded(Arc::new(McpTools::new()), None), plain.clone()),
+            (guarded(Arc::new(Python::new(python)), None), plain.clone()),
         ];
-        if !self.config.text("ollama.url").is_empty() {
-            all.push(Arc::new(Ollama::new(self.ollama_settings(), Arc::clone(&self.clock))));
+        for instance in self.model_servers() {
+            let settings = InstanceSettings { traits: instance.traits.clone(), ..plain.clone() };
+            let ollama = Ollama::new(self.ollama_settings(&instance), Arc::clone(&self.clock));
+            all.push((guarded(Arc::new(ollama), instance.concurrency), settings));
         }
-        let guard = guard::Settings::default();
-        all.into_iter().map(|provider| Arc::new(Guard::new(provider, &guard)) as Arc<dyn Provider>).collect()
+        all
     }
 
-    fn ollama_settings(&self) -> ollama::Settings {
+    /// The instances that are configured, else the one server of `ollama.url`, if any.
+    fn model_servers(&self) -> Vec<Configured> {
+        let configured = self.config.instances();
+        let url = self.config.text("ollama.url").to_owned();
+        if !configured.is_empty() || url.is_empty() {
+            return configured;
+        }
+        vec![Configured { name: "ollama".to_owned(), url, concurrency: None, traits: Traits::default() }]
+    }
+
+    fn ollama_settings(&self, instance: &Configured) -> ollama::Settings {
         ollama::Settings {
-            name: "ollama".to_owned(),
-            url: self.config.text("ollama.url").to_owned(),
+            name: instance.name.clone(),
+            url: instance.url.clone(),
             read_paths: self.config.texts("llm.read_paths").into_iter().map(PathBuf::from).collect(),
             result_bytes_max: self.result_bytes_max(),
         }

@@ -7,36 +7,30 @@
 //! publish is repeated. Nothing is settled before what it caused is confirmed.
 
 use serde_json::Value;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::expand::Kind;
 use super::guard::{Hold, crowded, header, may_have_been_cut};
 use super::lease::{Purpose, Run, Taken};
-use super::outcome::{Attempt, Verdict};
+use super::outcome::Verdict;
 use super::patience::{Stop, insist};
 use super::places::{Place, seat};
 use super::publish::{Past, again, document, message_of, run_of};
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
-use crate::core::condition::Condition;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
-use crate::core::protocol::{Leniency, LookupError, ProtocolId};
+use crate::core::protocol::ProtocolId;
 use crate::core::state::{TaskState, WorkflowState};
-use crate::core::violation::Violation;
-use crate::core::workflow::Workflow;
-use crate::provider::{Answer, CallCx};
 use crate::store::{Claimed, Finished, Released};
 use crate::topology::{Queue, unrouted};
 use crate::wire::event::Event;
 use crate::wire::inbox;
 use crate::wire::record::Head;
-use crate::wire::task::{self, Decoded, INPUT_BYTES_MAX, Refused, Task};
+use crate::wire::task::{self, Decoded, Refused, Task};
 
 /// How long a message of a newer version waits for a newer worker.
 const NEWER_DELAY: Duration = Duration::from_secs(60);
@@ -44,6 +38,9 @@ const NEWER_DELAY: Duration = Duration::from_secs(60);
 const NEWER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The pause before a delivery that nothing could be done about is given back.
 const RELEASE_PAUSE: Duration = Duration::from_secs(5);
+/// The least wait of a task whose providers cannot be asked now, while others of its protocol can; up to twice as
+/// long, so that not all come back at once.
+const NOT_NOW_WAIT_MIN: Duration = Duration::from_secs(1);
 /// When a message of a newer version was first seen.
 const HEADER_NEWER: &str = "gleitzeit-newer-since";
 
@@ -161,104 +158,6 @@ impl Shared {
         }
     }
 
-    /// One attempt: from the parameters as written to a checked result, or to what is to be done instead.
-    async fn attempt(
-        &self,
-        task: &Task,
-        head: &Head,
-        run: &Run,
-        cancel: CancellationToken,
-    ) -> Result<Attempt, Stop> {
-        let started_at = self.parts.clock.now();
-        let started = tokio::time::Instant::now();
-        if run.children.is_empty() {
-            self.tell_started(head, run.lease.attempt);
-        }
-        let mut provider = None;
-        let outcome = match self.prepare(task, run) {
-            Err(failure) => Err(failure),
-            Ok(Prepared::Skip(reason)) => return Ok(Attempt::Skipped { reason }),
-            Ok(Prepared::Several(kind)) if !run.children.is_empty() => {
-                self.collect(task, head, run, &kind).await?
-            }
-            Ok(Prepared::Several(kind)) => match self.expansion(task, &kind) {
-                Err(failure) => Err(failure),
-                Ok(Some(expansion)) => return Ok(Attempt::Expanded(expansion)),
-                Ok(None) => Ok(Answer::from(kind.nothing())),
-            },
-            Ok(Prepared::Call(params)) => self.call(task, head, run, params, cancel, &mut provider).await,
-        };
-        if self.abort.is_cancelled() && outcome.is_err() {
-            return Ok(Attempt::Abandoned);
-        }
-        let is_last = !run.children.is_empty();
-        Ok(Attempt::Made { outcome, provider, started_at, took: started.elapsed(), is_last })
-    }
-
-    /// What the attempt is about, by the results that it refers to.
-    fn prepare(&self, task: &Task, run: &Run) -> Result<Prepared, Failure> {
-        if run.crashes >= self.settings.crash_limit {
-            let text = format!("{} workers died while they ran this task; it is given up", run.crashes);
-            return Err(Failure::new(Code::WorkerLost, text).with("crashes", run.crashes).final_now());
-        }
-        // Once it has been started, by an earlier attempt, an earlier run or for its children, it can no longer expire.
-        let is_first = run.lease.run == 1 && run.lease.attempt == 1 && run.children.is_empty();
-        if is_first && let Some(at) = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now()) {
-            return Err(Failure::new(Code::TaskExpired, format!("not started by {at}")));
-        }
-        let inputs = documents(run)?;
-        let document = |id: &Id| inputs.get(id);
-        // What has planned its children has been found worth doing.
-        if run.children.is_empty()
-            && let Some(when) = task.condition()
-            && !holds(when, &task.condition_values(document)?)?
-        {
-            return Ok(Prepared::Skip(format!("its condition does not hold: {when}")));
-        }
-        if task.for_each.is_some() {
-            let items = if run.children.is_empty() { task.fill_for_each(document)? } else { None };
-            return Ok(Prepared::Several(Kind::Items(items.unwrap_or_default())));
-        }
-        let params = task.fill(document)?;
-        if task.spec.is_workflow() {
-            let workflow =
-                Workflow::nested(params, &self.parts.protocols).map_err(|refused| refused.failure())?;
-            return Ok(Prepared::Several(Kind::Workflow(Box::new(workflow))));
-        }
-        Ok(Prepared::Call(params))
-    }
-
-    async fn call(
-        &self,
-        task: &Task,
-        head: &Head,
-        run: &Run,
-        params: Value,
-        cancel: CancellationToken,
-        chosen: &mut Option<String>,
-    ) -> Result<Answer, Failure> {
-        let spec = &task.spec;
-        let method = self.parts.protocols.method(&spec.protocol, &spec.method).map_err(unknown)?;
-        let params =
-            method.validate(params, Leniency::Exact).map_err(|found| invalid(Code::InvalidParams, &found))?;
-        let timeout = method.spec.timeout_seconds.map(Duration::from_secs_f64);
-        let cx = CallCx {
-            key: head.key.clone(),
-            attempt: run.lease.attempt,
-            timeout: spec.timeout.or(timeout).unwrap_or(self.settings.task_timeout),
-            cancel,
-            traceparent: task.traceparent.clone(),
-        };
-        let provider = self.parts.providers.choose(&spec.protocol, method.name)?;
-        *chosen = Some(provider.name().to_owned());
-        let answer = provider.call(&cx, method.name, Value::Object(params)).await?;
-        let found = method.check_result(&answer.result);
-        if !found.is_empty() {
-            return Err(invalid(Code::TaskResultInvalid, &found));
-        }
-        Ok(answer)
-    }
-
     /// Records the verdict, publishes what it caused.
     async fn conclude(
         &self,
@@ -271,7 +170,7 @@ impl Shared {
     ) -> Result<(), Stop> {
         let end = self.end_of(head, task, &verdict);
         let step = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
-        let finished = if matches!(verdict, Verdict::Abandoned) {
+        let finished = if matches!(verdict, Verdict::NotNow { .. } | Verdict::Abandoned) {
             self.give_back(&run.lease).await?
         } else {
             insist(&self.abort, "finish", step).await?
@@ -289,6 +188,16 @@ impl Shared {
         };
         match &verdict {
             Verdict::Abandoned => return Err(Stop::Aborted),
+            Verdict::NotNow { wait, why } => {
+                if self.parts.providers.is_shut(&task.spec.protocol) {
+                    tracing::debug!(task = %head.key, why, "nobody can take it now; its queue is left alone");
+                    return Err(Stop::Crowded);
+                }
+                // Others of the protocol go on meanwhile.
+                let next = Task { attempt: run.lease.attempt, ..task.clone() };
+                let wait = (*wait).max(NOT_NOW_WAIT_MIN).mul_f64(1.0 + self.parts.clock.chance());
+                self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
+            }
             Verdict::Expanded(expansion) => {
                 // Others first: once the children have ended, nobody asks again what this step has released.
                 let own: HashSet<&TaskKey> = expansion.tasks.iter().map(|task| &task.head.key).collect();
@@ -416,25 +325,6 @@ pub(super) async fn settle_by(receipt: Box<dyn Receipt>, settlement: Settlement)
     }
 }
 
-/// Whether a condition holds, by what its references stand for.
-fn holds(when: &str, values: &BTreeMap<String, Value>) -> Result<bool, Failure> {
-    let refused = |reason: String| {
-        Failure::new(Code::TaskParameterError, format!("the condition {when:?} cannot be decided: {reason}"))
-    };
-    let condition = Condition::parse(when).map_err(refused)?;
-    condition.holds(&|reference| values.get(reference).cloned()).map_err(refused)
-}
-
-/// What an attempt turns out to be.
-enum Prepared {
-    /// Its condition does not hold.
-    Skip(String),
-    /// It stands for several tasks.
-    Several(Kind),
-    /// A call with these parameters.
-    Call(Value),
-}
-
 /// The protocol whose queue this is.
 pub(super) fn protocol_of(queue: &Queue) -> ProtocolId {
     let unknown = || ProtocolId::from_routing(unrouted().as_str());
@@ -443,38 +333,6 @@ pub(super) fn protocol_of(queue: &Queue) -> ProtocolId {
         Queue::Workflows | Queue::Inbox => unknown(),
     };
     protocol.or_else(|_| unknown()).expect("unknown/v0 is a protocol's name")
-}
-
-fn unknown(error: LookupError) -> Failure {
-    Failure::new(error.code(), error.to_string())
-}
-
-fn invalid(code: Code, violations: &[Violation]) -> Failure {
-    let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    Failure::new(code, lines.join("; ")).with("violations", serde_json::json!(violations))
-}
-
-/// The result documents that the parameters refer to, read once.
-fn documents(run: &Run) -> Result<BTreeMap<&Id, Value>, Failure> {
-    let inputs = run.inputs.as_ref().map_err(|bytes| {
-        let text = format!(
-            "the results that it refers to have {bytes} bytes together, more than {INPUT_BYTES_MAX}; store masses elsewhere and hand on where they are"
-        );
-        let failure = Failure::new(Code::TaskTooLarge, text).with("bytes", *bytes);
-        failure.with("bytes_max", INPUT_BYTES_MAX)
-    })?;
-    let mut read = BTreeMap::new();
-    for (id, document) in inputs {
-        let Some(document) = document else { continue };
-        let value = serde_json::from_slice(document).map_err(|error| {
-            Failure::new(
-                Code::PersistenceIntegrityError,
-                format!("the result of task {id} is not JSON: {error}"),
-            )
-        })?;
-        read.insert(id, value);
-    }
-    Ok(read)
 }
 
 fn refused_task(delivery: &Delivery, id: Option<Id>, failure: Failure) -> Refused {

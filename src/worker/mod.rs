@@ -13,6 +13,7 @@
 //! Every loop is a task of one tracker; every delivery is too, bounded by the consumers' prefetch. Stopping
 //! has two tokens: `drain` (take no more) and `abort` (give back what runs); `run` holds their order.
 
+mod attempt;
 mod command;
 mod control;
 mod coordinate;
@@ -210,6 +211,8 @@ impl Worker {
         );
         loops.spawn(beats);
         loops.spawn(Arc::clone(&shared.liveness).run(beat_stop.clone()));
+        let (providers, looking_stop) = (Arc::clone(&shared.parts.providers), beat_stop.clone());
+        loops.spawn(async move { providers.look_after(looking_stop).await });
         for (places, subscription, consumer) in consumers {
             takers.spawn(Arc::clone(shared).take(consumer, subscription, taking.clone()));
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));

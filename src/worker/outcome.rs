@@ -42,6 +42,13 @@ pub(super) enum Attempt {
     },
     /// It has planned children, and goes on when they have ended.
     Expanded(Expansion),
+    /// No provider may be asked now; it counts as not made.
+    NotNow {
+        /// When one may be.
+        wait: Duration,
+        /// Why none may be.
+        why: String,
+    },
     /// The worker stops; it counts as not made.
     Abandoned,
 }
@@ -55,6 +62,8 @@ pub(super) enum Verdict {
     Again { wait: Duration, failure: Failure, max_attempts: u32, entry: String },
     /// The attempt goes on when these have ended.
     Expanded(Expansion),
+    /// The attempt is given back, uncounted, until providers can be asked again.
+    NotNow { wait: Duration, why: String },
     /// The attempt is given back, uncounted.
     Abandoned,
 }
@@ -68,6 +77,7 @@ impl Shared {
             }
             Attempt::Skipped { reason } => return self.skipped(task, run, reason),
             Attempt::Expanded(expansion) => return Verdict::Expanded(expansion),
+            Attempt::NotNow { wait, why } => return Verdict::NotNow { wait, why },
             Attempt::Abandoned => return Verdict::Abandoned,
         };
         let ended_at = self.parts.clock.now();
@@ -134,7 +144,7 @@ impl Shared {
             Verdict::Expanded(Expansion { tasks, max_parallel }) => {
                 End::Expanded { tasks: tasks.clone(), max_parallel: *max_parallel }
             }
-            Verdict::Abandoned => End::Abandoned,
+            Verdict::NotNow { .. } | Verdict::Abandoned => End::Abandoned,
         }
     }
 

@@ -91,8 +91,14 @@ impl Places {
     /// A subscription with every free place; `None` if there is none. Where there are many subscriptions they
     /// are closed, and their places come free.
     pub(super) fn subscribe(self: &Arc<Places>) -> Option<Arc<Subscription>> {
+        self.subscribe_some(NonZeroU16::MAX)
+    }
+
+    /// As [`Places::subscribe`], with so many places at most.
+    pub(super) fn subscribe_some(self: &Arc<Places>, at_most: NonZeroU16) -> Option<Arc<Subscription>> {
         let mut free = self.lock();
-        let prefetch = NonZeroU16::new(std::mem::take(&mut free.places))?;
+        let prefetch = NonZeroU16::new(free.places.min(at_most.get()))?;
+        free.places -= prefetch.get();
         if free.open >= SUBSCRIPTIONS_MAX {
             std::mem::take(&mut free.close).cancel();
             (free.open, free.generation) = (0, free.generation + 1);

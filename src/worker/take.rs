@@ -1,13 +1,16 @@
 //! Taking deliveries: one loop for each subscription, and one for each queue that subscribes again.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::execute::protocol_of;
 use super::places::{Places, Subscription};
 use crate::broker::{BrokerError, Consumer};
+use crate::topology::Queue;
 
 /// The pause after an error that needs a person.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -62,27 +65,44 @@ impl Shared {
         subscription.retire();
     }
 
-    /// Subscribes again with the places that come free, until `drain` fires.
+    /// Subscribes again with the places that come free, until `drain` fires; not while no provider of the queue's
+    /// protocol may be called.
     pub(super) async fn refill(self: Arc<Self>, places: Arc<Places>, loops: Loops) {
+        let protocol = match &places.queue {
+            Queue::Tasks(_) => Some(protocol_of(&places.queue)),
+            Queue::Workflows | Queue::Inbox | Queue::Dead(_) => None,
+        };
         loop {
             let ready = async {
                 places.freed().await;
                 tokio::time::sleep(GATHER).await;
                 // What would come now would only wait.
                 self.turns.no_suspect().await;
+                match &protocol {
+                    Some(protocol) => self.parts.providers.opened(protocol).await,
+                    None => None,
+                }
             };
-            tokio::select! {
+            let probes = tokio::select! {
                 biased;
                 () = loops.drain.cancelled() => return,
-                () = ready => {}
-            }
-            let Some(subscription) = places.subscribe() else { continue };
+                probes = ready => probes,
+            };
+            let subscription = places.subscribe_some(probes.unwrap_or(NonZeroU16::MAX));
+            let Some(subscription) = subscription else { continue };
             let prefetch = subscription.prefetch();
             let error = match self.parts.broker.consume(&places.queue, prefetch).await {
                 Ok(consumer) => {
                     tracing::debug!(queue = %places.queue, prefetch, "subscribed with the free places");
                     let consumer = self.liveness.watch(consumer, format!("consuming {}", places.queue));
                     loops.takers.spawn(Arc::clone(&self).take(consumer, subscription, loops.clone()));
+                    if let (Some(_), Some(protocol)) = (probes, &protocol) {
+                        // The other places wait for what these few will tell.
+                        tokio::select! {
+                            () = loops.drain.cancelled() => return,
+                            () = self.parts.providers.probed(protocol) => {}
+                        }
+                    }
                     continue;
                 }
                 Err(BrokerError::Closed) => return,

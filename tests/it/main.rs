@@ -24,6 +24,7 @@ mod outages;
 mod own;
 mod place;
 mod producers;
+mod providers;
 #[path = "../support/rabbitmq.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;

@@ -22,9 +22,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+/// What looks at its health ask for.
+const HEALTH: &str = "/api/tags";
 
 /// The server; it ends with this value.
 #[derive(Debug)]
@@ -40,6 +43,17 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Value,
+    /// When.
+    pub(crate) at: Instant,
+}
+
+/// How the server does, whatever is asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// Before each answer.
+    pub(crate) pause: Duration,
+    /// Every request is turned away with 503.
+    pub(crate) is_out: bool,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +64,7 @@ struct Seen {
     /// Every connection that there was.
     clients: Mutex<Vec<TcpStream>>,
     ends: AtomicBool,
+    manner: Mutex<Manner>,
 }
 
 impl Ollama {
@@ -81,9 +96,26 @@ impl Ollama {
         format!("http://{}", self.address)
     }
 
-    /// Every request so far, in order.
+    /// Every request so far, in order, but for looks at its health.
     pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.seen.asked.lock().expect("no thread panics with it").clone()
+        let all = self.seen.asked.lock().expect("no thread panics with it");
+        all.iter().filter(|asked| asked.path != HEALTH).cloned().collect()
+    }
+
+    /// How often somebody looked at its health.
+    pub(crate) fn looks(&self) -> usize {
+        let all = self.seen.asked.lock().expect("no thread panics with it");
+        all.iter().filter(|asked| asked.path == HEALTH).count()
+    }
+
+    /// From now on.
+    pub(crate) fn does(&self, manner: Manner) {
+        *self.seen.manner.lock().expect("no thread panics with it") = manner;
+    }
+
+    /// When conversations were asked for.
+    pub(crate) fn chats(&self) -> Vec<Instant> {
+        self.asked().iter().filter(|asked| asked.path == "/api/chat").map(|asked| asked.at).collect()
     }
 
     /// How many clients went away without their answer.
@@ -129,7 +161,13 @@ fn serve(client: &TcpStream, seen: &Seen) {
             *seen.left.lock().expect("no thread panics with it") += 1;
             return;
         }
-        if answer(&mut out, &method, &asked, earlier).is_err() {
+        let manner = *seen.manner.lock().expect("no thread panics with it");
+        std::thread::sleep(manner.pause);
+        let answered = match manner.is_out {
+            true => whole(&mut out, 503, "", &json!({"error": "out of order"})),
+            false => answer(&mut out, &method, &asked, earlier),
+        };
+        if answered.is_err() {
             return;
         }
     }
@@ -151,7 +189,7 @@ fn read(input: &mut BufReader<&TcpStream>) -> Option<(String, Asked)> {
     let mut body = vec![0; length];
     input.read_exact(&mut body).ok()?;
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    Some((method, Asked { path, headers, body }))
+    Some((method, Asked { path, headers, body, at: Instant::now() }))
 }
 
 fn answer(out: &mut &TcpStream, method: &str, asked: &Asked, earlier: usize) -> std::io::Result<()> {

@@ -153,7 +153,8 @@ impl Server {
             }
             _ => format!("the connection to {} failed: {}", self.shown, causes(error)),
         };
-        Failure::new(code, message).with("server", self.shown.as_str())
+        let failure = Failure::new(code, message).with("server", self.shown.as_str());
+        if error.is_connect() { failure.not_begun() } else { failure }
     }
 }
 
@@ -188,6 +189,10 @@ impl Reply {
             Failure::new(code, message).with("server", server.shown.as_str()).with("status", self.status);
         if code == Code::ProviderError && self.status < 500 {
             failure = failure.final_now();
+        }
+        if matches!(code, Code::RateLimitExceeded | Code::ProviderOverloaded) {
+            // RFC 6585 section 4, RFC 9110 section 15.6.4: the request was turned away at the door.
+            failure = failure.not_begun();
         }
         if failure.retryable {
             failure.retry_after = self.retry_after.as_deref().and_then(|text| wait(text, now));

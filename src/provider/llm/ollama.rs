@@ -13,11 +13,12 @@ use serde_json::{Map, Value, json};
 use super::files::Folders;
 use super::http::{Reply, Server};
 use super::request::{Part, Request, Wish, last_of_user};
+use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
-use crate::provider::{Answer, CallCx, Health, Provider};
+use crate::provider::{Answer, CallCx, Health, Provider, told_by_code};
 
 /// How long the server may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,6 +158,14 @@ impl Provider for Ollama {
         }
         let request = parts.into_iter().fold(request, |request, (_, part)| request.with(part));
         Ok(Value::Object(self.ask(cx, &request).await?).into())
+    }
+
+    /// A server that does not answer within the limit is slow or stuck.
+    fn tells(&self, failure: &Failure) -> Ending {
+        match failure.code {
+            Code::TaskTimeout => Ending::Bad,
+            code => told_by_code(code),
+        }
     }
 
     async fn health(&self) -> Health {

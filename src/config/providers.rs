@@ -1,0 +1,244 @@
+//! The instances that are configured: `[providers.NAME]`, and how calls are given out among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use toml::Value;
+
+use super::{Config, Origin};
+use crate::core::balance::{Strategy, Traits};
+use crate::core::breaker;
+
+/// What keys of instances start with; then its name, then what is said of it.
+pub(super) const INSTANCES: &str = "providers.";
+/// What keys start with whose rest is a protocol.
+pub(super) const STRATEGIES: &str = "balance.strategies.";
+
+/// What can be said of an instance, and a value of the type.
+const KEYS: [(&str, &str); 9] = [
+    ("kind", "string"),
+    ("url", "string"),
+    ("concurrency", "integer"),
+    ("weight", "integer"),
+    ("rank", "integer"),
+    ("region", "string"),
+    ("models", "array"),
+    ("labels", "array"),
+    ("gpu_memory_mb", "integer"),
+];
+/// The kinds that there are.
+const KINDS: [&str; 1] = ["ollama"];
+/// Names that providers have which are always there.
+const TAKEN: [&str; 3] = ["echo", "mcp", "python"];
+/// The longest name.
+const NAME_MAX: usize = 64;
+/// The largest number of anything.
+const NUMBER_MAX: i64 = 1 << 24;
+
+/// An instance of a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// Its name.
+    pub name: String,
+    /// Where its server is.
+    pub url: String,
+    /// Calls at once; `None`: any number.
+    pub concurrency: Option<NonZeroUsize>,
+    /// What it is to those who choose.
+    pub traits: Traits,
+}
+
+impl Config {
+    /// The instances that are configured, by name. All are Ollama servers so far.
+    #[must_use]
+    pub fn instances(&self) -> Vec<Configured> {
+        let keys = self.values.keys().filter_map(|key| split(key));
+        let names: BTreeSet<&str> = keys.map(|(name, _)| name).collect();
+        names.into_iter().map(|name| self.instance(name)).collect()
+    }
+
+    fn instance(&self, name: &str) -> Configured {
+        let of = |key: &str| self.values.get(&format!("{INSTANCES}{name}.{key}")).map(|(value, _)| value);
+        let text = |key: &str| of(key).and_then(Value::as_str).map(str::to_owned);
+        let number = |key: &str| of(key).and_then(Value::as_integer);
+        let small = |key: &str| number(key).and_then(|number| u32::try_from(number).ok());
+        let list = |key: &str| {
+            let items = of(key).and_then(Value::as_array).into_iter().flatten();
+            items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        };
+        Configured {
+            name: name.to_owned(),
+            url: text("url").unwrap_or_default(),
+            concurrency: small("concurrency").and_then(|count| NonZeroUsize::new(count as usize)),
+            traits: Traits {
+                weight: small("weight").unwrap_or(1),
+                rank: small("rank").unwrap_or(0),
+                region: text("region"),
+                models: list("models"),
+                labels: list("labels"),
+                gpu_memory_mb: number("gpu_memory_mb").and_then(|mb| u64::try_from(mb).ok()),
+            },
+        }
+    }
+
+    /// The strategy everywhere, then the protocols that have another one, as they are written.
+    #[must_use]
+    pub fn strategies(&self) -> (Strategy, Vec<(&str, Strategy)>) {
+        let parse = |text: &str| text.parse().unwrap_or_default();
+        let mut each = Vec::new();
+        for (key, (value, _)) in &self.values {
+            each.extend(key.strip_prefix(STRATEGIES).zip(value.as_str().map(parse)));
+        }
+        (parse(self.text("balance.strategy")), each)
+    }
+
+    /// When a provider is not called any more.
+    #[must_use]
+    pub fn breaker(&self) -> breaker::Policy {
+        let number = |key: &str| u32::try_from(self.number(key)).unwrap_or(u32::MAX);
+        breaker::Policy {
+            failures: number("breaker.failures"),
+            share: self.fraction("breaker.share"),
+            calls: number("breaker.calls"),
+            window: self.seconds("breaker.window"),
+            open: self.seconds("breaker.open"),
+            open_max: self.seconds("breaker.open_max"),
+            probes: number("breaker.probes"),
+        }
+    }
+}
+
+/// Every problem with these keys.
+pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String> {
+    let mut found = Vec::new();
+    let strategies = Strategy::NAMES.map(|(name, _)| name).join(", ");
+    for (key, (value, origin)) in values {
+        if key.starts_with(STRATEGIES) || key == "balance.strategy" {
+            let known = value.as_str().is_some_and(|text| text.parse::<Strategy>().is_ok());
+            if !known {
+                found.push(format!("{origin}: {key} must be one of {strategies}"));
+            }
+        }
+        if key.starts_with(INSTANCES) {
+            found.extend(problem(key, value).map(|why| format!("{origin}: {key} {why}")));
+        }
+    }
+    if values["breaker.share"].0.as_float().is_some_and(|share| share > 1.0) {
+        found.push(format!("{}: breaker.share must be at most 1", values["breaker.share"].1));
+    }
+    let names: BTreeMap<&str, &Origin> =
+        values.iter().filter_map(|(key, (_, origin))| Some((split(key)?.0, origin))).collect();
+    for (name, origin) in names {
+        for key in ["kind", "url"] {
+            if !values.contains_key(&format!("{INSTANCES}{name}.{key}")) {
+                found.push(format!("{origin}: {INSTANCES}{name}.{key} is missing"));
+            }
+        }
+    }
+    found
+}
+
+/// The name of the instance, and what is said of it.
+fn split(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(INSTANCES)?.rsplit_once('.')
+}
+
+fn problem(key: &str, value: &Value) -> Option<String> {
+    let Some((name, key)) = split(key) else {
+        return Some("must be a table, such as [providers.big] with kind and url".to_owned());
+    };
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(plain) {
+        return Some(format!("must have a name of 1 to {NAME_MAX} of a-z, 0-9, - and _"));
+    }
+    if TAKEN.contains(&name) {
+        return Some("must have another name: that one is taken".to_owned());
+    }
+    let Some((_, kind)) = KEYS.iter().find(|(known, _)| *known == key) else {
+        let known = KEYS.map(|(key, _)| key).join(", ");
+        return Some(format!("is not known; there are {known}"));
+    };
+    if value.type_str() != *kind {
+        return Some(format!("must be of type {kind}, not {}", value.type_str()));
+    }
+    match value {
+        Value::String(text) if key == "kind" && !KINDS.contains(&text.as_str()) => {
+            Some(format!("must be one of {}", KINDS.join(", ")))
+        }
+        Value::String(text) if key == "url" && !is_http(text) => {
+            Some("must begin with http:// or https://".to_owned())
+        }
+        Value::Integer(number) => {
+            let least = i64::from(!matches!(key, "weight" | "rank"));
+            let is_within = (least..=NUMBER_MAX).contains(number);
+            (!is_within).then(|| format!("must be {least} to {NUMBER_MAX}"))
+        }
+        Value::Array(items) if !items.iter().all(Value::is_str) => Some("must be a list of texts".to_owned()),
+        _ => None,
+    }
+}
+
+pub(super) fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    fn read(text: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, text).expect("write");
+        load(&Sources { file: Some(path), ..Sources::default() }).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn instances_are_read_with_what_they_do_not_say_filled_in() {
+        let config = read(
+            "[providers.big]\nkind = 'ollama'\nurl = 'http://u:s3cret@a:1'\nweight = 3\nmodels = ['m']\n\
+             gpu_memory_mb = 24000\nregion = 'eu'\nconcurrency = 2\n\
+             [providers.spare-1]\nkind = 'ollama'\nurl = 'http://b'\nrank = 1\n\
+             [balance]\nstrategy = 'least_latency'\n[balance.strategies]\n'llm/v1' = 'affinity'\n\
+             [breaker]\nfailures = 2\nshare = 1\n",
+        )
+        .expect("valid");
+        let [big, spare] = &config.instances()[..] else { panic!("two") };
+        assert_eq!(
+            (big.name.as_str(), big.traits.weight, big.traits.gpu_memory_mb),
+            ("big", 3, Some(24_000))
+        );
+        assert_eq!((big.concurrency, big.traits.region.as_deref()), (NonZeroUsize::new(2), Some("eu")));
+        assert_eq!((spare.name.as_str(), spare.traits.rank, spare.traits.weight), ("spare-1", 1, 1));
+        assert_eq!(config.strategies(), (Strategy::LeastLatency, vec![("llm/v1", Strategy::Affinity)]));
+        assert_eq!((config.breaker().failures, config.breaker().share), (2, 1.0));
+        assert!(!format!("{:?}", config.shown()).contains("s3cret"));
+    }
+
+    #[test]
+    fn every_problem_of_an_instance_is_told() {
+        let said = read(
+            "[providers]\nx = 1\n[providers.a]\nkind = 'olama'\nurl = 'localhost'\nweigth = 1\n\
+             weight = -1\nconcurrency = 0\nmodels = [1]\nrank = 'first'\n[providers.python]\nkind = 'ollama'\n\
+             ['providers'.'Big.one']\nkind = 'ollama'\n[balance]\nstrategy = 'best'\n[breaker]\nshare = 1.5\n",
+        )
+        .expect_err("wrong in many ways");
+        for part in [
+            "providers.x must be a table",
+            "providers.a.kind must be one of ollama",
+            "providers.a.url must begin with http",
+            "providers.a.weigth is not known; there are kind, url",
+            "providers.a.weight must be 0 to",
+            "providers.a.concurrency must be 1 to",
+            "providers.a.models must be a list of texts",
+            "providers.a.rank must be of type integer, not string",
+            "providers.python.kind must have another name",
+            "providers.python.url is missing",
+            "providers.Big.one.kind must have a name",
+            "balance.strategy must be one of round_robin",
+            "breaker.share must be at most 1",
+        ] {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    }
+}

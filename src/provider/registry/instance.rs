@@ -1,0 +1,224 @@
+//! One provider among others: how it does, and whether it may be called now.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::core::balance::{Candidate, Traits};
+use crate::core::breaker::{self, Breaker, Ending, Pass};
+use crate::core::failure::Failure;
+use crate::core::latency::Latency;
+use crate::provider::{Health, Provider};
+
+/// What is configured of a provider.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// What it is to those who choose.
+    pub traits: Traits,
+    /// When it is not called any more.
+    pub breaker: breaker::Policy,
+}
+
+/// A provider, and what is known of it. Times are since the registry was made.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) provider: Arc<dyn Provider>,
+    traits: Traits,
+    /// The longest that it is left alone because it asked for it.
+    busy_max: Duration,
+    running: AtomicU32,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    state: State,
+    health: Health,
+    breaker: Breaker,
+    latency: Latency,
+    /// It has asked to be left alone until then.
+    busy_until: Duration,
+    /// Calls and failures since the start.
+    calls: u64,
+    failures: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    New,
+    Started,
+    Failed(Failure),
+}
+
+/// Whether an instance may be called now.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Fit {
+    /// As often as one likes.
+    Open,
+    /// Works, but others are better.
+    Degraded,
+    /// A few times, to see whether it has recovered.
+    Probes(u32),
+    /// Not at all, for about so long.
+    Shut {
+        /// Zero: nobody knows.
+        left: Duration,
+        /// In words.
+        why: String,
+    },
+}
+
+/// A call under way. Dropped without an end, it tells nothing.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) instance: Arc<Instance>,
+    pass: Option<Pass>,
+    /// When it began.
+    began: Duration,
+}
+
+impl Instance {
+    pub(super) fn new(provider: Arc<dyn Provider>, settings: Settings) -> Instance {
+        let known = Known {
+            state: State::New,
+            health: Health::Up,
+            breaker: Breaker::new(settings.breaker),
+            latency: Latency::default(),
+            busy_until: Duration::ZERO,
+            calls: 0,
+            failures: 0,
+        };
+        let (traits, busy_max, running) = (settings.traits, settings.breaker.open_max, AtomicU32::new(0));
+        Instance { provider, traits, busy_max, running, known: Mutex::new(known) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.provider.name()
+    }
+
+    pub(super) fn traits(&self) -> &Traits {
+        &self.traits
+    }
+
+    /// Starts the provider unless it has started. Whether it is ready now.
+    pub(super) async fn start(&self) -> Result<(), Failure> {
+        if self.is_started() {
+            return Ok(());
+        }
+        let started = self.provider.start().await;
+        self.lock().state = match &started {
+            Ok(()) => State::Started,
+            Err(failure) => State::Failed(failure.clone()),
+        };
+        started
+    }
+
+    pub(super) fn is_started(&self) -> bool {
+        matches!(self.lock().state, State::Started)
+    }
+
+    /// Whether it may be called.
+    pub(super) fn fit(&self, now: Duration) -> Fit {
+        let known = self.lock();
+        let name = self.provider.name();
+        let shut = |left, why: String| Fit::Shut { left, why: format!("{name} {why}") };
+        match &known.state {
+            State::New => return shut(Duration::ZERO, "is not started".to_owned()),
+            State::Failed(failure) => {
+                return shut(Duration::ZERO, format!("could not start: {}", failure.message));
+            }
+            State::Started => {}
+        }
+        if known.busy_until > now {
+            return shut(known.busy_until - now, "has asked to be left alone".to_owned());
+        }
+        match (known.breaker.state(now), &known.health) {
+            (_, Health::Down(why)) => shut(Duration::ZERO, format!("is down: {why}")),
+            (breaker::State::Open { left }, _) => {
+                shut(left, "fails too often, its breaker is open".to_owned())
+            }
+            (breaker::State::HalfOpen { free: 0 }, _) => {
+                shut(Duration::ZERO, "is being tried, its breaker is half-open".to_owned())
+            }
+            (breaker::State::HalfOpen { free }, _) => Fit::Probes(free),
+            (breaker::State::Closed, Health::Degraded(_)) => Fit::Degraded,
+            (breaker::State::Closed, Health::Up) => Fit::Open,
+        }
+    }
+
+    /// As a candidate. Who must be tried with care is no worse than who is degraded.
+    pub(super) fn candidate(&self, now: Duration, is_degraded: bool) -> Candidate<'_> {
+        Candidate {
+            name: self.provider.name(),
+            traits: &self.traits,
+            running: self.running.load(Ordering::Relaxed),
+            latency: self.lock().latency.at(now),
+            is_degraded,
+        }
+    }
+
+    /// The right to one call. `None`: somebody else has taken the last one. With `regardless` it is given to
+    /// whoever has started.
+    pub(super) fn admit(self: &Arc<Instance>, now: Duration, regardless: bool) -> Option<Call> {
+        let pass = self.lock().breaker.admit(now);
+        if pass.is_none() && !regardless {
+            return None;
+        }
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Some(Call { instance: Arc::clone(self), pass, began: now })
+    }
+
+    /// A check has told how it does. Whether that is news.
+    pub(super) fn checked(&self, health: Health) -> bool {
+        let mut known = self.lock();
+        let is_news = known.health != health;
+        known.health = health;
+        is_news
+    }
+
+    /// Whether it should be looked at often.
+    pub(super) fn is_doubtful(&self, now: Duration) -> bool {
+        let known = self.lock();
+        let is_steady = matches!((&known.state, &known.health), (State::Started, Health::Up))
+            && known.breaker.state(now) == breaker::State::Closed;
+        !is_steady
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Nothing that panics is done while it is held.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    /// The call has ended; the instance may ask to be left alone for `wait`. Whether its breaker has changed.
+    pub(super) fn end(mut self, ending: Ending, wait: Option<Duration>, now: Duration) -> bool {
+        let mut known = self.instance.lock();
+        let before = known.breaker.state(now);
+        known.calls += 1;
+        known.failures += u64::from(ending == Ending::Bad);
+        if ending == Ending::Good {
+            known.latency.observe(now.saturating_sub(self.began), now);
+        }
+        if let Some(wait) = wait {
+            known.busy_until = known.busy_until.max(now + wait.min(self.instance.busy_max));
+        }
+        if let Some(pass) = self.pass.take() {
+            known.breaker.end(pass, ending, now);
+        }
+        let after = known.breaker.state(now);
+        let has_changed = wait.is_some() || std::mem::discriminant(&before) != std::mem::discriminant(&after);
+        drop(known);
+        has_changed
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.instance.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(pass) = self.pass.take() {
+            // Times do not matter for what tells nothing.
+            self.instance.lock().breaker.end(pass, Ending::Untold, self.began);
+        }
+    }
+}

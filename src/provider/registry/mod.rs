@@ -1,0 +1,405 @@
+//! The providers of this worker, by protocol, and which of them gets a call.
+//!
+//! ```text
+//! call ─▶ who may be called now (started, healthy, breaker) ─▶ strategy ─▶ the provider
+//!                  │ nobody                                                  │ it surely did not start:
+//!                  ▼                                                         ▼ the next one, same attempt
+//!         NotNow: nothing was tried                                  its answer or failure,
+//!                                                                    told to its breaker
+//! ```
+//! Who fails is not called, and who is not called cannot show that it has recovered. So `health` looks, and the
+//! breaker lets a probe through: nobody stays out for ever.
+
+mod health;
+mod instance;
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::{Answer, CallCx, Provider};
+use crate::core::balance::{self, Strategy, Wish};
+use crate::core::breaker::Ending;
+use crate::core::clock::Clock;
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+use crate::core::protocol::ProtocolId;
+use instance::{Call, Fit, Instance};
+
+pub use health::Settings as HealthSettings;
+pub use instance::Settings as InstanceSettings;
+
+/// How often it is looked whether somebody may be called again, where nobody can say when.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How calls are given out.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The strategy of protocols without one of their own.
+    pub strategy: Strategy,
+    /// Strategies of single protocols.
+    pub strategies: Vec<(ProtocolId, Strategy)>,
+    /// When providers are looked after.
+    pub health: HealthSettings,
+    /// Nobody else serves these tasks, so that waiting helps nobody: where no provider is fit, one that is not
+    /// gets the call, and its failure tells why.
+    pub is_last_resort: bool,
+}
+
+/// Every provider of this worker.
+#[derive(Debug)]
+pub struct Providers {
+    settings: Settings,
+    by_protocol: HashMap<ProtocolId, Lane>,
+    /// What times are counted from.
+    origin: Instant,
+    /// Who may be called has changed.
+    changed: Notify,
+}
+
+/// The providers of one protocol.
+#[derive(Debug)]
+struct Lane {
+    strategy: Strategy,
+    instances: Vec<Arc<Instance>>,
+    turn: AtomicUsize,
+}
+
+/// A call to be made.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// The protocol.
+    pub protocol: &'a ProtocolId,
+    /// The method, without the protocol's prefix.
+    pub method: &'a str,
+    /// What it asks of whoever serves it.
+    pub wish: Wish,
+}
+
+/// What became of a call.
+#[derive(Debug, PartialEq)]
+pub enum Called {
+    /// Somebody was asked.
+    Made {
+        /// Who.
+        by: String,
+        /// The answer, or why there is none.
+        outcome: Result<Answer, Failure>,
+    },
+    /// Nobody may be asked now. Nothing was tried.
+    NotNow {
+        /// When it may be different, counted from now.
+        wait: Duration,
+        /// Why, in words.
+        why: String,
+    },
+    /// Nobody here can serve it.
+    Never(Failure),
+}
+
+/// Two providers have the same name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is already a provider named {0:?}; give each its own name")]
+pub struct DuplicateName(String);
+
+/// How much the providers of a protocol take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Open,
+    Probes(NonZeroU16),
+    Shut { left: Duration },
+}
+
+impl Default for Providers {
+    fn default() -> Providers {
+        Providers::new(Settings::default())
+    }
+}
+
+impl Providers {
+    /// None yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Providers {
+        let (by_protocol, origin, changed) = (HashMap::new(), Instant::now(), Notify::new());
+        Providers { settings, by_protocol, origin, changed }
+    }
+
+    /// Adds a provider like any other.
+    ///
+    /// # Errors
+    /// [`DuplicateName`], across all protocols.
+    pub fn register(&mut self, provider: Arc<dyn Provider>) -> Result<(), DuplicateName> {
+        self.register_as(provider, InstanceSettings::default())
+    }
+
+    /// Adds a provider.
+    ///
+    /// # Errors
+    /// [`DuplicateName`], across all protocols.
+    pub fn register_as(
+        &mut self,
+        provider: Arc<dyn Provider>,
+        settings: InstanceSettings,
+    ) -> Result<(), DuplicateName> {
+        if self.instances().any(|instance| instance.name() == provider.name()) {
+            return Err(DuplicateName(provider.name().to_owned()));
+        }
+        let protocol = provider.protocol().clone();
+        let own = self.settings.strategies.iter().find(|(of, _)| *of == protocol);
+        let strategy = own.map_or(self.settings.strategy, |(_, strategy)| *strategy);
+        let lane = || Lane { strategy, instances: Vec::new(), turn: AtomicUsize::new(0) };
+        let lane = self.by_protocol.entry(protocol).or_insert_with(lane);
+        lane.instances.push(Arc::new(Instance::new(provider, settings)));
+        Ok(())
+    }
+
+    /// Starts every provider that has not started. One that fails does not keep the others from working, and is
+    /// tried again while [`Providers::look_after`] runs.
+    ///
+    /// Returns the names of those that failed, with the reasons.
+    pub async fn start(&self) -> Vec<(String, Failure)> {
+        let mut failed = Vec::new();
+        for instance in self.instances() {
+            if let Err(failure) = instance.start().await {
+                failed.push((instance.name().to_owned(), failure));
+            }
+        }
+        failed
+    }
+
+    /// Stops every provider, all at once.
+    pub async fn stop(&self) {
+        futures_util::future::join_all(self.instances().map(|instance| instance.provider.stop())).await;
+    }
+
+    /// The protocols that at least one provider is registered for, in order.
+    #[must_use]
+    pub fn protocols(&self) -> Vec<ProtocolId> {
+        let mut protocols: Vec<ProtocolId> = self.by_protocol.keys().cloned().collect();
+        protocols.sort();
+        protocols
+    }
+
+    /// Whether some provider of the protocol has started.
+    #[must_use]
+    pub fn has_started(&self, protocol: &ProtocolId) -> bool {
+        self.by_protocol.get(protocol).is_some_and(|lane| lane.instances.iter().any(|one| one.is_started()))
+    }
+
+    /// Whether some provider that has started serves this method.
+    #[must_use]
+    pub fn serves(&self, protocol: &ProtocolId, method: &str) -> bool {
+        let serves = |one: &Arc<Instance>| one.is_started() && one.provider.serves(method);
+        self.by_protocol.get(protocol).is_some_and(|lane| lane.instances.iter().any(serves))
+    }
+
+    /// Makes a call. A provider where it surely did not start costs nothing: the next one is asked.
+    pub async fn call(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
+        let (lane, mut left, wish) = match self.able(ask) {
+            Ok(able) => able,
+            Err(failure) => return Called::Never(failure),
+        };
+        let deadline = Instant::now() + cx.timeout;
+        let (mut params, mut last) = (Some(params), None);
+        while let Some(call) = self.next(lane, &left, &wish, clock) {
+            left.retain(|one| !Arc::ptr_eq(one, &call.instance));
+            let given = if left.is_empty() { params.take() } else { params.clone() };
+            let timeout = deadline.saturating_duration_since(Instant::now());
+            let cx = CallCx { timeout, ..cx.clone() };
+            let by = call.instance.name().to_owned();
+            let provider = Arc::clone(&call.instance.provider);
+            let outcome = provider.call(&cx, ask.method, given.unwrap_or_default()).await;
+            self.ended(call, &outcome);
+            match outcome {
+                Err(failure) if failure.not_begun && !left.is_empty() => {
+                    tracing::info!(provider = by, %failure, "the call did not start here; another one is asked");
+                    last = Some((by, failure));
+                }
+                outcome => return Called::Made { by, outcome },
+            }
+        }
+        match last {
+            Some((by, failure)) => Called::Made { by, outcome: Err(failure) },
+            None => self.not_now(&left),
+        }
+    }
+
+    /// Waits until tasks of this protocol may be taken. How many at once; `None`: any number.
+    pub async fn opened(&self, protocol: &ProtocolId) -> Option<NonZeroU16> {
+        loop {
+            let changed = self.changed.notified();
+            match self.room(protocol) {
+                Room::Open => return None,
+                Room::Probes(count) => return Some(count),
+                Room::Shut { left } => tokio::select! {
+                    () = changed => {}
+                    () = sleep(left) => {}
+                },
+            }
+        }
+    }
+
+    /// Waits until it is known whether the probes of this protocol have succeeded.
+    pub async fn probed(&self, protocol: &ProtocolId) {
+        loop {
+            let changed = self.changed.notified();
+            if !matches!(self.room(protocol), Room::Probes(_)) {
+                return;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Whether nobody of this protocol may be called now.
+    #[must_use]
+    pub fn is_shut(&self, protocol: &ProtocolId) -> bool {
+        matches!(self.room(protocol), Room::Shut { .. })
+    }
+
+    fn room(&self, protocol: &ProtocolId) -> Room {
+        let Some(lane) = self.by_protocol.get(protocol) else { return Room::Open };
+        if self.settings.is_last_resort {
+            return Room::Open;
+        }
+        let (now, mut probes, mut soonest) = (self.now(), 0_u32, LOOK_EVERY);
+        for instance in lane.instances.iter().filter(|one| one.traits().weight > 0) {
+            match instance.fit(now) {
+                Fit::Open | Fit::Degraded => return Room::Open,
+                Fit::Probes(count) => probes = probes.saturating_add(count),
+                Fit::Shut { left, .. } if !left.is_zero() => soonest = soonest.min(left),
+                Fit::Shut { .. } => {}
+            }
+        }
+        match NonZeroU16::new(u16::try_from(probes).unwrap_or(u16::MAX)) {
+            Some(count) => Room::Probes(count),
+            None => Room::Shut { left: soonest },
+        }
+    }
+
+    /// Who could serve it at all.
+    fn able(&self, ask: &Ask<'_>) -> Result<(&Lane, Vec<Arc<Instance>>, Wish), Failure> {
+        let unavailable = |reason: String| {
+            let message =
+                format!("no provider for {} of {} in this worker: {reason}", ask.method, ask.protocol);
+            Failure::new(Code::ProviderNotAvailable, message)
+        };
+        let Some(lane) = self.by_protocol.get(ask.protocol) else {
+            return Err(unavailable("configure one for this protocol".to_owned()));
+        };
+        let names = |of: &[Arc<Instance>]| of.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ");
+        let serving = lane.instances.iter().filter(|one| one.provider.serves(ask.method));
+        let mut able: Vec<Arc<Instance>> = serving.cloned().collect();
+        if able.is_empty() {
+            return Err(unavailable(format!("{} does not serve this method", names(&lane.instances))));
+        }
+        if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
+            let reasons: Vec<String> = able.iter().filter_map(|one| self.reason(one)).collect();
+            return Err(unavailable(reasons.join("; ")));
+        }
+        let mut wish = ask.wish.clone();
+        if !able.iter().any(|one| one.traits().gpu_memory_mb.is_some()) {
+            // Nobody says what there is, which does not mean that there is none.
+            wish.gpu_memory_mb = None;
+        }
+        let all = names(&able);
+        able.retain(|one| wish.is_met_by(one.traits()) || one.traits().weight == 0);
+        if able.is_empty() {
+            return Err(unavailable(format!("{all} has not what it asks for: {wish}")));
+        }
+        Ok((lane, able, wish))
+    }
+
+    /// The next one of these to ask, admitted; `None` if nobody may be asked now.
+    fn next(&self, lane: &Lane, of: &[Arc<Instance>], wish: &Wish, clock: &dyn Clock) -> Option<Call> {
+        let now = self.now();
+        let mut left: Vec<(&Arc<Instance>, bool)> = Vec::with_capacity(of.len());
+        for instance in of {
+            match instance.fit(now) {
+                // A probe is a call like any other, or it would never be made while others are healthy.
+                Fit::Open | Fit::Probes(_) => left.push((instance, false)),
+                Fit::Degraded => left.push((instance, true)),
+                Fit::Shut { .. } => {}
+            }
+        }
+        let is_regardless = left.is_empty() && self.settings.is_last_resort;
+        if is_regardless {
+            left.extend(of.iter().filter(|one| one.is_started()).map(|one| (one, true)));
+        }
+        let turn = lane.turn.fetch_add(1, Ordering::Relaxed);
+        while !left.is_empty() {
+            let candidates: Vec<_> =
+                left.iter().map(|(one, is_degraded)| one.candidate(now, *is_degraded)).collect();
+            let chosen = balance::choose(lane.strategy, &candidates, wish, turn, &mut || clock.chance())?;
+            if let Some(call) = left[chosen].0.admit(now, is_regardless) {
+                return Some(call);
+            }
+            left.swap_remove(chosen);
+        }
+        None
+    }
+
+    fn not_now(&self, of: &[Arc<Instance>]) -> Called {
+        let (now, mut wait, mut reasons) = (self.now(), LOOK_EVERY, Vec::new());
+        for instance in of {
+            match instance.fit(now) {
+                Fit::Shut { left, why } => {
+                    reasons.push(why);
+                    wait = if left.is_zero() { wait } else { wait.min(left) };
+                }
+                Fit::Open | Fit::Degraded | Fit::Probes(_) if instance.traits().weight == 0 => {
+                    reasons.push(format!("{} has a weight of 0", instance.name()));
+                }
+                Fit::Open | Fit::Degraded | Fit::Probes(_) => {}
+            }
+        }
+        Called::NotNow { wait, why: reasons.join("; ") }
+    }
+
+    fn ended(&self, call: Call, outcome: &Result<Answer, Failure>) {
+        let instance = Arc::clone(&call.instance);
+        let (ending, wait) = match outcome {
+            Ok(_) => (Ending::Good, None),
+            Err(failure) => (instance.provider.tells(failure), failure.retry_after),
+        };
+        if call.end(ending, wait, self.now()) {
+            self.tell_change(&instance);
+        }
+    }
+
+    /// Who may be called has changed.
+    fn tell_change(&self, instance: &Instance) {
+        let provider = instance.name();
+        match instance.fit(self.now()) {
+            Fit::Open => tracing::info!(provider, "is fit for work"),
+            Fit::Degraded => tracing::info!(provider, "works, but others are preferred"),
+            Fit::Probes(_) => tracing::info!(provider, "is tried again"),
+            Fit::Shut { left, why } => tracing::warn!(provider, ?left, "{why}"),
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn reason(&self, instance: &Instance) -> Option<String> {
+        match instance.fit(self.now()) {
+            Fit::Shut { why, .. } => Some(why),
+            Fit::Open | Fit::Degraded | Fit::Probes(_) => None,
+        }
+    }
+
+    fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.by_protocol.values().flat_map(|lane| &lane.instances)
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}

@@ -1,0 +1,313 @@
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::core::balance::Traits;
+use crate::core::breaker::Policy;
+use crate::core::clock::Timestamp;
+use crate::core::id::{Id, TaskKey};
+use crate::provider::Health;
+
+/// Answers with its own name, or as it is told.
+#[derive(Debug)]
+struct Named {
+    name: &'static str,
+    protocol: ProtocolId,
+    /// How the next calls end.
+    fails: Mutex<VecDeque<Failure>>,
+    health: Mutex<Health>,
+    cannot_start: Mutex<bool>,
+}
+
+#[async_trait]
+impl Provider for Named {
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn protocol(&self) -> &ProtocolId {
+        &self.protocol
+    }
+    fn serves(&self, method: &str) -> bool {
+        method == "who"
+    }
+    async fn start(&self) -> Result<(), Failure> {
+        if *self.cannot_start.lock().expect("no panic") {
+            return Err(Failure::new(Code::ProviderInitializationFailed, "python3 is missing"));
+        }
+        Ok(())
+    }
+    async fn call(&self, _: &CallCx, _: &str, _: Value) -> Result<Answer, Failure> {
+        let failure = self.fails.lock().expect("no panic").pop_front();
+        failure.map_or_else(|| Ok(json!(self.name).into()), Err)
+    }
+    async fn health(&self) -> Health {
+        self.health.lock().expect("no panic").clone()
+    }
+}
+
+impl Named {
+    fn fails(&self, times: usize, failure: &Failure) {
+        self.fails.lock().expect("no panic").extend(std::iter::repeat_n(failure.clone(), times));
+    }
+
+    fn is(&self, health: Health) {
+        *self.health.lock().expect("no panic") = health;
+    }
+
+    fn can_start(&self, can: bool) {
+        *self.cannot_start.lock().expect("no panic") = !can;
+    }
+}
+
+/// Always the same luck.
+#[derive(Debug)]
+struct Luck(f64);
+
+impl Clock for Luck {
+    fn now(&self) -> Timestamp {
+        Timestamp::default()
+    }
+    fn chance(&self) -> f64 {
+        self.0
+    }
+    fn new_id(&self) -> Id {
+        Id::parse("new").expect("an id")
+    }
+}
+
+fn protocol(text: &str) -> ProtocolId {
+    text.parse().expect("a protocol")
+}
+
+fn named(name: &'static str) -> Arc<Named> {
+    Arc::new(Named {
+        name,
+        protocol: protocol("a/v1"),
+        fails: Mutex::default(),
+        health: Mutex::new(Health::Up),
+        cannot_start: Mutex::new(name.starts_with("broken")),
+    })
+}
+
+fn in_turn() -> Settings {
+    Settings { strategy: Strategy::RoundRobin, ..Settings::default() }
+}
+
+async fn started<const N: usize>(names: [&'static str; N]) -> (Providers, [Arc<Named>; N]) {
+    let mut providers = Providers::new(in_turn());
+    let all = names.map(named);
+    for one in &all {
+        providers.register(Arc::clone(one) as Arc<dyn Provider>).expect("its own name");
+    }
+    providers.start().await;
+    (providers, all)
+}
+
+async fn ask_for(providers: &Providers, of: &str, method: &str, wish: Wish) -> Called {
+    let cx = CallCx {
+        key: TaskKey::alone(Id::parse("t").expect("an id")),
+        attempt: 1,
+        timeout: Duration::from_secs(1),
+        cancel: CancellationToken::new(),
+        traceparent: None,
+    };
+    let protocol = protocol(of);
+    let ask = Ask { protocol: &protocol, method, wish };
+    providers.call(&cx, &ask, Value::Null, &Luck(0.0)).await
+}
+
+/// Who was asked, and whether it answered.
+async fn who(providers: &Providers) -> Option<(String, bool)> {
+    match ask_for(providers, "a/v1", "who", Wish::default()).await {
+        Called::Made { by, outcome } => Some((by, outcome.is_ok())),
+        Called::NotNow { .. } => None,
+        Called::Never(failure) => panic!("{failure}"),
+    }
+}
+
+fn answered(name: &str) -> Option<(String, bool)> {
+    Some((name.to_owned(), true))
+}
+
+fn lost() -> Failure {
+    Failure::new(Code::ConnectionLost, "the connection broke")
+}
+
+fn refused() -> Failure {
+    Failure::new(Code::ConnectionRefused, "nobody listens").not_begun()
+}
+
+#[tokio::test]
+async fn calls_go_round_among_those_that_started() {
+    let (providers, _) = started(["one", "broken", "two"]).await;
+    for name in ["one", "two", "one", "two"] {
+        assert_eq!(who(&providers).await, answered(name));
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_be_served_is_told_why() {
+    let (providers, _) = started(["one"]).await;
+    let vision = Wish { labels: vec!["vision".to_owned()], ..Wish::default() };
+    for (of, method, wish, part) in [
+        ("b/v1", "who", Wish::default(), "no provider for who of b/v1 in this worker: configure one"),
+        ("a/v1.2", "who", Wish::default(), "configure one"),
+        ("a/v1", "what", Wish::default(), "one does not serve this method"),
+        ("a/v1", "who", vision, "one has not what it asks for: label \"vision\""),
+    ] {
+        let called = ask_for(&providers, of, method, wish).await;
+        let Called::Never(failure) = called else { panic!("{called:?}") };
+        assert_eq!((failure.code, failure.retryable), (Code::ProviderNotAvailable, true));
+        assert!(failure.message.contains(part), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_given_once() {
+    let (mut providers, _) = started(["one"]).await;
+    assert_eq!(providers.register(named("one")), Err(DuplicateName("one".to_owned())));
+    assert_eq!(providers.protocols(), [protocol("a/v1")]);
+}
+
+#[tokio::test]
+async fn a_call_that_did_not_start_is_made_elsewhere_in_the_same_attempt() {
+    let (providers, [one, two]) = started(["one", "two"]).await;
+    one.fails(1, &refused());
+    assert_eq!(who(&providers).await, answered("two"));
+    one.fails(1, &refused());
+    two.fails(1, &refused());
+    let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
+    let Called::Made { outcome, .. } = called else { panic!("{called:?}") };
+    assert_eq!(outcome, Err(refused()), "nobody is left");
+    one.fails(1, &lost());
+    two.fails(1, &lost());
+    for name in ["one", "two"] {
+        assert_eq!(who(&providers).await, Some((name.to_owned(), false)), "it may have started");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fails_is_left_alone_and_tried_again() {
+    let (providers, [one, two]) = started(["one", "two"]).await;
+    one.fails(5, &lost());
+    for _ in 0..5 {
+        assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
+        assert_eq!(who(&providers).await, answered("two"));
+    }
+    for _ in 0..4 {
+        assert_eq!(who(&providers).await, answered("two"));
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    one.fails(1, &lost());
+    let mut asked = [who(&providers).await, who(&providers).await, who(&providers).await];
+    asked.sort();
+    let probe = Some(("one".to_owned(), false));
+    assert_eq!(asked.iter().filter(|one| **one == probe).count(), 1, "one probe, which fails");
+    two.fails(5, &lost());
+    for _ in 0..5 {
+        who(&providers).await;
+    }
+    assert_eq!(who(&providers).await, None, "nobody is left");
+    assert!(providers.is_shut(&protocol("a/v1")));
+    let opened = providers.opened(&protocol("a/v1")).await;
+    assert_eq!(opened, NonZeroU16::new(1), "for one probe");
+    assert_eq!(who(&providers).await, answered("two"));
+    assert_eq!(providers.opened(&protocol("a/v1")).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_mistakes_never_count() {
+    let (providers, [one]) = started(["one"]).await;
+    for code in [Code::InvalidParams, Code::TaskExecutionFailed, Code::TaskCancelled, Code::TaskTimeout] {
+        one.fails(50, &Failure::new(code, "wrong"));
+    }
+    for _ in 0..200 {
+        assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
+    }
+    assert_eq!(who(&providers).await, answered("one"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_to_be_left_alone_is() {
+    let (providers, [one, _two]) = started(["one", "two"]).await;
+    let wait = Some(Duration::from_secs(7));
+    one.fails(1, &Failure { retry_after: wait, ..refused() });
+    for _ in 0..4 {
+        assert_eq!(who(&providers).await, answered("two"));
+    }
+    tokio::time::advance(Duration::from_secs(7)).await;
+    let asked = [who(&providers).await, who(&providers).await];
+    assert!(asked.contains(&answered("one")), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_down_or_could_not_start_is_looked_at_until_it_is_fit() {
+    let (providers, [one, broken]) = started(["one", "broken"]).await;
+    let stop = CancellationToken::new();
+    let looking = providers.look_after(stop.clone());
+    let story = async {
+        one.is(Health::Down("no disk".to_owned()));
+        broken.can_start(true);
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        for _ in 0..3 {
+            assert_eq!(who(&providers).await, answered("broken"), "it started, the other one is down");
+        }
+        one.is(Health::Degraded("slow".to_owned()));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for _ in 0..3 {
+            assert_eq!(who(&providers).await, answered("broken"), "a healthy one is preferred");
+        }
+        broken.is(Health::Down("gone".to_owned()));
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(who(&providers).await, answered("one"), "degraded is better than nobody");
+        one.is(Health::Down("gone too".to_owned()));
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(who(&providers).await, None);
+        one.is(Health::Up);
+        assert_eq!(providers.opened(&protocol("a/v1")).await, None);
+        assert_eq!(who(&providers).await, answered("one"));
+        stop.cancel();
+    };
+    tokio::join!(looking, story);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_waiting_helps_nobody_the_failure_tells_why() {
+    let mut providers = Providers::new(Settings { is_last_resort: true, ..in_turn() });
+    let (one, broken) = (named("one"), named("broken"));
+    providers.register(Arc::clone(&one) as Arc<dyn Provider>).expect("its own name");
+    providers.start().await;
+    one.fails(9, &lost());
+    for _ in 0..9 {
+        assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
+    }
+    assert!(!providers.is_shut(&protocol("a/v1")));
+
+    let mut providers = Providers::new(Settings { is_last_resort: true, ..in_turn() });
+    providers.register(broken).expect("its own name");
+    assert_eq!(providers.start().await[0].0, "broken");
+    let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
+    let Called::Never(failure) = called else { panic!("{called:?}") };
+    assert!(failure.message.contains("broken could not start: python3 is missing"), "{failure}");
+}
+
+#[tokio::test]
+async fn fallbacks_are_asked_in_their_order_and_weights_of_zero_never() {
+    let mut providers = Providers::new(in_turn());
+    let all = ["second", "first", "never", "main"].map(named);
+    for (one, (rank, weight)) in all.iter().zip([(2, 1), (1, 1), (0, 0), (0, 1)]) {
+        let traits = Traits { rank, weight, ..Traits::default() };
+        let settings = InstanceSettings { traits, breaker: Policy { failures: 1, ..Policy::default() } };
+        providers.register_as(Arc::clone(one) as Arc<dyn Provider>, settings).expect("its own name");
+    }
+    providers.start().await;
+    for name in ["main", "first", "second"] {
+        assert_eq!(who(&providers).await, answered(name));
+        all.iter().find(|one| one.name == name).expect("one of them").fails(1, &lost());
+        who(&providers).await;
+    }
+    assert_eq!(who(&providers).await, None);
+}

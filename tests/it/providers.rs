@@ -1,0 +1,123 @@
+//! Several instances of one provider behind one worker: who gets the calls when one is slow, or out of order.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::ollama_server::{Manner, Ollama};
+use crate::place::Place;
+use crate::support::{Running, until};
+
+const LLM: &str = "llm.v1";
+
+/// A worker of these servers, with a `[balance]` or whatever else.
+fn worker(place: &Place, servers: &[(&str, &Ollama)], more: &str) -> Running {
+    let instance = |(name, server): &(&str, &Ollama)| {
+        format!("[providers.{name}]\nkind = 'ollama'\nurl = '{}'\n", server.url())
+    };
+    let text: String = servers.iter().map(instance).collect();
+    let file = place.write("worker.toml", &format!("{text}{more}"));
+    place.run(&["topology", "apply"]).expect(0);
+    place.worker(&["--config", &file, "--protocol", "llm/v1", "--concurrency", "8"])
+}
+
+fn submit(place: &Place, id: &str) {
+    let params = json!({"prompt": "Say hello", "model": "llama3.2"});
+    let body = json!({"id": id, "protocol": "llm/v1", "method": "chat", "params": params});
+    place.publish("gleitzeit.tasks", LLM, &body.to_string(), &json!({"message_id": id}));
+}
+
+fn document(place: &Place, id: &str) -> Option<Value> {
+    let text = place.redis_cli(&["GET", &format!("{}:{{{id}}}:result", place.prefix)]);
+    serde_json::from_str(text.trim()).ok()
+}
+
+/// Every task has ended in its first attempt.
+fn all_at_the_first_try(place: &Place, count: usize) {
+    for number in 0..count {
+        let id = format!("t{number}");
+        until("a task to end", || document(place, &id).is_some());
+        let ended = document(place, &id).expect("it has ended");
+        assert_eq!((&ended["status"], &ended["attempts"]), (&json!("completed"), &json!(1)), "{ended}");
+    }
+}
+
+fn since(chats: &[Instant], moment: Instant) -> usize {
+    chats.iter().filter(|at| **at > moment).count()
+}
+
+#[test]
+fn traffic_leaves_a_server_that_fails_and_comes_back_and_no_attempt_is_spent() {
+    let Some(place) = Place::new() else { return };
+    let [slow, failing, healthy] = [(); 3].map(|()| Ollama::start());
+    slow.does(Manner { pause: Duration::from_secs(2), ..Manner::default() });
+    let servers = [("slow", &slow), ("failing", &failing), ("healthy", &healthy)];
+    let _worker = worker(&place, &servers, "");
+    let mut count = 0;
+    let mut load = |seconds: u64| {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < until {
+            submit(&place, &format!("t{count}"));
+            count += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        count
+    };
+    load(2);
+    until("all to be asked", || servers.iter().all(|(_, server)| !server.chats().is_empty()));
+    let (few, many) = (slow.chats().len(), healthy.chats().len() + failing.chats().len());
+    assert!(few * 4 < many, "the slow one gets less: {few} beside {many}");
+
+    failing.does(Manner { is_out: true, ..Manner::default() });
+    let failed = Instant::now();
+    load(3);
+    let late = since(&failing.chats(), failed + Duration::from_secs(1));
+    assert!(late <= 3, "after a second only probes go there: {late}");
+
+    failing.does(Manner::default());
+    let recovered = Instant::now();
+    load(4);
+    until("it to be asked again", || since(&failing.chats(), recovered) > 5);
+    all_at_the_first_try(&place, load(0));
+}
+
+#[test]
+fn while_every_server_is_out_tasks_wait_in_their_queue() {
+    let Some(place) = Place::new() else { return };
+    let [one, two] = [(); 2].map(|()| Ollama::start());
+    for server in [&one, &two] {
+        server.does(Manner { is_out: true, ..Manner::default() });
+    }
+    let _worker = worker(&place, &[("one", &one), ("two", &two)], "");
+    until("both to be found down", || one.looks() > 1 && two.looks() > 1);
+    for number in 0..20 {
+        submit(&place, &format!("t{number}"));
+    }
+    until("all to be in the queue again", || {
+        place.vhost.queue("gleitzeit.tasks.llm.v1")["messages_ready"] == 20
+    });
+    two.does(Manner::default());
+    all_at_the_first_try(&place, 20);
+    assert_eq!(one.chats().len(), 0, "nobody asked whom its health check told to be down");
+}
+
+#[test]
+fn the_fallback_is_asked_only_when_nobody_else_can_be() {
+    let Some(place) = Place::new() else { return };
+    let [main, spare] = [(); 2].map(|()| Ollama::start());
+    let file = format!(
+        "[providers.a]\nkind = 'ollama'\nurl = '{}'\n[providers.b]\nkind = 'ollama'\nurl = '{}'\nrank = 1\n",
+        main.url(),
+        spare.url()
+    );
+    let file = place.write("ranks.toml", &file);
+    place.run(&["topology", "apply"]).expect(0);
+    let _worker = place.worker(&["--config", &file, "--protocol", "llm/v1"]);
+    (0..10).for_each(|number| submit(&place, &format!("t{number}")));
+    all_at_the_first_try(&place, 10);
+    assert_eq!((main.chats().len(), spare.chats().len()), (10, 0));
+    main.does(Manner { is_out: true, ..Manner::default() });
+    (10..20).for_each(|number| submit(&place, &format!("t{number}")));
+    all_at_the_first_try(&place, 20);
+    assert_eq!(spare.chats().len(), 10);
+}
