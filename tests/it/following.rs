@@ -116,7 +116,7 @@ fn a_retry_is_refused_once_results_that_it_needs_are_not_kept_any_more() {
     let tasks = "tasks:\n- {id: a, method: echo/ping}\n- {id: b, method: echo/error, params: {message: no}, dependencies: [a]}\n";
     let file = here.write("w.yaml", &format!("result_ttl: 2\n{tasks}"));
     here.run(&["run", &file, "--id", "w"]).expect(5);
-    until("the results to be gone", || !here.run(&["result", "w", "--json"]).stdout.contains("\"tasks\""));
+    until("the results to be gone", || here.run(&["result", "w", "--json"]).json()["tasks"] == json!([]));
     let ran = here.run(&["retry", "w", "--json"]).expect(2);
     let error = ran.json()["error"].clone();
     assert_eq!(error["name"], "WORKFLOW_INVALID_STATE", "{error}");
