@@ -277,7 +277,7 @@ impl Client {
     /// # Errors
     /// What the broker says.
     pub async fn cancel(&self, id: &Id) -> Result<(), Error> {
-        let command = wire::command::Command::Cancel { id: id.clone() };
+        let command = wire::command::Command::Cancel { id: id.clone(), by: Some(self.clock.new_id()) };
         self.broker.publish(vec![to_workflows(id, command.encode())]).await?;
         Ok(())
     }

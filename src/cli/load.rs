@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file --load--> document --list files--> document --inline--> document --prepare--> document, Workflow
-//!                     (of a batch, checked before)  (nested files)    (--param, --strict)
+//!                     (of a batch, checked before)  (nested files)    (--param, --strict; all that is wrong)
 //! ```
 //! Paths in a file are relative to where the command runs, not to the file.
 
@@ -15,8 +15,9 @@ use super::batch::files;
 use super::print;
 use crate::core::code::Code;
 use crate::core::protocol::Protocols;
+use crate::core::violation::Warning;
 use crate::core::workflow::{
-    self, Batch, Format, Given, Refused, Sources, Strictness, WORKFLOW_BYTES_MAX, Workflow,
+    self, Batch, Format, Given, Place, Refused, Sources, Strictness, WORKFLOW_BYTES_MAX, Workflow,
 };
 use crate::error::Error;
 
@@ -43,16 +44,24 @@ pub(crate) fn workflow(source: &args::Source, protocols: &Protocols) -> Result<(
         batch = Some(read);
     }
     let nested = |path: &str| read(Path::new(path)).map_err(|error| error.message);
-    let prepared = workflow::inline(document, &mut sources, &nested)
-        .and_then(|document| Workflow::prepare(document, given, strictness, protocols));
+    let inlined = workflow::inline(document, &mut sources, &nested);
+    let prepared = inlined.prepare(given, strictness, protocols);
     let (document, workflow) = prepared.map_err(|wrong| match &batch {
         Some(batch) => refused(batch.in_template(wrong), &sources),
         None => refused(wrong, &sources),
     })?;
-    for warning in &workflow.warnings {
-        print::note(&format!("warning: {}: {warning}", path.display()));
-    }
+    warn(path, batch.as_ref().map_or(&workflow.warnings, |batch| &batch.warnings), &sources);
     Ok((document, workflow))
+}
+
+/// Tells what is odd about what came from `path`, each with the place where it is written.
+pub(crate) fn warn(path: &Path, warnings: &[Warning], sources: &Sources) {
+    let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+    for (warning, (file, place)) in warnings.iter().zip(sources.places(&paths)) {
+        let file = file.map_or_else(|| path.display().to_string(), str::to_owned);
+        let place = place.map(|Place { line, column }| format!(":{line}:{column}")).unwrap_or_default();
+        print::note(&format!("warning: {file}{place}: {warning}"));
+    }
 }
 
 /// A YAML or JSON file as a document, with its text.

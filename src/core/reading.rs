@@ -13,7 +13,7 @@ use super::code::Code;
 use super::failure::Failure;
 use super::id::Id;
 use super::near::did_you_mean;
-use super::violation::{Path, Violation, Violations};
+use super::violation::{Path, Violation, Violations, Warning};
 
 /// The longest duration that is read, in seconds: 10 years.
 pub(crate) const SECONDS_MAX: f64 = 10.0 * 366.0 * 24.0 * 3600.0;
@@ -28,7 +28,7 @@ const WARNINGS_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     pub(crate) violations: Violations,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Vec<Warning>,
     /// Whether a key that is not known is a violation instead of a warning.
     pub(crate) refuses_unknown: bool,
 }
@@ -42,10 +42,20 @@ impl Reading {
         self.refuse(path, format!("found {}", shown(found)), allowed);
     }
 
-    pub(crate) fn warn(&mut self, warning: impl Into<String>) {
+    /// What is odd about what stands at `path`; `after` follows it in the sentence.
+    pub(crate) fn warn(&mut self, path: impl Into<String>, after: impl Into<String>) {
+        self.add_warning(Warning::at(path, after));
+    }
+
+    fn add_warning(&mut self, warning: Warning) {
         if self.warnings.len() < WARNINGS_MAX {
-            self.warnings.push(warning.into());
+            self.warnings.push(warning);
         }
+    }
+
+    /// The warnings as texts.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.warnings.iter().map(Warning::to_string).collect()
     }
 
     /// Text of 1 to `characters_max` characters.
@@ -177,7 +187,7 @@ impl Reading {
         if self.refuses_unknown {
             return self.refuse(path, format!("unknown key{hint}"), "known keys only");
         }
-        self.warn(format!("unknown key {path}{hint}"));
+        self.add_warning(Warning::unknown_key(path.to_string(), hint));
     }
 }
 

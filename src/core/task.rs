@@ -326,7 +326,10 @@ fn priority(path: &Path<'_>, value: &Value, origin: Origin, reading: &mut Readin
             if known.is_none() {
                 let allowed = "1 is high, 2 normal, 3 low";
                 let words = Priority::WORDS;
-                reading.warn(format!("{path}: {value} counts as normal; known are {words}, and {allowed}"));
+                reading.warn(
+                    path.to_string(),
+                    format!(": {value} counts as normal; known are {words}, and {allowed}"),
+                );
             }
             Some(known.unwrap_or_default())
         }
@@ -340,7 +343,7 @@ fn retry(path: &Path<'_>, value: Value, reading: &mut Reading) -> Option<RetryPo
             reading.refuse(&path, "found beside base_delay, which means the same", "one of them");
             return None;
         }
-        reading.warn(format!("{path}: better written base_delay"));
+        reading.warn(path.to_string(), ": better written base_delay");
     }
     reading.data(path, value, &RetryPolicy::KEYS, &["delay"], RetryPolicy::check)
 }

@@ -27,6 +27,41 @@ impl fmt::Display for Violation {
     }
 }
 
+/// Something that is odd, and where. As text it is one sentence with the path in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    before: &'static str,
+    /// Where, from the root that was looked at: `tasks[0].retry.delay`.
+    pub path: String,
+    after: String,
+}
+
+impl Warning {
+    /// Of what stands at `path`; `after` follows it in the sentence, with its own space or colon.
+    #[must_use]
+    pub fn at(path: impl Into<String>, after: impl Into<String>) -> Warning {
+        Warning { before: "", path: path.into(), after: after.into() }
+    }
+
+    /// Of a key that nobody knows.
+    #[must_use]
+    pub fn unknown_key(path: impl Into<String>, hint: impl Into<String>) -> Warning {
+        Warning { before: "unknown key ", path: path.into(), after: hint.into() }
+    }
+
+    /// The same of another path.
+    #[must_use]
+    pub fn moved(self, to: impl FnOnce(&str) -> String) -> Warning {
+        Warning { path: to(&self.path), ..self }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", self.before, self.path, self.after)
+    }
+}
+
 /// Collects violations up to [`VIOLATIONS_MAX`].
 #[derive(Debug, Default)]
 pub(crate) struct Violations {

@@ -20,7 +20,8 @@ const BUSY_EVERY: Duration = Duration::from_millis(1);
 const APPLICATION_ID: i64 = 0x476C_747A;
 
 /// One script per version; a file of version n has had the first n.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schedules.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("schedules.sql"), include_str!("repeats.sql")];
 
 /// More than our distinct statements, so that each is prepared once.
 const STATEMENTS_MAX: usize = 256;

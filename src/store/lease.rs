@@ -76,6 +76,10 @@ pub enum Claimed {
     /// The message is of a run before the present one, in which the task is open and has a message of its own:
     /// settle.
     Superseded,
+    /// The message is of a later run of its workflow than the store knows of, so it has lost a retry:
+    /// [`Store::reopen`](super::Store::reopen) begins that run. Publish what it releases, say so by
+    /// [`Store::reopened`](super::Store::reopened), and claim again.
+    Forgotten,
     /// It has ended. Publish what it released (again), and settle.
     Over {
         /// How it ended.

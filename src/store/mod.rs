@@ -36,7 +36,8 @@
 //!    `tolerated` ended other than completed or skipped, else `completed`. `cancel` ends every open task of
 //!    the root in one step, also the running ones (their leases are void), and the workflow as its reason
 //!    says. For an id that nobody has seen it leaves a mark that a later `claim` or `create` obeys. A repeat
-//!    is answered so that what follows from the end can be done again.
+//!    is answered so that what follows from the end can be done again; under the name of a request that was
+//!    answered before, it ends nothing of a later run.
 //! 10. `retry` of an ended workflow resets, in one step, what did not complete (failed, cancelled, expired),
 //!     whatever depends on that, transitively, and nothing else: those tasks are as after `create`, with a
 //!     fence that is higher than before and their history kept. A parent that is reset because of a dependency
@@ -46,8 +47,12 @@
 //!     A message says which run it is of. Of a task that is open, a message of an earlier run is
 //!     [`Claimed::Superseded`]: the present run has released it under a message of its own, or will, so no
 //!     attempt of the run before is counted in it and each run has one chain of messages. A message of the
-//!     present run or a later one for a later attempt than the record knows of is believed: the store has lost
-//!     its last writes.
+//!     present run for a later attempt than the record knows of is believed: the store has lost its last writes.
+//!     So is one of a later run: a retry is lost, and all that it and its run have changed. A task on its own
+//!     begins that run with the claim. Of a workflow the claim is [`Claimed::Forgotten`]; `reopen` then does what
+//!     the lost `retry` did, as far as the store knows what had not completed, with fences far above those that
+//!     may be lost, and nothing of that run is claimed before `reopened` says that what it has released is
+//!     published.
 //! 11. A result exists from the step that ends its task on, until its TTL is over; the record of the end (the
 //!     tombstone) outlives it. A running workflow's results have no TTL; it starts when the workflow ends.
 //! 12. After a result can be read, everyone who watches its root is told. `watch` may tell too often, never
@@ -79,8 +84,8 @@ use crate::core::id::{Id, TaskKey};
 pub use error::StoreError;
 pub use lease::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
 pub use open::{OpenPage, OpenRoot, OpenWork, SENT_BYTES_MAX};
-use outside::REQUESTS_MAX;
 pub use outside::{Cancelled, Retried, Why};
+use outside::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
 pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn};
@@ -102,12 +107,22 @@ pub trait Store: Schedules + OpenWork + fmt::Debug + Send + Sync + 'static {
     /// Ends the attempt that `lease` is for.
     async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError>;
 
-    /// Ends a task on its own or a whole workflow from outside.
+    /// Ends a task on its own or a whole workflow from outside. A repeat of a named request ends nothing of a run
+    /// that a retry has begun since ([`Why::Request`]).
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError>;
 
     /// Runs an ended task or workflow again as far as it did not complete. `by` names the request: a repeat of
     /// one of the last 16 that began a run changes nothing and answers what is still to be published.
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError>;
+
+    /// Begins a run of a workflow that the store has lost, because a message tells of it ([`Claimed::Forgotten`]):
+    /// as `retry`, and also for a workflow that has not ended, as far as the store knows. A repeat changes nothing
+    /// and answers what is still to be published.
+    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError>;
+
+    /// What [`Store::reopen`] has released in this run is published: its tasks may be claimed. A repeat changes
+    /// nothing.
+    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError>;
 
     /// Keeps a worker session alive for `ttl` from now.
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError>;

@@ -5,8 +5,13 @@ use std::time::Duration;
 use super::plan::Released;
 use crate::core::id::{Id, TaskKey};
 
-/// How many requests for a retry of one root are known as repeats: the last ones that began a run.
+/// How many requests of each kind, for one root, are known as repeats: the last retries that began a run, the last
+/// cancels that were answered.
 pub(super) const REQUESTS_MAX: usize = 16;
+
+/// How far fences are raised when a run begins that the store has lost: further than there can have been leases that
+/// are lost with it.
+pub(super) const FORGOTTEN_LEASES_MAX: u32 = 1_000;
 
 /// What became of [`Store::cancel`](super::Store::cancel).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,23 +23,28 @@ pub enum Cancelled {
         /// The plan's `reply`, if it was a workflow.
         reply: Option<String>,
     },
-    /// A request like this has ended it before. Maybe whoever made that died then: what follows from the end is
-    /// to be done again.
+    /// This request, or one like it, has ended it before; maybe it runs again since. Maybe whoever made that died
+    /// then: what follows from the end is to be done again.
     Again {
         /// As in `Done`.
         reply: Option<String>,
     },
-    /// It had ended otherwise before (state by name), or the time of a run was over that is not the present one.
+    /// It had ended otherwise before (state by name), or had when this request came first, or the time of a run was
+    /// over that is not the present one.
     Over(String),
     /// Nobody has seen it yet; it will be refused when it comes.
     Marked,
 }
 
 /// Why something is ended from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// Somebody asked for it: the root ends as `cancelled`.
-    Request,
+    Request {
+        /// Names the request: a repeat of one of the last 16 that were answered ends nothing. `None`: each
+        /// delivery is a request of its own.
+        by: Option<Id>,
+    },
     /// The workflow's time is over: it ends as `failed` with `WORKFLOW_TIMEOUT`, unless it is in another run
     /// than this one ([`Retried::Running`](super::Retried::Running)); the first run is 1.
     Timeout {

@@ -3,7 +3,7 @@
 //! A command is a message, so that it is not lost with whoever sent it; repeating it is harmless.
 //!
 //! ```text
-//! {"type": "cancel", "id": "w1"}
+//! {"type": "cancel", "id": "w1", "by": "0192..."}
 //! {"type": "retry", "id": "w1", "by": "0192..."}
 //! {"type": "timeout", "id": "w1", "run": 1}          ours: sent with the workflow's timeout as its delay
 //! ```
@@ -26,6 +26,8 @@ pub enum Command {
     Cancel {
         /// The task or workflow.
         id: Id,
+        /// Names this request, so that a redelivery ends nothing of a later run; `None` if its sender did not.
+        by: Option<Id>,
     },
     /// Runs what did not complete of an ended task or workflow again, and what depends on that.
     Retry {
@@ -51,7 +53,8 @@ impl Command {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let body = match self {
-            Command::Cancel { id } => json!({"type": "cancel", "id": id}),
+            Command::Cancel { id, by: Some(by) } => json!({"type": "cancel", "id": id, "by": by}),
+            Command::Cancel { id, by: None } => json!({"type": "cancel", "id": id}),
             Command::Retry { id, by: Some(by) } => json!({"type": "retry", "id": id, "by": by}),
             Command::Retry { id, by: None } => json!({"type": "retry", "id": id}),
             Command::Timeout { id, run } => json!({"type": "timeout", "id": id, "run": run}),
@@ -63,7 +66,7 @@ impl Command {
     #[must_use]
     pub fn id(&self) -> &Id {
         match self {
-            Command::Cancel { id } | Command::Retry { id, .. } | Command::Timeout { id, .. } => id,
+            Command::Cancel { id, .. } | Command::Retry { id, .. } | Command::Timeout { id, .. } => id,
         }
     }
 
@@ -71,8 +74,7 @@ impl Command {
     /// in a task an unknown key is refused.
     pub(super) fn read(kind: &str, members: &Map<String, Value>) -> Result<Command, Failure> {
         let own: &[&str] = match kind {
-            "cancel" => &[],
-            "retry" => &["by"],
+            "cancel" | "retry" => &["by"],
             "timeout" => &["run"],
             _ => return Err(unknown(kind)),
         };
@@ -105,7 +107,7 @@ impl Command {
         let violations = reading.violations.into_vec();
         match (kind, id, run) {
             (_, _, _) if !violations.is_empty() => {}
-            ("cancel", Some(id), _) => return Ok(Command::Cancel { id }),
+            ("cancel", Some(id), _) => return Ok(Command::Cancel { id, by }),
             ("retry", Some(id), _) => return Ok(Command::Retry { id, by }),
             ("timeout", Some(id), Some(run)) => return Ok(Command::Timeout { id, run }),
             (_, _, _) => {}
@@ -130,7 +132,8 @@ mod tests {
     fn commands_read_back_what_they_wrote() {
         let id = |text| Id::parse(text).expect("valid");
         for command in [
-            Command::Cancel { id: id("w") },
+            Command::Cancel { id: id("w"), by: None },
+            Command::Cancel { id: id("w"), by: Some(id("c")) },
             Command::Retry { id: id("w"), by: None },
             Command::Retry { id: id("w"), by: Some(id("r")) },
             Command::Timeout { id: id("w"), run: 2 },
@@ -149,7 +152,8 @@ mod tests {
             Command::read(&kind, &members).expect_err("refused").message
         };
         assert!(read(json!({"type": "retry", "id": "w", "force": true})).contains("force"));
-        assert!(read(json!({"type": "cancel", "id": "w", "by": "x"})).contains("by"));
+        assert!(read(json!({"type": "cancel", "id": "w", "force": true})).contains("force"));
+        assert!(read(json!({"type": "cancel", "id": "w", "by": "a b"})).contains("by"));
         assert!(read(json!({"type": "timeout", "id": "w"})).contains("run"));
         assert!(read(json!({"type": "timeout", "id": "w", "run": -1})).contains("run"));
     }

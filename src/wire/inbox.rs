@@ -124,7 +124,7 @@ mod tests {
         let body: Value = serde_json::from_slice(&workflow::encode(&two_tasks(), &id)).expect("JSON");
         assert_eq!((&body["type"], &body["id"]), (&json!("workflow"), &json!("w")));
         assert_eq!(workflow(&body, &Properties::default()).workflow.id, Some(id.clone()));
-        let cancel = Command::Cancel { id };
+        let cancel = Command::Cancel { id, by: None };
         let body: Value = serde_json::from_slice(&cancel.encode()).expect("JSON");
         assert_eq!(decoded(&body, &Properties::default()), Ok(Decoded::Command(cancel)));
     }

@@ -4,6 +4,8 @@ use super::Shared;
 use super::control;
 use super::patience::{Stop, insist};
 use crate::broker::{Outgoing, Properties, Target};
+use crate::core::code::Code;
+use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Cancelled, Retried, Why};
@@ -17,8 +19,8 @@ impl Shared {
     /// Carries a command out.
     pub(super) async fn command(&self, command: &Command) -> Result<(), Stop> {
         match command {
-            Command::Cancel { id } => self.end(id, Why::Request).await,
-            Command::Timeout { id, run } => self.end(id, Why::Timeout { run: *run }).await,
+            Command::Cancel { id, by } => self.end(id, &Why::Request { by: by.clone() }).await,
+            Command::Timeout { id, run } => self.end(id, &Why::Timeout { run: *run }).await,
             Command::Retry { id, by: Some(by) } => self.retry(id, by).await,
             Command::Retry { id, by: None } => {
                 // Published again under a name of its own, so that a redelivery is known as the same request.
@@ -32,8 +34,8 @@ impl Shared {
     }
 
     /// Ends a task or workflow from outside: record, answer who waits, then tell whoever runs a part of it.
-    async fn end(&self, id: &Id, why: Why) -> Result<(), Stop> {
-        let cancel = || self.parts.store.cancel(id, why, self.parts.clock.now());
+    async fn end(&self, id: &Id, why: &Why) -> Result<(), Stop> {
+        let cancel = || self.parts.store.cancel(id, why.clone(), self.parts.clock.now());
         let (was_running, reply) = match insist(&self.abort, "cancel", cancel).await? {
             Cancelled::Done { running, reply } => {
                 tracing::info!(%id, running = running.len(), ?why, "ended on request or for its time");
@@ -63,16 +65,41 @@ impl Shared {
         insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
     }
 
-    async fn event_of_end(&self, id: &Id, why: Why) -> Result<Event, Stop> {
+    async fn event_of_end(&self, id: &Id, why: &Why) -> Result<Event, Stop> {
         let alone = TaskKey::alone(id.clone());
         let task = insist(&self.abort, "task", || self.parts.store.task(&alone)).await?;
         Ok(match (task, why) {
             (Some(_), _) => Event::TaskEnded { key: alone, state: TaskState::Cancelled },
-            (None, Why::Request) => Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Cancelled },
+            (None, Why::Request { .. }) => {
+                Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Cancelled }
+            }
             (None, Why::Timeout { .. }) => {
                 Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Failed }
             }
         })
+    }
+
+    /// Begins a run of a workflow that the store has lost, because a message tells of it. What did not complete, as
+    /// far as the store knows, runs again. An error says why there is nothing that could.
+    pub(super) async fn reopen(&self, workflow: &Id, run: u32) -> Result<Result<(), Failure>, Stop> {
+        let reopen = || self.parts.store.reopen(workflow, run, self.parts.clock.now());
+        let why = match insist(&self.abort, "reopen", reopen).await? {
+            Retried::Running { released, run, timeout } => {
+                tracing::warn!(%workflow, run, released = released.len(), "the store has lost a retry; a message tells of it: the run begins anew");
+                self.publish_released(released).await?;
+                self.publish_timeout(workflow, run, timeout).await?;
+                insist(&self.abort, "reopened", || self.parts.store.reopened(workflow, run)).await?;
+                return Ok(Ok(()));
+            }
+            Retried::Gone(missing) if missing.is_empty() => "messages of its tasks are not kept any more",
+            Retried::Gone(_) => "results that it needs are not kept any more",
+            Retried::Nothing => "all that the store knows of it completed or was skipped",
+            Retried::NotTakenIn | Retried::NotEnded | Retried::Unknown => "the store does not know its tasks",
+        };
+        let text = format!(
+            "run {run} of workflow {workflow} is lost in the store and cannot begin anew: {why}; submit the workflow again under another id"
+        );
+        Ok(Err(Failure::new(Code::WorkflowInvalidState, text).final_now()))
     }
 
     /// Runs again what did not complete: record, publish what that released and the new run's timeout.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 
 use super::Shared;
-use super::guard::{Hold, crowded, header, may_have_been_cut};
+use super::guard::{Hold, crowded, header, is_submission, may_have_been_cut};
 use super::lease::{Purpose, Run, Taken};
 use super::outcome::Verdict;
 use super::patience::{Stop, insist};
@@ -91,6 +91,7 @@ impl Shared {
             Taken::Run(run) => run,
             Taken::Held(fence) => return self.publish_held(delivery, &task, Some(fence)).await,
             Taken::Crowded { attempt } => return self.publish_crowded(delivery, &task, attempt).await,
+            Taken::Lost(failure) => return self.bury(delivery, Some(&task), &failure, Past::default()).await,
             Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
@@ -135,6 +136,10 @@ impl Shared {
                 let wait = due.since(self.parts.clock.now());
                 self.publish(vec![message_of(delivery, &next, Some(wait))]).await
             }
+            // Whoever sent it waits for an answer, and the end of the present run is one.
+            Claimed::Superseded if task.reply.is_some() && is_submission(delivery, task) => {
+                self.publish_held(delivery, task, None).await
+            }
             Claimed::Superseded => {
                 tracing::info!(task = %head.key, "a message of a run before the present one; it runs nothing");
                 Ok(())
@@ -154,7 +159,7 @@ impl Shared {
                 self.bury(delivery, Some(task), &failure, Past::default()).await
             }
             // Dealt with before it comes here.
-            Claimed::Run { .. } | Claimed::Held { .. } => Ok(()),
+            Claimed::Run { .. } | Claimed::Held { .. } | Claimed::Forgotten => Ok(()),
         }
     }
 

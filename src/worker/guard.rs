@@ -49,6 +49,11 @@ const HELD_LOOKS_SOON: u32 = 304;
 
 /// Which live lease a message met, and how often: `FENCE:TIMES`.
 pub(super) const HEADER_HELD: &str = "gleitzeit-held";
+/// Whether this is the message of a task on its own as somebody has sent it, and none that a run of it has made.
+pub(super) fn is_submission(delivery: &Delivery, task: &Task) -> bool {
+    task.workflow.is_none() && task.attempt == 1 && header(delivery, HEADER_GUARD).is_none()
+}
+
 /// Who made this guard, and whether it has seen that the task has gone on: `SESSION` or `SESSION:over`.
 pub(super) const HEADER_GUARD: &str = "gleitzeit-guard";
 /// How often a suspect has waited in vain for its worker to be free of others.

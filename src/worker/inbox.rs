@@ -51,8 +51,12 @@ impl Shared {
         let Some(head) = head else {
             return self.bury_at(address, delivery, task.as_ref().into(), &failure, Past::default()).await;
         };
-        let ended = self.end_unrun(delivery, &head, task.as_ref(), state, &failure).await?;
-        self.answer(ended, reply.as_ref(), &head).await?;
+        let unrun = self.end_unrun(delivery, &head, task.as_ref(), state, &failure).await?;
+        if matches!(unrun, Unrun::Superseded) {
+            tracing::info!(task = %head.key, code = %failure.code, "the broker ended a message of a run before the present one; nothing is lost with it");
+            return Ok(());
+        }
+        self.answer(unrun, reply.as_ref(), &head).await?;
         let past = self.past_of(&head).await?;
         self.bury_at(address, delivery, (&head).into(), &failure, past).await
     }
@@ -80,8 +84,8 @@ impl Shared {
         let Refused { head, reply, failure } = refused;
         match (&head, &reply) {
             (Some(head), reply) => {
-                let ended = self.end_unrun(delivery, head, None, TaskState::Failed, &failure).await?;
-                self.answer(ended, reply.as_ref(), head).await?;
+                let unrun = self.end_unrun(delivery, head, None, TaskState::Failed, &failure).await?;
+                self.answer(unrun, reply.as_ref(), head).await?;
             }
             (None, Some(reply)) => {
                 let body = serde_json::json!({"status": "failed", "error": failure}).to_string();
@@ -97,7 +101,7 @@ impl Shared {
     }
 
     /// Records the end of a task that never ran, and publishes what it released. A task that really runs is
-    /// left to who runs it; one that has another attempt to come gets that one. The document, if it ended here.
+    /// left to who runs it; one that has another attempt to come gets that one.
     pub(super) async fn end_unrun(
         &self,
         delivery: &Delivery,
@@ -105,9 +109,11 @@ impl Shared {
         task: Option<&Task>,
         state: TaskState,
         failure: &Failure,
-    ) -> Result<Option<Bytes>, Stop> {
+    ) -> Result<Unrun, Stop> {
         let attempt = task.map_or(1, |task| task.attempt);
-        let Some(_entered) = self.running.enter(&head.key, self.abort.child_token()) else { return Ok(None) };
+        let Some(_entered) = self.running.enter(&head.key, self.abort.child_token()) else {
+            return Ok(Unrun::Left);
+        };
         let mut looks = 0;
         let run = loop {
             match self.lease(head, run_of(delivery), attempt, Vec::new(), None, Purpose::End).await? {
@@ -119,11 +125,11 @@ impl Shared {
                         () = self.abort.cancelled() => return Err(Stop::Aborted),
                     }
                 }
-                Taken::Held(_) => return Ok(None),
+                Taken::Held(_) => return Ok(Unrun::Left),
                 Taken::Crowded { .. } => return Err(Stop::Crowded),
                 Taken::Other(Claimed::Over { released, .. }) => {
                     self.publish_released(released).await?;
-                    return Ok(None);
+                    return Ok(Unrun::Left);
                 }
                 Taken::Other(Claimed::Next { attempt, due }) => {
                     if let Some(task) = task {
@@ -131,14 +137,15 @@ impl Shared {
                         let wait = due.since(self.parts.clock.now());
                         self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
                     }
-                    return Ok(None);
+                    return Ok(Unrun::Left);
                 }
                 // Nobody else may bring it up again.
                 Taken::Other(Claimed::NotReady { released }) => {
                     self.publish_released(released).await?;
-                    return Ok(None);
+                    return Ok(Unrun::Left);
                 }
-                Taken::Other(_) => return Ok(None),
+                Taken::Other(Claimed::Superseded) => return Ok(Unrun::Superseded),
+                Taken::Lost(_) | Taken::Other(_) => return Ok(Unrun::Left),
             }
         };
         let ending = Ending::unrun(state, Some(failure.clone()), self.parts.clock.now());
@@ -157,7 +164,7 @@ impl Shared {
         let finish = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
         let Finished::Done { released, ended, workflow } = insist(&self.abort, "finish", finish).await?
         else {
-            return Ok(None);
+            return Ok(Unrun::Left);
         };
         self.publish_released(released).await?;
         if workflow.is_some_and(WorkflowState::is_ended) {
@@ -167,18 +174,29 @@ impl Shared {
         for event in self.events_of_end(head, state, &ended, workflow) {
             self.tell(&event);
         }
-        Ok(Some(document))
+        Ok(Unrun::Ended(document))
     }
 
-    async fn answer(&self, ended: Option<Bytes>, reply: Option<&Reply>, head: &Head) -> Result<(), Stop> {
-        match (ended, reply) {
+    async fn answer(&self, unrun: Unrun, reply: Option<&Reply>, head: &Head) -> Result<(), Stop> {
+        match (unrun, reply) {
             // Within a workflow nobody waits for one task.
-            (Some(document), Some(reply)) if head.key.task.is_none() => {
+            (Unrun::Ended(document), Some(reply)) if head.key.task.is_none() => {
                 self.reply_to(reply, Some(head.key.id().to_string()), document).await
             }
             _ => Ok(()),
         }
     }
+}
+
+/// What came of a message that ends without a run.
+#[derive(Debug)]
+pub(super) enum Unrun {
+    /// It has ended its task, with this document.
+    Ended(Bytes),
+    /// It is of a run before the present one, which has messages of its own.
+    Superseded,
+    /// The task has ended before, or its end is left to others.
+    Left,
 }
 
 /// What a replay publishes of a task on its own that could not be read: a newer worker may know it.

@@ -7,6 +7,7 @@ use super::Shared;
 use super::patience::{Stop, insist};
 use super::session::{BEAT_TTL, Sign};
 use super::turn::{Turn, patience};
+use crate::core::failure::Failure;
 use crate::core::id::Id;
 use crate::store::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
 use crate::wire::record::Head;
@@ -30,7 +31,9 @@ pub(super) enum Taken {
     Held(Fence),
     /// Workers have died with it, and this one does too much else to try it alone. Its attempt.
     Crowded { attempt: u32 },
-    /// Anything else that [`Claimed`] says; never `Run` and never `Held`.
+    /// The store has lost the run that this message is of, and it cannot begin anew.
+    Lost(Failure),
+    /// Anything else that [`Claimed`] says; never `Run`, `Held` or `Forgotten`.
     Other(Claimed),
 }
 
@@ -104,6 +107,13 @@ impl Shared {
                     return Ok(Taken::Run(Run { lease, inputs, crashes, history, children, _turn: held }));
                 }
                 Claimed::Held { session, fence } => (session, fence),
+                Claimed::Forgotten => {
+                    if let Err(failure) = self.reopen(&head.key.root, run).await? {
+                        return Ok(Taken::Lost(failure));
+                    }
+                    (claim.over, turn) = (None, Some(held));
+                    continue;
+                }
                 other @ (Claimed::NotReady { .. }
                 | Claimed::Next { .. }
                 | Claimed::Superseded

@@ -29,6 +29,7 @@ cases![
     every_confirmed_message_survives_lost_connections,
     a_deleted_queue_is_reported_once_and_found_again,
     a_listener_hears_again_after_a_lost_connection,
+    a_listener_that_was_too_slow_says_that_it_missed_broadcasts,
     a_half_open_connection_is_noticed_and_replaced,
     a_node_that_is_away_is_passed_over,
     a_refused_login_is_waited_out,
@@ -174,6 +175,37 @@ async fn a_listener_hears_again_after_a_lost_connection() {
     };
     let heard = tokio::time::timeout(SOON, heard).await.expect("in time");
     assert_eq!(heard.expect("goes on"), Heard::Broadcast("again".into()));
+    broker.close().await;
+}
+
+// Law 8: the server drops what is too much, and tells nobody.
+async fn a_listener_that_was_too_slow_says_that_it_missed_broadcasts() {
+    let (_vhost, broker, tasks) = fresh().await;
+    let mut listener = broker.listen().await.expect("listens");
+    let (mut sent, mut were_missed) = (0, false);
+    for count in [500, 1_500, 100] {
+        for _ in 0..count {
+            // Each has a channel of its own; one that could not be opened is no matter of this case.
+            while broker.broadcast(sent.to_string().into()).await.is_err() {}
+            sent += 1;
+        }
+        // Nobody knows when a broadcast has arrived; what is sent after it on the same connection says so.
+        broker.publish(vec![outgoing(&tasks, "1")]).await.expect("confirmed");
+        let (mut gaps, mut received) = (0, 0);
+        loop {
+            let heard = tokio::time::timeout(SOON, listener.next()).await.expect("in time");
+            match heard.expect("goes on") {
+                Heard::Gap => gaps += 1,
+                Heard::Broadcast(body) if body == (sent - 1).to_string().as_bytes() => break,
+                Heard::Broadcast(_) => received += 1,
+            }
+        }
+        let is_whole = received >= count - 1;
+        assert!(is_whole || gaps > 0, "{received} of {count} without a word");
+        assert!(count > 1_000 || (is_whole && gaps == 0), "{received} of {count}, {gaps} gaps");
+        were_missed |= !is_whole;
+    }
+    assert!(were_missed, "the queue was never full");
     broker.close().await;
 }
 

@@ -18,6 +18,8 @@ mod known;
 mod large;
 #[path = "store/lease.rs"]
 mod lease;
+#[path = "store/lost.rs"]
+mod lost;
 #[path = "../support/store_model.rs"]
 mod model;
 #[path = "store/open.rs"]
@@ -119,6 +121,8 @@ const CASES: &[Case] = &cases! { None;
     cancel::an_accepted_workflow_is_cancelled [9];
     cancel::a_workflow_is_cancelled_with_all_its_tasks [4, 6, 9];
     cancel::a_repeated_cancel_is_answered_as_one [2, 9];
+    cancel::a_repeat_of_a_named_cancel_ends_nothing_of_a_later_run [2, 9, 10];
+    cancel::a_repeat_of_a_named_cancel_is_known_whatever_it_ended [2, 9, 10];
     cancel::cancel_and_finish_race_to_one_end [1, 5];
     watch::every_end_is_told [12];
     watch::an_end_right_after_the_subscription_is_told [12];
@@ -163,7 +167,11 @@ const CASES: &[Case] = &cases! { None;
     retry::what_was_never_taken_in_has_nothing_to_retry [10];
     retry::a_delivery_of_the_run_before_runs_the_task_once [4, 10];
     retry::a_message_of_the_run_before_starts_nothing [2, 10];
-    retry::a_message_of_a_later_run_is_believed [2, 10];
+    lost::a_message_of_a_later_run_is_believed [2, 10];
+    lost::a_run_that_is_lost_begins_anew [2, 10];
+    lost::a_run_that_is_lost_begins_anew_in_the_middle_of_the_one_before [3, 7, 8, 10];
+    lost::a_run_that_began_anew_is_cancelled_and_retried [9, 10];
+    lost::what_of_a_lost_run_cannot_begin_anew [10];
     retry::attempts_begin_anew_and_history_stays [10];
     retry::a_retry_keeps_to_the_turns [7, 10];
     retry::a_cancelled_workflow_runs_on [9, 10];

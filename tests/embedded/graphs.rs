@@ -150,7 +150,7 @@ async fn nothing_is_left_of_a_forgotten_workflow() {
     let tasks = vec![task("p.0", &[]), task("p.1", &[0])];
     let expanded = End::Expanded { tasks, max_parallel: std::num::NonZeroU32::new(1) };
     store.finish(&parent, &expanded, clock.now()).await.expect("finishes");
-    store.cancel(&id("w"), gleitzeit::store::Why::Request, clock.now()).await.expect("cancels");
+    store.cancel(&id("w"), gleitzeit::store::Why::Request { by: None }, clock.now()).await.expect("cancels");
     clock.advance(WEEK);
     for _ in 0..2 {
         clean(&store, &clock).await;
@@ -199,7 +199,10 @@ async fn speed_of_steps_of_ten_thousand_tasks() {
             }
             took.push(("one of 1000 claimed and ended", began.elapsed() / 1000));
             let began = std::time::Instant::now();
-            store.cancel(&id("w"), gleitzeit::store::Why::Request, clock.now()).await.expect("cancels");
+            store
+                .cancel(&id("w"), gleitzeit::store::Why::Request { by: None }, clock.now())
+                .await
+                .expect("cancels");
             took.push(("cancel", began.elapsed()));
         }
         let began = std::time::Instant::now();

@@ -122,7 +122,7 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
     clean().await;
     assert_eq!(known().await, both);
     assert_eq!(
-        store.cancel(&id("t"), Why::Request, clock.now()).await,
+        store.cancel(&id("t"), Why::Request { by: None }, clock.now()).await,
         Ok(Cancelled::Over("completed".to_owned()))
     );
     clock.advance(HOUR);
@@ -141,7 +141,7 @@ async fn a_cancel_is_remembered_for_as_long_as_the_broker_may_keep_the_message_b
     ];
     store.accept(&accepted, clock.now()).await.expect("notes");
     for root in ["unseen", "delayed", "flow"] {
-        store.cancel(&id(root), Why::Request, clock.now()).await.expect("cancels");
+        store.cancel(&id(root), Why::Request { by: None }, clock.now()).await.expect("cancels");
     }
     let clean = async || store.beat(&id("s"), HOUR, clock.now()).await.expect("beats");
     let claim = async |name: &str| {

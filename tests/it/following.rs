@@ -111,6 +111,26 @@ fn a_retry_without_waiting_is_carried_out_and_resumed() {
 }
 
 #[test]
+fn a_retry_is_refused_once_results_that_it_needs_are_not_kept_any_more() {
+    let here = Embedded::new();
+    let tasks = "tasks:\n- {id: a, method: echo/ping}\n- {id: b, method: echo/error, params: {message: no}, dependencies: [a]}\n";
+    let file = here.write("w.yaml", &format!("result_ttl: 2\n{tasks}"));
+    here.run(&["run", &file, "--id", "w"]).expect(5);
+    until("the results to be gone", || here.run(&["result", "w", "--json"]).json()["tasks"] == json!([]));
+    let ran = here.run(&["retry", "w", "--json"]).expect(2);
+    let error = ran.json()["error"].clone();
+    assert_eq!(error["name"], "WORKFLOW_INVALID_STATE", "{error}");
+    let message = error["message"].as_str().expect("text");
+    assert!(message.contains("the results of 1 tasks that completed (a) are not kept any more"), "{message}");
+    assert_eq!(here.run(&["status", "w", "--json"]).json()["status"], "failed");
+    // Where nothing that completed is needed, nothing is missed.
+    let tasks = "tasks:\n- {id: b, method: echo/error, params: {message: no}}\n- {id: c, method: echo/ping, dependencies: [b]}\n";
+    let file = here.write("v.yaml", &format!("result_ttl: 0.01\n{tasks}"));
+    here.run(&["run", &file, "--id", "v"]).expect(5);
+    here.run(&["retry", "v"]).expect(0);
+}
+
+#[test]
 fn what_cannot_be_retried_is_refused_with_the_reason() {
     let here = Embedded::new();
     let name = |args: &[&str], code: i32| {

@@ -81,11 +81,13 @@ fn read_task_of(planned: &workflow::Planned) -> Task {
 
 #[test]
 fn a_command_is_read_and_written_as_ever() {
-    let cancel = Command::Cancel { id: id("w1") };
-    check("wire/v1/command-cancel.json", &line(&cancel.encode()));
-    let body = golden("wire/v1/command-cancel.json");
-    let read = inbox::decode(body.as_bytes(), &Properties::default(), &builtin());
-    assert_eq!(read, Ok(inbox::Decoded::Command(cancel)));
+    for (name, by) in [("command-cancel", None), ("command-cancel-named", Some(id("c1")))] {
+        let (name, cancel) = (format!("wire/v1/{name}.json"), Command::Cancel { id: id("w1"), by });
+        check(&name, &line(&cancel.encode()));
+        let body = golden(&name);
+        let read = inbox::decode(body.as_bytes(), &Properties::default(), &builtin());
+        assert_eq!(read, Ok(inbox::Decoded::Command(cancel)));
+    }
 }
 
 #[test]

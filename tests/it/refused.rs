@@ -129,6 +129,42 @@ fn what_is_wrong_in_a_template_or_in_a_file_that_is_put_in_is_told_where_it_is_w
 }
 
 #[test]
+fn a_file_that_is_missing_hides_nothing_and_what_is_odd_is_told_with_its_place() {
+    let here = Embedded::new();
+    let missing =
+        "tasks:\n- {id: x, workflow: /nonexistent/w.yaml}\n- {id: y, method: echo/ping, timeout: 0}\n";
+    let file = here.write("missing.yaml", missing);
+    let ran = here.run(&["run", &file, "--json"]).expect(2);
+    for part in
+        [":2:11: tasks[0].workflow: cannot read /nonexistent/w.yaml", ":3:30: tasks[1].timeout: found 0"]
+    {
+        assert_eq!(ran.stderr.matches(&format!("  {file}{part}")).count(), 1, "{part} in {}", ran.stderr);
+    }
+
+    std::fs::create_dir(here.path("files")).expect("a folder");
+    let folder = here.write("files/a.txt", "a").replace("/a.txt", "");
+    here.write("files/b.txt", "b");
+    let template = "  method: echo\n  retry: {max_attempts: 2, often: 3}\n";
+    let text = format!("protocol: echo/v1\nbatch: {{directory: {folder}}}\ntemplate:\n{template}");
+    let batch = here.write("batch.yaml", &text);
+    let inner = here.write("inner.yaml", "tasks:\n- id: a\n  method: echo/ping\n  priorty: 1\n");
+    let outer = here.write("outer.yaml", &format!("tasks: [{{id: x, workflow: '{inner}'}}]\n"));
+    let expected_of = [
+        (&batch, format!("warning: {batch}:5:28: unknown key template.retry.often")),
+        (&outer, format!("warning: {inner}:4:3: unknown key tasks[0].workflow.tasks[0].priorty")),
+    ];
+    for (file, expected) in expected_of {
+        let ran = here.run(&["submit", file]).expect(0);
+        assert_eq!(ran.stderr.matches(&expected).count(), 1, "{expected} in {}", ran.stderr);
+        assert_eq!(ran.stderr.matches("warning: ").count(), 1, "{}", ran.stderr);
+    }
+    let file = here.write("template.yaml", &template.replace("echo", "echo/echo"));
+    let ran = here.run(&["batch", &folder, "--template", &file]);
+    let expected = format!("warning: {file}:2:28: unknown key template.retry.often");
+    assert_eq!(ran.stderr.matches(&expected).count(), 1, "{expected} in {}", ran.stderr);
+}
+
+#[test]
 fn what_tasks_and_messages_say_cannot_command_the_terminal() {
     let here = Embedded::new();
     let ran = here.run(&["exec", "raise ValueError('\\x1b[2J\\x9b')"]).expect(5);

@@ -257,6 +257,14 @@ impl Store for Watched {
         self.gate.through(self.inner.retry(root, by, now)).await
     }
 
+    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
+        self.gate.through(self.inner.reopen(workflow, run, now)).await
+    }
+
+    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
+        self.gate.through(self.inner.reopened(workflow, run)).await
+    }
+
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
         self.gate.through(self.inner.beat(session, ttl, now)).await
     }

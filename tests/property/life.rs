@@ -123,7 +123,10 @@ impl Case {
         let is_cancelled = rng.f64() < 0.15;
         if is_cancelled {
             let delay = Some(Duration::from_millis(rng.u64(1..150)));
-            messages.push(Outgoing { delay, ..to_workflows(Command::Cancel { id: id.clone() }.encode()) });
+            messages.push(Outgoing {
+                delay,
+                ..to_workflows(Command::Cancel { id: id.clone(), by: Id::parse("c").ok() }.encode())
+            });
         }
         broker.publish(messages).await.expect("publishes");
         let ledger = Arc::new(Ledger::new(graph.bounds()));

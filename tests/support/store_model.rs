@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use gleitzeit::core::id::Id;
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::{Otherwise, Why};
 
@@ -70,12 +71,14 @@ pub(crate) struct Model {
     forced: Option<WorkflowState>,
     /// Who began the last runs.
     retries: Vec<String>,
+    /// Named cancels in their order, and whether each has ended it or found it cancelled.
+    cancels: Vec<(String, bool)>,
 }
 
 impl Model {
     pub(crate) fn new(specs: &[Spec], bound: Option<u32>, chosen: &[String]) -> Result<Model, String> {
-        let (tasks, forced, retries) = (Vec::new(), None, Vec::new());
-        let mut model = Model { tasks, run: 1, bound, step: 1, forced, retries };
+        let (tasks, forced, retries, cancels) = (Vec::new(), None, Vec::new(), Vec::new());
+        let mut model = Model { tasks, run: 1, bound, step: 1, forced, retries, cancels };
         model.add(specs, None);
         model.settle(chosen)?;
         Ok(model)
@@ -190,18 +193,34 @@ impl Model {
     }
 
     /// Whether a request like this has ended it before.
-    pub(crate) fn was_ended_so(&self, why: Why) -> bool {
+    pub(crate) fn was_ended_so(&self, why: &Why) -> bool {
         match why {
-            Why::Request => self.forced == Some(WorkflowState::Cancelled),
-            Why::Timeout { run } => run == self.run && self.forced == Some(WorkflowState::Failed),
+            Why::Request { by } => {
+                let known = by.as_ref().and_then(|by| self.answered(by));
+                known.unwrap_or(self.forced == Some(WorkflowState::Cancelled))
+            }
+            Why::Timeout { run } => *run == self.run && self.forced == Some(WorkflowState::Failed),
         }
     }
 
+    /// How a request of this name was answered before: one of the last 16.
+    fn answered(&self, by: &Id) -> Option<bool> {
+        let known = self.cancels.iter().rev().take(16).find(|(name, _)| name == by.as_str());
+        known.map(|(_, has_ended_it)| *has_ended_it)
+    }
+
     /// Whether something was to be ended.
-    pub(crate) fn cancel(&mut self, why: Why) -> bool {
+    pub(crate) fn cancel(&mut self, why: &Why) -> bool {
+        if let Why::Request { by: Some(by) } = why {
+            if self.answered(by).is_some() {
+                return false;
+            }
+            let is_so = !self.state().is_ended() || self.forced == Some(WorkflowState::Cancelled);
+            self.cancels.push((by.to_string(), is_so));
+        }
         let state = match why {
-            Why::Request => WorkflowState::Cancelled,
-            Why::Timeout { run } if run == self.run => WorkflowState::Failed,
+            Why::Request { .. } => WorkflowState::Cancelled,
+            Why::Timeout { run } if *run == self.run => WorkflowState::Failed,
             Why::Timeout { .. } => return false,
         };
         if self.state().is_ended() {
@@ -225,14 +244,31 @@ impl Model {
         if !self.state().is_ended() {
             return Ok(Again::NotEnded);
         }
+        let again = self.begin(self.run + 1, chosen)?;
+        if again != Again::Nothing {
+            self.retries.push(by.to_owned());
+        }
+        Ok(again)
+    }
+
+    /// A message tells of a run that the store has lost.
+    pub(crate) fn reopen(&mut self, run: u32, chosen: &[String]) -> Result<Again, String> {
+        if self.run >= run {
+            let is_running = !self.state().is_ended();
+            let released = if is_running { self.unclaimed() } else { Vec::new() };
+            return Ok(Again::Running { released, run: self.run });
+        }
+        self.begin(run, chosen)
+    }
+
+    fn begin(&mut self, run: u32, chosen: &[String]) -> Result<Again, String> {
         let own: Vec<usize> = (0..self.tasks.len()).filter(|at| self.tasks[*at].parent.is_none()).collect();
         if !own.iter().any(|at| self.tasks[*at].did_not_complete()) {
             return Ok(Again::Nothing);
         }
         self.step += 1;
-        self.run += 1;
+        self.run = run;
         self.forced = None;
-        self.retries.push(by.to_owned());
         self.reset(&own);
         self.settle(chosen)?;
         let mut released = chosen.to_vec();
@@ -432,8 +468,9 @@ impl Model {
 
     fn forget_children(&mut self, at: usize) {
         for child in std::mem::take(&mut self.tasks[at].children) {
-            self.tasks[child].is_gone = true;
-            self.tasks[child].state = TaskState::Cancelled;
+            let task = &mut self.tasks[child];
+            (task.is_gone, task.state) = (true, TaskState::Cancelled);
+            (task.ready, task.is_under_way) = (None, false);
             self.forget_children(child);
         }
     }
@@ -460,7 +497,7 @@ impl Task {
     }
 
     fn did_not_complete(&self) -> bool {
-        matches!(self.state, TaskState::Failed | TaskState::Cancelled | TaskState::Expired)
+        !matches!(self.state, TaskState::Completed | TaskState::Skipped)
     }
 
     /// Makes every lease before this void.

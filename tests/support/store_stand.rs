@@ -83,6 +83,13 @@ pub(crate) fn ended(key: &TaskKey, state: TaskState, result: Value) -> End {
     End::Ended { state, document: document(key, state, result), keep: true, ttl: TTL, entry, retry: None }
 }
 
+/// As [`ended`], with the message of a task on its own kept for a retry.
+pub(crate) fn ended_for_retry(key: &TaskKey, state: TaskState) -> End {
+    let document = document(key, state, json!(1));
+    let (entry, retry) = (json!({"attempt": 1, "status": state.name()}).to_string(), Some(message(key, 4)));
+    End::Ended { state, document, keep: true, ttl: TTL, entry, retry }
+}
+
 /// A plan from task ids and the ids that each depends on.
 pub(crate) fn plan(workflow: &str, tasks: &[(&str, &[&str])]) -> Plan {
     let place = |name: &str| tasks.iter().position(|(task, _)| *task == name).expect("a known task");
@@ -269,6 +276,10 @@ impl Stand {
 
     pub(crate) async fn retry(&self, root: &str, by: &str) -> Retried {
         self.store.retry(&id(root), &id(by), self.now()).await.expect("retry answers")
+    }
+
+    pub(crate) async fn reopen(&self, root: &str, run: u32) -> Retried {
+        self.store.reopen(&id(root), run, self.now()).await.expect("reopen answers")
     }
 
     /// The names of what a retry of this request has released and nobody has claimed yet.

@@ -26,8 +26,8 @@ async fn a_repeated_cancel_reaches_what_runs() {
     document["reply"] = json!({"to": "somebody"});
     stage.submit("w", &document).await;
     let call = stage.call().await;
-    assert!(matches!(stage.cancel("w").await, Cancelled::Done { .. }));
-    stage.command(&Command::Cancel { id: id("w") }).await;
+    assert!(matches!(stage.cancel("w", None).await, Cancelled::Done { .. }));
+    stage.command(&Command::Cancel { id: id("w"), by: None }).await;
     call.is_cancelled().await;
     let replies = stage.replies();
     assert_eq!(replies.len(), 1, "{replies:?}");
@@ -40,7 +40,7 @@ async fn a_late_broadcast_stops_nothing_that_runs_again() {
     let stage = Stage::new().await;
     stage.submit("w", &workflow("a")).await;
     let first = stage.call().await;
-    stage.command(&Command::Cancel { id: id("w") }).await;
+    stage.command(&Command::Cancel { id: id("w"), by: None }).await;
     first.is_cancelled().await;
     stage.command(&Command::Retry { id: id("w"), by: Some(id("r")) }).await;
     let again = stage.call().await;
@@ -48,7 +48,7 @@ async fn a_late_broadcast_stops_nothing_that_runs_again() {
     // What is heard after it has been dealt with after it.
     stage.task("t").await;
     let other = stage.call().await;
-    stage.command(&Command::Cancel { id: id("t") }).await;
+    stage.command(&Command::Cancel { id: id("t"), by: None }).await;
     other.is_cancelled().await;
     assert!(!again.cancel.is_cancelled());
     again.end(Ok(pong()));
@@ -64,7 +64,7 @@ async fn a_missed_broadcast_is_made_up_for() {
     }
     let (one, two) = (stage.call().await, stage.call().await);
     let (t, u) = if one.key == alone("t") { (one, two) } else { (two, one) };
-    stage.cancel("t").await;
+    stage.cancel("t", None).await;
     assert!(!t.cancel.is_cancelled());
     stage.hears(Heard::Gap);
     t.is_cancelled().await;
@@ -157,5 +157,109 @@ async fn what_another_worker_held_is_looked_at_before_what_waits() {
     stage.leave("other").await;
     stage.call().await.end(Ok(pong()));
     stage.ends_as("t", "completed").await;
+    stage.stop().await;
+}
+
+/// Whoever recorded the cancel hung before it told anybody, and somebody retried meanwhile.
+#[tokio::test]
+async fn a_repeated_cancel_stops_what_is_left_of_its_run_and_nothing_of_a_later_one() {
+    let stage = Stage::new().await;
+    stage.submit("w", &workflow("a")).await;
+    let left = stage.call().await;
+    assert!(matches!(stage.cancel("w", Some("c")).await, Cancelled::Done { .. }));
+    stage.command(&Command::Retry { id: id("w"), by: Some(id("r")) }).await;
+    stage.comes("the message of run 2", |stage| stage.runs().contains(&Some("2".to_owned()))).await;
+    stage.command(&Command::Cancel { id: id("w"), by: Some(id("c")) }).await;
+    left.is_cancelled().await;
+    let again = stage.call().await;
+    stage.command(&Command::Cancel { id: id("w"), by: Some(id("c")) }).await;
+    // What is asked for after it is dealt with after it.
+    stage.task("t").await;
+    let other = stage.call().await;
+    stage.command(&Command::Cancel { id: id("t"), by: Some(id("c")) }).await;
+    other.is_cancelled().await;
+    assert!(!again.cancel.is_cancelled());
+    again.end(Ok(pong()));
+    stage.ends_as("w", "completed").await;
+    stage.stop().await;
+}
+
+/// Of a retry by hand the store knows nothing any more; one of its messages is left.
+#[tokio::test]
+async fn a_run_that_the_store_has_lost_begins_anew() {
+    let stage = Stage::new().await;
+    let task =
+        |name: &str, on: serde_json::Value| json!({"id": name, "method": "echo/ping", "dependencies": on});
+    let tasks = [task("a", json!([])), task("b", json!([])), task("c", json!(["a", "b"]))];
+    stage.submit("w", &json!({"name": "W", "tasks": tasks})).await;
+    for _ in ["a", "b"] {
+        stage.call().await.end(Err(Failure::new(Code::TaskExecutionFailed, "as asked")));
+    }
+    stage.ends_as("w", "failed").await;
+    let message = |name: &str| json!({"id": name, "workflow": "w", "method": "ping"});
+    for name in ["c", "b"] {
+        stage.message(3, &message(name)).await;
+    }
+    let mut called = Vec::new();
+    for _ in ["a", "b", "c"] {
+        let call = stage.call().await;
+        called.push(call.key.to_string());
+        call.end(Ok(pong()));
+    }
+    called.sort();
+    assert_eq!(called, ["w/a", "w/b", "w/c"]);
+    stage.ends_as("w", "completed").await;
+    assert!(stage.runs().iter().flatten().all(|run| run == "3"), "{:?}", stage.runs());
+    // Nothing was called twice.
+    stage.message(3, &message("a")).await;
+    stage.task("t").await;
+    let other = stage.call().await;
+    assert_eq!(other.key, alone("t"));
+    other.end(Ok(pong()));
+    stage.ends_as("t", "completed").await;
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_of_a_lost_run_cannot_begin_anew_is_a_dead_letter_with_advice() {
+    let stage = Stage::new().await;
+    stage.submit("w", &workflow("a")).await;
+    stage.call().await.end(Ok(pong()));
+    stage.ends_as("w", "completed").await;
+    stage.message(2, &json!({"id": "a", "workflow": "w", "method": "ping"})).await;
+    stage.comes("a letter", |stage| !stage.letters().is_empty()).await;
+    let letters = stage.letters();
+    assert!(letters[0].contains("WORKFLOW_INVALID_STATE"), "{letters:?}");
+    assert!(letters[0].contains("submit the workflow again under another id"), "{letters:?}");
+    stage.stop().await;
+}
+
+/// Somebody sends the task once more, while a retry by hand runs it again.
+#[tokio::test]
+async fn who_waits_with_a_message_of_the_run_before_is_answered_with_the_end_of_the_present_one() {
+    let stage = Stage::new().await;
+    let lease = stage.claimed_in(Some(2), "other", "t").await;
+    stage.message(1, &json!({"id": "t", "method": "ping", "reply": {"to": "somebody"}})).await;
+    stage.is_looked_at(2).await;
+    assert_eq!(stage.replies(), [""; 0]);
+    stage.completes(&lease).await;
+    stage.comes("a reply", |stage| !stage.replies().is_empty()).await;
+    let replies = stage.replies();
+    assert!(replies.len() == 1 && replies[0].contains(r#""status":"completed""#), "{replies:?}");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_broker_ends_of_the_run_before_is_no_death() {
+    let stage = Stage::new().await;
+    stage.claimed_in(Some(2), "other", "t").await;
+    for name in ["t", "u"] {
+        stage.inbox(&json!({"id": name, "method": "ping"})).await;
+    }
+    stage
+        .comes("a letter", |stage| stage.letters().iter().any(|letter| letter.contains(r#""id":"u""#)))
+        .await;
+    assert_eq!(stage.letters().len(), 1, "{:?}", stage.letters());
+    assert_eq!(stage.state(&alone("t")).await, Some(TaskState::Running));
     stage.stop().await;
 }

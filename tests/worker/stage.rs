@@ -27,7 +27,7 @@ use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::store::sqlite::SqliteStore;
 use gleitzeit::store::{
-    Cancelled, Claim, Claimed, Edge, End, Message, Otherwise, Plan, PlannedTask, Store, Why,
+    Cancelled, Claim, Claimed, Edge, End, Lease, Message, Otherwise, Plan, PlannedTask, Store, Why,
 };
 use gleitzeit::topology::{Address, Queue, Topology};
 use gleitzeit::wire::command::Command;
@@ -214,14 +214,28 @@ impl Stage {
 
     /// Another session has the lease of a task on its own; it has never beaten.
     pub(crate) async fn claimed_by(&self, session: &str, task: &str) {
+        self.claimed_in(None, session, task).await;
+    }
+
+    /// As [`Stage::claimed_by`], by a message of this run.
+    pub(crate) async fn claimed_in(&self, run: Option<u32>, session: &str, task: &str) -> Lease {
         let head = Head {
             key: alone(task),
             name: task.to_owned(),
             protocol: "echo/v1".to_owned(),
             method: "ping".to_owned(),
         };
-        let claimed = self.store.claim(&claim(head, session), WallClock.now()).await.expect("claim answers");
-        assert!(matches!(claimed, Claimed::Run { .. }), "{claimed:?}");
+        let claim = Claim { run, ..claim(head, session) };
+        let claimed = self.store.claim(&claim, WallClock.now()).await.expect("claim answers");
+        let Claimed::Run { lease, .. } = claimed else { panic!("{claimed:?}") };
+        lease
+    }
+
+    /// The other session completes it.
+    pub(crate) async fn completes(&self, lease: &Lease) {
+        let (state, document) = (TaskState::Completed, Bytes::from_static(br#"{"status":"completed"}"#));
+        let end = End::Ended { state, document, keep: true, ttl: SOON, entry: "{}".to_owned(), retry: None };
+        self.store.finish(lease, &end, WallClock.now()).await.expect("finish answers");
     }
 
     pub(crate) async fn beat(&self, session: &str, ttl: Duration) {
@@ -264,15 +278,32 @@ impl Stage {
         tokio::time::timeout(SOON, looking).await.expect("it is looked at in time");
     }
 
+    /// A message of this run to the echo queue.
+    pub(crate) async fn message(&self, run: u32, body: &Value) {
+        let headers = [("gleitzeit-run".to_owned(), run.to_string())].into();
+        let properties = Properties { headers, ..Properties::default() };
+        self.publish_with(Queue::Tasks(echo()), body.to_string().into(), properties).await;
+    }
+
+    /// As if the broker had ended this message.
+    pub(crate) async fn inbox(&self, body: &Value) {
+        self.publish(Queue::Inbox, body.to_string().into()).await;
+    }
+
     async fn publish(&self, queue: Queue, body: Bytes) {
-        let (target, properties) = (Target::Queue(queue), Properties::default());
+        self.publish_with(queue, body, Properties::default()).await;
+    }
+
+    async fn publish_with(&self, queue: Queue, body: Bytes, properties: Properties) {
+        let target = Target::Queue(queue);
         let message = Outgoing { target, body, properties, delay: None };
         self.broker.inner.publish(vec![message]).await.expect("publishes");
     }
 
     /// Records a cancel and tells nobody.
-    pub(crate) async fn cancel(&self, root: &str) -> Cancelled {
-        self.store.cancel(&id(root), Why::Request, WallClock.now()).await.expect("cancel answers")
+    pub(crate) async fn cancel(&self, root: &str, by: Option<&str>) -> Cancelled {
+        let why = Why::Request { by: by.map(id) };
+        self.store.cancel(&id(root), why, WallClock.now()).await.expect("cancel answers")
     }
 
     /// The worker's listener hears this.
@@ -319,6 +350,25 @@ impl Stage {
             Target::Queue(_) => None,
         };
         self.broker.published().iter().filter_map(replies).collect()
+    }
+
+    /// The dead letters so far.
+    pub(crate) fn letters(&self) -> Vec<String> {
+        let letters = |message: &Outgoing| match &message.target {
+            Target::Queue(Queue::Dead(_)) => Some(String::from_utf8_lossy(&message.body).into_owned()),
+            Target::Queue(_) | Target::Reply(_) => None,
+        };
+        self.broker.published().iter().filter_map(letters).collect()
+    }
+
+    /// Waits until there is one of these.
+    pub(crate) async fn comes(&self, what: &str, found: impl Fn(&Stage) -> bool) {
+        let looking = async {
+            while !found(self) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.unwrap_or_else(|_| panic!("{what} comes in time"));
     }
 
     /// What the worker's task messages say of the run that they are of.

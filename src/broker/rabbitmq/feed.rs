@@ -36,17 +36,22 @@ pub(super) enum Source {
     Broadcasts,
 }
 
-/// Broadcasts that may wait in a listener; older ones are dropped by the server.
+/// Broadcasts that may wait in a listener; older ones are dropped by the server, which tells nobody.
 const BROADCASTS_WAITING_MAX: u16 = 1_000;
 /// Broadcasts that the server sends ahead.
 const BROADCAST_PREFETCH: u16 = 100;
+/// After so many broadcasts the server is asked how many wait.
+const BROADCASTS_A_LOOK: u16 = 100;
+/// With so many waiting, some may have been dropped. The queue was full when one was, and has since lost what was
+/// taken until the next look and what the server sends ahead meanwhile.
+const BROADCASTS_MANY: u16 = BROADCASTS_WAITING_MAX - 2 * BROADCASTS_A_LOOK - BROADCAST_PREFETCH;
 
 /// What a feed gives.
 #[allow(clippy::large_enum_variant, reason = "one at a time, and taken apart where it is given")]
 #[derive(Debug)]
 pub(super) enum Fed {
     Delivery(Delivery, Arc<Held>),
-    /// It is subscribed again after it was not.
+    /// It is subscribed again after it was not, or broadcasts may have been dropped.
     Again,
 }
 
@@ -96,6 +101,8 @@ impl Held {
 struct Subscription {
     stream: lapin::Consumer,
     held: Arc<Held>,
+    /// The queue of its own, of a listener.
+    own_queue: Option<ShortString>,
 }
 
 /// Deliveries, across lost connections.
@@ -105,6 +112,8 @@ pub(super) struct Feed {
     state: State,
     /// The last error given out since deliveries came: it is not repeated.
     reported: Option<BrokerError>,
+    /// Deliveries until the next look at how many broadcasts wait.
+    until_look: u16,
     /// This subscription was lost and its connection was not: so it is this one that people are told of.
     is_lost_alone: bool,
 }
@@ -122,7 +131,8 @@ impl Feed {
     pub(super) async fn start(subscriber: Subscriber) -> Result<Feed, BrokerError> {
         let subscription = subscriber.subscribe().await?;
         let subscriber = Arc::new(subscriber);
-        Ok(Feed { subscriber, state: State::Subscribed(subscription), reported: None, is_lost_alone: false })
+        let state = State::Subscribed(subscription);
+        Ok(Feed { subscriber, state, reported: None, until_look: 0, is_lost_alone: false })
     }
 
     /// The next delivery; `None` once cancelled or closed. Cancel-safe.
@@ -132,9 +142,19 @@ impl Feed {
         loop {
             match &mut self.state {
                 State::Ended => return None,
+                State::Subscribed(subscription)
+                    if self.until_look == 0 && subscription.own_queue.is_some() =>
+                {
+                    let are_many = subscription.are_many_waiting(self.subscriber.reply_timeout).await;
+                    self.until_look = BROADCASTS_A_LOOK;
+                    if are_many {
+                        return Some(Ok(Fed::Again));
+                    }
+                }
                 State::Subscribed(subscription) => match subscription.stream.next().await {
                     Some(Ok(delivery)) => {
                         self.reported = None;
+                        self.until_look = self.until_look.saturating_sub(1);
                         return Some(Ok(Fed::Delivery(delivery, Arc::clone(&subscription.held))));
                     }
                     Some(Err(error)) => {
@@ -209,6 +229,17 @@ impl Feed {
     }
 }
 
+impl Subscription {
+    /// Whether so many broadcasts wait that some may have been dropped. If the server does not answer, the channel
+    /// is lost, and that is told by itself.
+    async fn are_many_waiting(&self, timeout: Duration) -> bool {
+        let Some(queue) = &self.own_queue else { return false };
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let look = self.held.channel.queue_declare(queue.clone(), options, FieldTable::default());
+        within(timeout, look).await.is_ok_and(|queue| queue.message_count() >= u32::from(BROADCASTS_MANY))
+    }
+}
+
 impl Drop for Subscription {
     fn drop(&mut self) {
         // Deliveries that are held keep the channel open, and it would keep what nobody will ever take.
@@ -261,9 +292,12 @@ impl Subscriber {
 
     async fn subscribe(&self) -> Result<Subscription, BrokerError> {
         let (connection, channel) = self.link.channel().await?;
-        let (queue, prefetch) = match &self.source {
-            Source::Queue(queue, prefetch) => (queue.name(), prefetch.get()),
-            Source::Broadcasts => (self.broadcast_queue(&channel).await?, BROADCAST_PREFETCH),
+        let (queue, prefetch, own_queue) = match &self.source {
+            Source::Queue(queue, prefetch) => (queue.name(), prefetch.get(), None),
+            Source::Broadcasts => {
+                let queue = self.broadcast_queue(&channel).await?;
+                (queue.clone(), BROADCAST_PREFETCH, Some(queue.as_str().into()))
+            }
         };
         let what = format!("subscribing to {}", self.label());
         let failed = |failure: Failure| match (failure.reply_code(), &self.source) {
@@ -276,7 +310,8 @@ impl Subscriber {
         let options = BasicConsumeOptions::default();
         let consume = channel.basic_consume(queue.into(), self.tag(), options, FieldTable::default());
         let stream = within(self.reply_timeout, consume).await.map_err(failed)?;
-        Ok(Subscription { stream, held: Arc::new(Held { channel, _connection: connection }) })
+        let held = Arc::new(Held { channel, _connection: connection });
+        Ok(Subscription { stream, held, own_queue })
     }
 
     /// An exclusive classic queue: no other kind of temporary queue is allowed on every release.

@@ -103,11 +103,9 @@ impl Start {
         let files = files::list(&batch.directory, &batch.pattern)?;
         let mut document = batch.workflow(&files).map_err(refused)?;
         name_by_file(&mut document, &files);
-        let (document, workflow) = Workflow::prepare(document, BTreeMap::new(), Strictness::Warn, &protocols)
+        let (document, _) = Workflow::prepare(document, BTreeMap::new(), Strictness::Warn, &protocols)
             .map_err(|wrong| refused(batch.in_template(wrong)))?;
-        for warning in &workflow.warnings {
-            print::note(&format!("warning: {warning}"));
-        }
+        load::warn(named, &batch.warnings, &sources);
         let id = Id::parse(&format!("batch-{}", Runtime::new_id()))?;
         Ok(Start::New { id, document, files, parameters })
     }

@@ -23,6 +23,7 @@ use crate::core::id::ID_BYTES_MAX;
 use crate::core::reading::shown;
 use crate::core::task::{NAME_CHARACTERS_MAX, Spec};
 use crate::core::template::escape;
+use crate::core::violation::Warning;
 
 /// Suffixes of pictures.
 const IMAGES: [&str; 6] = [".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"];
@@ -37,6 +38,8 @@ pub struct Batch {
     pub directory: String,
     /// Which of them, relative to the directory.
     pub pattern: String,
+    /// What its author should know, each at its place in the document; there once it is prepared.
+    pub warnings: Vec<Warning>,
     /// `llm/v1`
     protocol: String,
     /// `llm/chat`
@@ -102,7 +105,8 @@ impl Batch {
             let found = format!("found {}", shown(context));
             add(problems, "template.context", found, "a mapping, which gets `file_path`");
         }
-        Batch { directory, pattern, protocol, method, params, members, template, document }
+        let warnings = Vec::new();
+        Batch { directory, pattern, warnings, protocol, method, params, members, template, document }
     }
 
     /// The workflow with a task for each of these files, in this order. A batch without files is refused.

@@ -9,7 +9,7 @@ use crate::core::condition::Condition;
 use crate::core::protocol::{Leniency, LookupError, Protocols};
 use crate::core::task::Spec;
 use crate::core::template::references;
-use crate::core::violation::Violation;
+use crate::core::violation::{Violation, Warning};
 
 /// Most warnings of calls; what is beyond is dropped.
 const WARNINGS_MAX: usize = 100;
@@ -18,7 +18,7 @@ const WARNINGS_MAX: usize = 100;
 pub(super) fn check_calls(
     tasks: &[TaskDraft],
     protocols: &Protocols,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
     problems: &mut Problems,
 ) {
     for (index, task) in tasks.iter().enumerate() {
@@ -47,7 +47,7 @@ fn check_call(
     index: usize,
     spec: &Spec,
     protocols: &Protocols,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
     problems: &mut Problems,
 ) {
     let method = match protocols.method(&spec.protocol, &spec.method) {
@@ -72,7 +72,7 @@ fn check_call(
     };
     for warning in method.warnings() {
         if warnings.len() < WARNINGS_MAX {
-            warnings.push(format!("tasks[{index}]: {warning}"));
+            warnings.push(Warning::at(format!("tasks[{index}].method"), format!(": {warning}")));
         }
     }
     if let Err(violations) = method.validate(spec.params.clone(), Leniency::References) {

@@ -40,6 +40,7 @@ mod calls;
 mod check;
 mod dependencies;
 mod fill_in;
+mod inline;
 mod load;
 mod locate;
 mod names;
@@ -64,13 +65,14 @@ use super::dag::Dag;
 use super::id::Id;
 use super::protocol::Protocols;
 use super::task::Spec;
+use super::violation::Warning;
 
 pub use batch::Batch;
+pub use inline::{Inlined, inline};
 use load::mapping;
 pub(crate) use load::too_large;
 pub use load::{Format, load};
 pub use locate::Place;
-pub use nested::inline;
 pub use parameters::Given;
 use parameters::Supply;
 pub use policy::{Dependency, OnFailure};
@@ -121,7 +123,7 @@ pub struct Workflow {
     /// Anything.
     pub metadata: Map<String, Value>,
     /// What its author should know.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// A task of a workflow.

@@ -11,17 +11,15 @@
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-use super::load::load;
 use super::parameters::{Given, Supply};
 use super::problem::{Problems, Refused};
-use super::sources::Sources;
 use super::task::TaskDraft;
-use super::{Format, NESTED_MAX, Scope, WORKFLOW_BYTES_MAX, read_in};
+use super::{NESTED_MAX, Scope, read_in};
 use crate::core::code::Code;
 use crate::core::id::Id;
 use crate::core::task::WORKFLOW;
 use crate::core::template;
-use crate::core::violation::Violation;
+use crate::core::violation::{Violation, Warning};
 
 /// Most warnings of nested workflows; what is beyond is dropped.
 const WARNINGS_MAX: usize = 100;
@@ -31,7 +29,7 @@ pub(super) fn check(
     tasks: &[TaskDraft],
     ids: &[Id],
     scope: &Scope<'_>,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
     problems: &mut Problems,
 ) {
     for (index, task) in tasks.iter().enumerate() {
@@ -75,7 +73,8 @@ pub(super) fn check(
         match read_in(document.clone(), &supply, &inner) {
             Ok(workflow) => {
                 let room = WARNINGS_MAX.saturating_sub(warnings.len());
-                warnings.extend(workflow.warnings.into_iter().take(room).map(|text| format!("{at}: {text}")));
+                let inner = workflow.warnings.into_iter().take(room);
+                warnings.extend(inner.map(|warning| warning.moved(|path| format!("{at}.{path}"))));
             }
             Err(refused) => add(problems, &at, refused),
         }
@@ -105,106 +104,6 @@ fn supply(params: Option<&Value>) -> Supply {
     Supply {
         given: params.iter().map(|(name, value)| (name.clone(), given(value))).collect(),
         all_later: false,
-    }
-}
-
-/// Puts the documents of files in the place of their paths, at any depth, and their texts into `sources`. `read`
-/// gives the text of a file, or says which one it cannot read and why.
-///
-/// # Errors
-/// [`Refused`] with every file that cannot be read or is no workflow, that includes itself, or is nested too
-/// deep; and if all files together are larger than one workflow may be.
-pub fn inline(
-    mut document: Value,
-    sources: &mut Sources,
-    read: &dyn Fn(&str) -> Result<String, String>,
-) -> Result<Value, Refused> {
-    let mut inlining = Inlining {
-        read,
-        sources,
-        open: Vec::new(),
-        bytes_left: WORKFLOW_BYTES_MAX,
-        problems: Problems::default(),
-    };
-    inlining.document(&mut document, "");
-    if inlining.problems.is_empty() { Ok(document) } else { Err(inlining.problems.into_refused()) }
-}
-
-struct Inlining<'r> {
-    read: &'r dyn Fn(&str) -> Result<String, String>,
-    sources: &'r mut Sources,
-    /// The files that the place now looked at stands in, outermost first.
-    open: Vec<String>,
-    bytes_left: usize,
-    problems: Problems,
-}
-
-impl Inlining<'_> {
-    fn document(&mut self, document: &mut Value, at: &str) {
-        let Some(Value::Array(tasks)) = document.get_mut("tasks") else { return };
-        for (index, task) in tasks.iter_mut().enumerate() {
-            let Some(nested) = task.get_mut(WORKFLOW) else { continue };
-            let at = format!("{at}tasks[{index}].{WORKFLOW}");
-            match nested {
-                Value::String(path) => {
-                    let path = std::mem::take(path);
-                    if let Some(mut loaded) = self.load(&path, &at) {
-                        self.open.push(path);
-                        self.document(&mut loaded, &format!("{at}."));
-                        self.open.pop();
-                        *nested = loaded;
-                    }
-                }
-                nested => self.document(nested, &format!("{at}.")),
-            }
-        }
-    }
-
-    fn load(&mut self, path: &str, at: &str) -> Option<Value> {
-        if self.open.iter().any(|open| open == path) {
-            let circle = format!("{} -> {path}", self.open.join(" -> "));
-            self.refuse(Code::WorkflowCircularDependency, at, format!("includes itself: {circle}"));
-            return None;
-        }
-        if self.open.len() == NESTED_MAX {
-            let problem = format!("is nested more than {NESTED_MAX} times");
-            self.refuse(Code::WorkflowTooLarge, at, problem);
-            return None;
-        }
-        let Some(format) = Format::of_file(path) else {
-            let problem = format!("{path}: a workflow file ends in .yaml, .yml or .json");
-            self.refuse(Code::WorkflowValidationFailed, at, problem);
-            return None;
-        };
-        let text = match (self.read)(path) {
-            Ok(text) => text,
-            Err(reason) => {
-                self.refuse(Code::FileUnreadable, at, reason);
-                return None;
-            }
-        };
-        let Some(bytes_left) = self.bytes_left.checked_sub(text.len()) else {
-            let problem = format!("{path}: all files together have more than {WORKFLOW_BYTES_MAX} bytes");
-            self.refuse(Code::WorkflowTooLarge, at, problem);
-            return None;
-        };
-        self.bytes_left = bytes_left;
-        match load(&text, format) {
-            Ok(document) => {
-                self.sources.add(at, path, text, format);
-                Some(document)
-            }
-            Err(refused) => {
-                for problem in refused.problems {
-                    self.refuse(problem.code, at, format!("{path}: {}", problem.violation.problem));
-                }
-                None
-            }
-        }
-    }
-
-    fn refuse(&mut self, code: Code, at: &str, problem: String) {
-        self.problems.add(code, at, problem, "the path of a workflow file, from where gleitzeit runs");
     }
 }
 

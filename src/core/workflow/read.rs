@@ -12,7 +12,7 @@ use crate::core::id::Id;
 use crate::core::priority::Priority;
 use crate::core::reading::{Reading, SECONDS_MAX};
 use crate::core::task::{Draft, KEY_CHARACTERS_MAX, NAME_CHARACTERS_MAX, Origin};
-use crate::core::violation::Path;
+use crate::core::violation::{Path, Warning};
 
 /// The longest description, in characters.
 const DESCRIPTION_CHARACTERS_MAX: usize = 10_000;
@@ -61,7 +61,7 @@ pub(super) struct WorkflowDraft {
     pub(super) result_ttl: Option<Duration>,
     pub(super) idempotency_key: Option<String>,
     pub(super) metadata: Map<String, Value>,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
     pub(super) problems: Problems,
 }
 
@@ -124,7 +124,7 @@ pub(super) fn members(mut members: Map<String, Value>, problems: Problems, manne
             "execution_mode" => execution_mode(&path, &value, &mut draft, &mut reading),
             // Where an editor finds the schema, and what is the author's own.
             "$schema" | "version" => {}
-            "wait_for_completion" | "outputs" => reading.warn(format!("{key} has no effect")),
+            "wait_for_completion" | "outputs" => reading.warn(key, " has no effect"),
             _ => unknown(&path, &mut reading),
         }
     }
@@ -147,7 +147,7 @@ fn unknown(path: &Path<'_>, reading: &mut Reading) {
 fn leave_to_the_outer(members: &mut Map<String, Value>, reading: &mut Reading) {
     for key in ["id", "idempotency_key", "result_ttl"] {
         if members.shift_remove(key).is_some() {
-            reading.warn(format!("{key} has no effect in a nested workflow"));
+            reading.warn(key, " has no effect in a nested workflow");
         }
     }
     if members.shift_remove("timeout").is_some() {

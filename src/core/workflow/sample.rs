@@ -37,7 +37,7 @@ impl Batch {
         let supply = Supply { given, all_later: false };
         let parameters = fill_in::fill_in(&mut members, &supply, &mut problems);
         let mut own = Problems::default();
-        let batch = Batch::of(members, &mut own);
+        let mut batch = Batch::of(members, &mut own);
         let own = own.into_refused();
         let can_be_made =
             !own.problems.iter().any(|problem| DECISIVE.contains(&problem.violation.path.as_str()));
@@ -46,8 +46,13 @@ impl Batch {
             let scope = Scope::outermost(protocols, strictness);
             let sample = batch.made_of(&[batch.sample().to_owned()]);
             let draft = read::members(sample, Problems::default(), scope.manner());
-            if let Err(refused) = check::workflow(draft, &parameters, &scope) {
-                problems.take(batch.in_template(refused));
+            match check::workflow(draft, &parameters, &scope) {
+                Ok(workflow) => {
+                    let warnings = workflow.warnings.into_iter();
+                    batch.warnings =
+                        warnings.map(|one| one.moved(|path| batch.path_in_template(path))).collect();
+                }
+                Err(refused) => problems.take(batch.in_template(refused)),
             }
         }
         if problems.is_empty() { Ok(batch) } else { Err(problems.into_refused()) }

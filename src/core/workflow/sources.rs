@@ -36,26 +36,30 @@ impl Sources {
 
     /// Gives each problem its place, and the file if it is not the outermost one.
     pub(super) fn locate(&self, problems: &mut [Problem]) {
-        let parts: Vec<Option<usize>> =
-            problems.iter().map(|problem| self.innermost(&problem.violation.path)).collect();
+        let paths: Vec<&str> = problems.iter().map(|problem| problem.violation.path.as_str()).collect();
+        let found = self.places(&paths);
+        for (problem, (file, place)) in problems.iter_mut().zip(found) {
+            (problem.file, problem.place) = (file.map(str::to_owned), place);
+        }
+    }
+
+    /// For each path the file that it is in, if that is not the outermost one, and the place where it stands there.
+    #[must_use]
+    pub fn places(&self, paths: &[&str]) -> Vec<(Option<&str>, Option<Place>)> {
+        let parts: Vec<Option<usize>> = paths.iter().map(|path| self.innermost(path)).collect();
+        let mut all = vec![(None, None); paths.len()];
         for (index, part) in self.parts.iter().enumerate() {
-            let (mut concerned, mut paths) = (Vec::new(), Vec::new());
-            for (problem, of) in problems.iter_mut().zip(&parts) {
-                if *of == Some(index) {
-                    paths.push(part.inside(&problem.violation.path).unwrap_or_default().to_owned());
-                    concerned.push(problem);
-                }
-            }
-            if concerned.is_empty() {
+            let of_part: Vec<usize> = (0..paths.len()).filter(|at| parts[*at] == Some(index)).collect();
+            if of_part.is_empty() {
                 continue;
             }
-            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-            let found: Vec<Option<Place>> = places(&part.text, part.format, &paths);
-            for (problem, place) in concerned.into_iter().zip(found) {
-                problem.place = place;
-                problem.file.clone_from(&part.file);
+            let inside: Vec<&str> =
+                of_part.iter().map(|at| part.inside(paths[*at]).unwrap_or_default()).collect();
+            for (at, place) in of_part.into_iter().zip(places(&part.text, part.format, &inside)) {
+                all[at] = (part.file.as_deref(), place);
             }
         }
+        all
     }
 
     /// The part with the longest path around this one.

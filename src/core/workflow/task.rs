@@ -120,7 +120,7 @@ pub(super) fn read(
         reading.refuse(&path.key("max_parallel"), "found without for_each", "it together with for_each");
     }
     if draft.idempotency_key.take().is_some() {
-        reading.warn(format!("{path}.idempotency_key has no effect: the workflow's own decides"));
+        reading.warn(path.key("idempotency_key").to_string(), " has no effect: the workflow's own decides");
     }
     draft.check(&path.key("expires_at"), reading);
     draft.priority = draft.priority.or(priority).or(Some(Priority::NORMAL));
@@ -212,10 +212,10 @@ fn implied(draft: &Draft, path: &Path<'_>, reading: &mut Reading) -> Option<Prot
     let method = draft.method.as_deref()?;
     let (name, problem) = match method.split_once('/') {
         Some((name, _)) => (name, None),
-        None => ("python", Some(format!("{path}: no protocol is given, python/v1 is taken"))),
+        None => ("python", Some(": no protocol is given, python/v1 is taken")),
     };
     if let Some(problem) = problem {
-        reading.warn(problem);
+        reading.warn(path.to_string(), problem);
     }
     match ProtocolId::new(name, "v1") {
         Ok(protocol) => Some(protocol),

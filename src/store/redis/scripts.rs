@@ -7,7 +7,7 @@ use redis::Script;
 
 use crate::core::clock::Timestamp;
 use crate::core::state::WorkflowState;
-use crate::store::REQUESTS_MAX;
+use crate::store::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
 use crate::wire::record;
 
 /// How many ended attempts the history of a task keeps.
@@ -28,6 +28,7 @@ pub(super) struct Scripts {
     pub(super) finish: Script,
     pub(super) cancel: Script,
     pub(super) retry: Script,
+    pub(super) reopened: Script,
     pub(super) accept: Script,
     pub(super) workflow: Script,
 }
@@ -56,6 +57,7 @@ impl Scripts {
             ),
             cancel: step(&[ending, include_str!("lua/cancel.lua")]),
             retry: step(&[ending, graph, include_str!("lua/retry.lua")]),
+            reopened: Script::new(include_str!("lua/reopened.lua")),
             accept: step(&[include_str!("lua/accept.lua")]),
             workflow: step(&[include_str!("lua/workflow.lua")]),
         }
@@ -69,6 +71,7 @@ fn constants(document_bytes_max: u64) -> String {
         |text: String| text.replace(&created.to_string(), CREATED_MARK).replace(&now.to_string(), NOW_MARK);
     let mut lines = format!(
         "local HISTORY_MAX, REQUESTS_MAX, DOCUMENT_BYTES_MAX = {HISTORY_MAX}, {REQUESTS_MAX}, {document_bytes_max}\n\
+         local FORGOTTEN_LEASES_MAX = {FORGOTTEN_LEASES_MAX}\n\
          local WORKFLOW_ENDED = {{}}\n"
     );
     let mut constant = |name: &str, text: &str| {

@@ -61,6 +61,7 @@ impl RedisStore {
                 Ok(Claimed::NotReady { released: released(&key.root, reply.parsed()?, ready)? })
             }
             "superseded" => Ok(Claimed::Superseded),
+            "forgotten" => Ok(Claimed::Forgotten),
             "next" => {
                 let attempt = reply.parsed()?;
                 Ok(Claimed::Next { attempt, due: reply.time()?.unwrap_or(now) })

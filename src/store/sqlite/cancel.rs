@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
+use super::answered::{Found, Record, answered};
 use super::ending;
 use super::flow::Flow;
 use super::rows::{self, Cleaning, Workflow};
@@ -16,31 +17,48 @@ use crate::wire::record;
 pub(super) fn cancel(
     tx: &Connection,
     root: &Id,
-    why: Why,
+    why: &Why,
     result_ttl: Duration,
     now: Timestamp,
 ) -> rusqlite::Result<Cancelled> {
     match why {
-        Why::Request => end_on_request(tx, root, result_ttl, now),
-        Why::Timeout { run } => time_out(tx, root, run, now),
+        Why::Request { by } => end_on_request(tx, root, by.as_ref(), result_ttl, now),
+        Why::Timeout { run } => time_out(tx, root, *run, now),
     }
 }
 
 fn end_on_request(
     tx: &Connection,
     root: &Id,
+    by: Option<&Id>,
     result_ttl: Duration,
     now: Timestamp,
 ) -> rusqlite::Result<Cancelled> {
     let key = TaskKey::alone(root.clone());
     if let Some(task) = rows::find_task(tx, &key)? {
-        return cancel_task(tx, key, &task, result_ttl, now);
+        let found =
+            Found { is_cancelled: task.state == TaskState::Cancelled, has_ended: task.state.is_ended() };
+        return match answered(tx, Record::Task(task.n), by, found)? {
+            Some(true) => Ok(Cancelled::Again { reply: None }),
+            Some(false) => Ok(Cancelled::Over(task.state.name().to_owned())),
+            None => cancel_task(tx, key, &task, result_ttl, now),
+        };
     }
     let Some(workflow) = rows::find_workflow(tx, root)? else {
-        tx.prepare_cached("INSERT OR REPLACE INTO marks (root, forget) VALUES (?1, ?2)")?
-            .execute(params![root.as_str(), Cleaning::kept_back(now, result_ttl).forget_at])?;
+        tx.prepare_cached(
+            "INSERT INTO marks (root, forget) VALUES (?1, ?2) ON CONFLICT (root) DO UPDATE SET forget = ?2",
+        )?
+        .execute(params![root.as_str(), Cleaning::kept_back(now, result_ttl).forget_at])?;
+        answered(tx, Record::Mark(root), by, Found { is_cancelled: true, has_ended: true })?;
         return Ok(Cancelled::Marked);
     };
+    let is_cancelled = workflow.state == WorkflowState::Cancelled;
+    let found = Found { is_cancelled, has_ended: workflow.state.is_ended() };
+    match answered(tx, Record::Workflow(root), by, found)? {
+        Some(true) => return Ok(Cancelled::Again { reply: reply(tx, root)? }),
+        Some(false) => return Ok(Cancelled::Over(workflow.state.name().to_owned())),
+        None => {}
+    }
     if workflow.state == WorkflowState::Cancelled {
         return Ok(Cancelled::Again { reply: reply(tx, root)? });
     }
@@ -69,23 +87,25 @@ fn time_out(tx: &Connection, root: &Id, run: u32, now: Timestamp) -> rusqlite::R
         let state = if is_marked { WorkflowState::Cancelled.name() } else { "unknown" };
         return Ok(Cancelled::Over(state.to_owned()));
     };
-    let error = serde_json::to_string(&record::workflow_timed_out());
-    let error = error.map_err(|error| rows::unexpected(0, error))?;
     let is_of_run = workflow.run == run;
-    if is_of_run && workflow.state == WorkflowState::Failed && reason(tx, root)?.as_ref() == Some(&error) {
+    if is_of_run && workflow.state == WorkflowState::Failed && timed_out(tx, root)? == Some(run) {
         return Ok(Cancelled::Again { reply: reply(tx, root)? });
     }
     if !is_of_run || workflow.state != WorkflowState::Running {
         return Ok(Cancelled::Over(workflow.state.name().to_owned()));
     }
+    let error = serde_json::to_string(&record::workflow_timed_out());
+    let error = error.map_err(|error| rows::unexpected(0, error))?;
+    tx.prepare_cached("UPDATE workflows SET timed_out = ?2 WHERE id = ?1")?
+        .execute(params![root.as_str(), run])?;
     let mut flow = Flow::of(tx, root, workflow, 0, now);
     let running = ending::end_all(&mut flow, &record::timed_out(now), WorkflowState::Failed, Some(&error))?;
     Ok(Cancelled::Done { running, reply: reply(tx, root)? })
 }
 
-/// Why the workflow was refused or ran out of time, if it did.
-fn reason(tx: &Connection, workflow: &Id) -> rusqlite::Result<Option<String>> {
-    tx.prepare_cached("SELECT error FROM workflows WHERE id = ?1")?
+/// The run whose time was over, if there is one.
+fn timed_out(tx: &Connection, workflow: &Id) -> rusqlite::Result<Option<u32>> {
+    tx.prepare_cached("SELECT timed_out FROM workflows WHERE id = ?1")?
         .query_row([workflow.as_str()], |row| row.get(0))
 }
 

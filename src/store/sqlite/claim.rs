@@ -4,13 +4,14 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
+use super::answered::{Record, take_mark};
 use super::create::digest_differs;
 use super::ending::{self, remember};
 use super::rows::{self, Clash, Cleaning, Task};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
-use crate::store::{Claim, Claimed, Fence, Inputs, Lease, Released};
+use crate::store::{Claim, Claimed, FORGOTTEN_LEASES_MAX, Fence, Inputs, Lease, Released};
 use crate::wire::record;
 
 /// `result_ttl` is for the document of a task that was cancelled before anybody had seen it.
@@ -21,12 +22,24 @@ pub(super) fn claim(
     now: Timestamp,
 ) -> rusqlite::Result<Result<Claimed, Clash>> {
     let key = &claim.head.key;
-    let Some(task) = rows::find_task(tx, key)? else {
+    let found = rows::find_task(tx, key)?;
+    if let (Some(workflow), Some(told)) = (key.workflow(), claim.run)
+        && found.as_ref().is_none_or(|task| told > 1 && told >= task.run)
+        && is_forgotten(tx, workflow, told)?
+    {
+        return Ok(Ok(Claimed::Forgotten));
+    }
+    let Some(mut task) = found else {
         return match key.workflow() {
             Some(workflow) => Ok(Ok(without_record(tx, workflow)?)),
             None => first(tx, claim, result_ttl, now),
         };
     };
+    if let Some(told) = claim.run.filter(|told| key.task.is_none() && *told > task.run)
+        && !matches!(task.state, TaskState::Completed | TaskState::Skipped)
+    {
+        task = begin_lost_run(tx, task, told)?;
+    }
     let differs = match &claim.digest {
         Some(digest) if key.workflow().is_none() => digest_differs(tx, &key.root, digest)?,
         Some(_) | None => false,
@@ -119,7 +132,6 @@ fn run(
         now.as_millis()
     ])?;
     let key = &claim.head.key;
-    let run = learn_run(tx, claim, task)?;
     // Nobody has ended an attempt before the first lease.
     let history = if task.fence.0 > 0 { rows::history(tx, task.n)? } else { Vec::new() };
     let inputs = inputs_of(tx, claim)?;
@@ -131,7 +143,7 @@ fn run(
             .execute([task.n])?;
     }
     Ok(Claimed::Run {
-        lease: Lease { key: key.clone(), fence, attempt, run },
+        lease: Lease { key: key.clone(), fence, attempt, run: task.run },
         inputs,
         crashes,
         history,
@@ -139,12 +151,26 @@ fn run(
     })
 }
 
-/// The run that the lease is of. A message of a later one knows better, where the file has forgotten the retry.
-fn learn_run(tx: &Connection, claim: &Claim, task: &Task) -> rusqlite::Result<u32> {
-    let later = claim.run.filter(|told| *told > task.run && claim.head.key.task.is_none());
-    let Some(run) = later else { return Ok(task.run) };
-    tx.prepare_cached("UPDATE tasks SET run = ?2 WHERE n = ?1")?.execute([task.n, i64::from(run)])?;
-    Ok(run)
+/// Whether the file has lost the retry that began this run of a workflow, or begins it again just now.
+fn is_forgotten(tx: &Connection, workflow: &Id, told: u32) -> rusqlite::Result<bool> {
+    tx.prepare_cached(
+        "SELECT 1 FROM workflows WHERE id = ?1 AND state <> 'accepted' AND (run < ?2 OR (run = ?2 AND reopened = ?2))",
+    )?
+    .exists(params![workflow.as_str(), told])
+}
+
+/// The file has lost the retry that began this run of a task on its own: it begins now.
+fn begin_lost_run(tx: &Connection, task: Task, told: u32) -> rusqlite::Result<Task> {
+    tx.prepare_cached("DELETE FROM results WHERE task = ?1")?.execute([task.n])?;
+    tx.prepare_cached(
+        "UPDATE tasks SET state = 'queued', attempts = 0, crashes = 0, fence = fence + ?2, session = NULL,
+             due = NULL, started_at = NULL, ended_at = NULL, clean_at = NULL, forget_at = NULL,
+             released_by = NULL, run = ?3 WHERE n = ?1",
+    )?
+    .execute(params![task.n, FORGOTTEN_LEASES_MAX, told])?;
+    let fence = Fence(task.fence.0 + u64::from(FORGOTTEN_LEASES_MAX));
+    let (state, attempts, crashes, due) = (TaskState::Queued, 0, 0, None);
+    Ok(Task { state, attempts, crashes, fence, due, run: told, ..task })
 }
 
 /// The results that are asked for. They are measured before any is read.
@@ -238,7 +264,7 @@ fn first(
     if is_marked {
         // It ends now, so that whoever follows it learns of it.
         let n = tx.last_insert_rowid();
-        tx.prepare_cached("DELETE FROM marks WHERE root = ?1")?.execute([head.key.root.as_str()])?;
+        take_mark(tx, &head.key.root, Record::Task(n))?;
         ending::cancel_alone(tx, n, head, Cleaning::after(now, result_ttl), now)?;
         return Ok(Ok(Claimed::Over { state: TaskState::Cancelled, released: Vec::new(), differs: false }));
     }

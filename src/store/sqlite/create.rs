@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
+use super::answered::{Record, take_mark};
 use super::ending;
 use super::flow::Flow;
 use super::open;
@@ -157,8 +158,7 @@ fn take_in(tx: &Connection, plan: &Plan, now: Timestamp) -> rusqlite::Result<(Wo
     let mut flow = Flow::of(tx, &plan.id, row_of(plan), 0, now);
     plant(&mut flow, &plan.tasks, None)?;
 
-    let marked = tx.prepare_cached("DELETE FROM marks WHERE root = ?1")?.execute([plan.id.as_str()])? > 0;
-    if marked {
+    if take_mark(tx, &plan.id, Record::Workflow(&plan.id))? {
         ending::end_all(&mut flow, &record::cancelled(now), WorkflowState::Cancelled, None)?;
         return Ok((WorkflowState::Cancelled, Vec::new()));
     }

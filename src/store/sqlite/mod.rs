@@ -27,6 +27,7 @@
 //! *A session* names its process, so the sessions of a killed process end at once and not with their TTL.
 
 mod again;
+mod answered;
 mod cancel;
 mod claim;
 mod create;
@@ -193,7 +194,7 @@ impl Store for SqliteStore {
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
         let ends = |cancelled: &Cancelled| matches!(cancelled, Cancelled::Done { .. });
         let (root_of, tell, ttl) = (root.clone(), self.tell(root, ends), self.settings.result_ttl);
-        let cancel = move |tx: &rusqlite::Connection| cancel::cancel(tx, &root_of, why, ttl, now);
+        let cancel = move |tx: &rusqlite::Connection| cancel::cancel(tx, &root_of, &why, ttl, now);
         let cancelled = self.database.write_then("cancel", cancel, tell).await;
         cancelled.map_err(|error| self.failed("cancel", error))
     }
@@ -202,6 +203,18 @@ impl Store for SqliteStore {
         let (root, by) = (root.clone(), by.clone());
         let retry = move |tx: &rusqlite::Connection| retry::retry(tx, &root, &by, now);
         self.database.write("retry", retry).await.map_err(|error| self.failed("retry", error))
+    }
+
+    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
+        let workflow = workflow.clone();
+        let reopen = move |tx: &rusqlite::Connection| retry::reopen(tx, &workflow, run, now);
+        self.database.write("reopen", reopen).await.map_err(|error| self.failed("reopen", error))
+    }
+
+    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
+        let workflow = workflow.clone();
+        let reopened = move |tx: &rusqlite::Connection| retry::reopened(tx, &workflow, run);
+        self.database.write("reopened", reopened).await.map_err(|error| self.failed("reopened", error))
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {

@@ -180,9 +180,10 @@ fn read(members: Map<String, Value>, properties: &Properties, queue: &ProtocolId
     }
     draft.check(&Path::Root("expires_at"), &mut reading);
     let spec = draft.finish(protocol);
+    let warnings = reading.told();
     let violations = reading.violations.into_vec();
     match spec {
-        Some(spec) if violations.is_empty() => Ok(Task { spec, warnings: reading.warnings, ..task }),
+        Some(spec) if violations.is_empty() => Ok(Task { spec, warnings, ..task }),
         Some(_) | None => Err(reading::failure(Code::TaskValidationFailed, "the task message", &violations)),
     }
 }

@@ -6,7 +6,7 @@ use gleitzeit::store::{Accepted, Cancelled, Finished, Plan, Why};
 use serde_json::json;
 
 async fn cancel(stand: &Stand, root: &str) -> Cancelled {
-    stand.store.cancel(&id(root), Why::Request, stand.now()).await.expect("cancel answers")
+    stand.store.cancel(&id(root), Why::Request { by: None }, stand.now()).await.expect("cancel answers")
 }
 
 pub(crate) async fn a_queued_task_is_cancelled(stand: Stand) {
@@ -120,7 +120,7 @@ pub(crate) async fn a_repeated_cancel_is_answered_as_one(stand: Stand) {
     for _ in 0..2 {
         assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, again);
     }
-    assert_eq!(stand.cancel("w", Why::Request).await, is_over);
+    assert_eq!(stand.cancel("w", Why::Request { by: None }).await, is_over);
     assert_eq!(stand.cancel("w", Why::Timeout { run: 2 }).await, is_over);
 
     // A late repeat has nothing to do with the next run.
@@ -128,8 +128,8 @@ pub(crate) async fn a_repeated_cancel_is_answered_as_one(stand: Stand) {
     stand.lease(&within("w", "a")).await;
     let is_running = Cancelled::Over("running".to_owned());
     assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, is_running);
-    assert!(matches!(stand.cancel("w", Why::Request).await, Cancelled::Done { .. }));
-    assert_eq!(stand.cancel("w", Why::Request).await, again);
+    assert!(matches!(stand.cancel("w", Why::Request { by: None }).await, Cancelled::Done { .. }));
+    assert_eq!(stand.cancel("w", Why::Request { by: None }).await, again);
     let was_cancelled = Cancelled::Over("cancelled".to_owned());
     for run in [1, 2] {
         assert_eq!(stand.cancel("w", Why::Timeout { run }).await, was_cancelled);
@@ -137,9 +137,84 @@ pub(crate) async fn a_repeated_cancel_is_answered_as_one(stand: Stand) {
     // What failed by itself was not ended by a request.
     assert_eq!(stand.retried("w", "r2").await, ["a"]);
     stand.end_as(&within("w", "a"), TaskState::Failed).await;
-    for why in [Why::Request, Why::Timeout { run: 3 }, Why::Timeout { run: 1 }] {
-        assert_eq!(stand.cancel("w", why).await, is_over, "{why:?}");
+    for why in [Why::Request { by: None }, Why::Timeout { run: 3 }, Why::Timeout { run: 1 }] {
+        assert_eq!(stand.cancel("w", why.clone()).await, is_over, "{why:?}");
     }
+}
+
+fn named(by: &str) -> Why {
+    Why::Request { by: Some(id(by)) }
+}
+
+/// A worker may hang between the record of a cancel and its settlement, while somebody retries.
+pub(crate) async fn a_repeat_of_a_named_cancel_ends_nothing_of_a_later_run(stand: Stand) {
+    let again = Cancelled::Again { reply: None };
+    let is_over = |state: &str| Cancelled::Over(state.to_owned());
+    stand.create(&plan("w", &[("a", &[]), ("b", &["a"])])).await;
+    let a = within("w", "a");
+    stand.lease(&a).await;
+    assert!(
+        matches!(stand.cancel("w", named("c1")).await, Cancelled::Done { running, .. } if running.len() == 1)
+    );
+    // Another request finds it cancelled, and has nothing to end later either.
+    assert_eq!(stand.cancel("w", named("c2")).await, again);
+    assert_eq!(stand.retried("w", "r1").await, ["a"]);
+    for by in ["c1", "c2"] {
+        assert_eq!(stand.cancel("w", named(by)).await, again, "{by}");
+    }
+    assert_eq!(stand.states("w").await, "a queued, b waiting");
+    stand.end_as(&a, TaskState::Failed).await;
+    assert_eq!(stand.cancel("w", named("c1")).await, again);
+    // One that came when it had ended otherwise has ended nothing, and ends nothing.
+    assert_eq!(stand.cancel("w", named("c3")).await, is_over("failed"));
+    assert_eq!(stand.retried("w", "r2").await, ["a"]);
+    assert_eq!(stand.cancel("w", named("c3")).await, is_over("running"));
+    assert_eq!(stand.states("w").await, "a queued, b waiting");
+    // One without a name is a new one each time it comes.
+    let unnamed = || Why::Request { by: None };
+    assert!(matches!(stand.cancel("w", unnamed()).await, Cancelled::Done { .. }));
+    assert_eq!(stand.retried("w", "r3").await, ["a"]);
+    assert!(matches!(stand.cancel("w", unnamed()).await, Cancelled::Done { .. }));
+    // The last sixteen are known.
+    for number in 0..16 {
+        assert_eq!(stand.cancel("w", named(&format!("n{number}"))).await, again);
+    }
+    assert_eq!(stand.retried("w", "r4").await, ["a"]);
+    for number in 0..16 {
+        assert_eq!(stand.cancel("w", named(&format!("n{number}"))).await, again);
+    }
+    assert!(matches!(stand.cancel("w", named("c1")).await, Cancelled::Done { .. }));
+}
+
+/// Also where nobody had seen the id, and where it is that of a task on its own.
+pub(crate) async fn a_repeat_of_a_named_cancel_is_known_whatever_it_ended(stand: Stand) {
+    let again = Cancelled::Again { reply: None };
+    for _ in 0..2 {
+        assert_eq!(stand.cancel("w", named("c")).await, Cancelled::Marked);
+    }
+    assert_eq!(stand.create(&plan("w", &[("a", &[])])).await, taken_in(WorkflowState::Cancelled));
+    assert_eq!(stand.retried("w", "r").await, ["a"]);
+    assert_eq!(stand.cancel("w", named("c")).await, again);
+    assert_eq!(stand.states("w").await, "a queued");
+
+    let key = alone("t");
+    let fail = async || {
+        let lease = stand.lease(&key).await;
+        stand.finish(&lease, &super::stand::ended_for_retry(&key, TaskState::Failed)).await;
+    };
+    fail().await;
+    assert_eq!(stand.retried("t", "r1").await, ["t"]);
+    assert!(matches!(stand.cancel("t", named("c")).await, Cancelled::Done { .. }));
+    assert_eq!(stand.retried("t", "r2").await, ["t"]);
+    assert_eq!(stand.cancel("t", named("c")).await, again);
+    assert_eq!(stand.state(&key).await, Some(TaskState::Queued));
+    fail().await;
+    assert_eq!(stand.cancel("t", named("c")).await, again);
+
+    let key = alone("marked");
+    assert_eq!(stand.cancel("marked", named("c")).await, Cancelled::Marked);
+    assert_eq!(stand.claim(&key, 1, "worker").await, over(TaskState::Cancelled));
+    assert_eq!(stand.cancel("marked", named("c")).await, again);
 }
 
 pub(crate) async fn cancel_and_finish_race_to_one_end(stand: Stand) {

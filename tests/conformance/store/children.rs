@@ -265,7 +265,7 @@ pub(crate) async fn cancel_reaches_children(stand: Stand) {
     let child = lease(stand.claim(&within("w", "p.0"), 1, "worker2").await);
     stand.complete(&within("w", "p.1")).await;
     let running = vec![(within("w", "p.0"), id("worker2"))];
-    assert_eq!(stand.cancel("w", Why::Request).await, Cancelled::Done { running, reply: None });
+    assert_eq!(stand.cancel("w", Why::Request { by: None }).await, Cancelled::Done { running, reply: None });
     assert_eq!(stand.end(&child, TaskState::Completed).await, Finished::Lost);
     assert_eq!(stand.expand(&parent, apart("w", &["p.0"]), 0).await, Finished::Lost);
     let states = "p cancelled, p.0 cancelled, p.1 completed, p.2 cancelled, after cancelled, x cancelled";

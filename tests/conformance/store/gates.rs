@@ -201,12 +201,12 @@ pub(crate) async fn a_retried_parent_has_its_place_before_others(stand: Stand) {
 pub(crate) async fn a_cancel_gives_all_places_back(stand: Stand) {
     stand.create(&plan("w", &[("p", &[])])).await;
     Play::new(&stand, SIX_OF_THREE, vec!["p".to_owned()], completes).run(9).await;
-    assert!(matches!(stand.cancel("w", Why::Request).await, Cancelled::Done { .. }));
+    assert!(matches!(stand.cancel("w", Why::Request { by: None }).await, Cancelled::Done { .. }));
     assert_eq!(stand.workflow("w").await.state, WorkflowState::Cancelled);
     // It runs on within the bound, is cancelled before all have had their places again, and runs on to its end.
     let messages = stand.retried("w", "r1").await;
     Play::new(&stand, SIX_OF_THREE, messages, completes).run(3).await;
-    assert!(matches!(stand.cancel("w", Why::Request).await, Cancelled::Done { .. }));
+    assert!(matches!(stand.cancel("w", Why::Request { by: None }).await, Cancelled::Done { .. }));
     let messages = stand.retried("w", "r2").await;
     let mut play = Play::new(&stand, SIX_OF_THREE, messages, completes);
     play.run(usize::MAX).await;

@@ -84,7 +84,10 @@ pub(crate) async fn who_waits_for_a_workflow_is_told_by_cancel(stand: Stand) {
     let reply = Some("{\"to\": \"somebody\"}".to_owned());
     let first = Plan { reply: reply.clone(), ..plan("w", &[("a", &[])]) };
     stand.create(&first).await;
-    assert_eq!(stand.cancel("w", Why::Request).await, Cancelled::Done { running: vec![], reply });
+    assert_eq!(
+        stand.cancel("w", Why::Request { by: None }).await,
+        Cancelled::Done { running: vec![], reply }
+    );
 }
 
 pub(crate) async fn a_timeout_ends_the_run_that_it_is_for(stand: Stand) {
@@ -109,7 +112,7 @@ pub(crate) async fn a_timeout_ends_the_run_that_it_is_for(stand: Stand) {
     assert_eq!(stand.create(&first).await, taken_in(WorkflowState::Failed));
     let over = Cancelled::Over("failed".to_owned());
     assert_eq!(stand.cancel("w", Why::Timeout { run: 1 }).await, Cancelled::Again { reply: None });
-    assert_eq!(stand.cancel("w", Why::Request).await, over);
+    assert_eq!(stand.cancel("w", Why::Request { by: None }).await, over);
     // A task on its own has no such time.
     let lease = stand.lease(&alone("t")).await;
     assert!(matches!(stand.cancel("t", Why::Timeout { run: 1 }).await, Cancelled::Over(_)));

@@ -240,8 +240,8 @@ pub(crate) async fn the_list_is_newest_first(stand: Stand) {
         stand.lease(&alone(name)).await;
     }
     stand.create(&super::stand::plan("w", &[("x", &[])])).await;
-    stand.store.cancel(&id("c"), Why::Request, stand.now()).await.expect("answers");
-    stand.store.cancel(&id("never-seen"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("c"), Why::Request { by: None }, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("never-seen"), Why::Request { by: None }, stand.now()).await.expect("answers");
     let list = async |state: Option<&str>, limit| {
         let filter = Filter { state: state.map(str::to_owned), limit };
         let list = stand.store.list(&filter).await.expect("answers");

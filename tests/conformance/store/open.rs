@@ -55,7 +55,7 @@ pub(crate) async fn every_open_root_is_found_page_by_page(stand: Stand) {
     lease(stand.ask(&claim(&alone("r"), 1, "worker")).await);
     let ended = lease(stand.ask(&claim(&alone("e"), 1, "worker")).await);
     stand.end(&ended, TaskState::Completed).await;
-    stand.store.cancel(&id("mark"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("mark"), Why::Request { by: None }, stand.now()).await.expect("answers");
     expected.extend(["new accepted", "w running", "r running"].map(str::to_owned));
     for limit in [1, 7, 1000] {
         assert_eq!(open(&stand, limit).await, expected, "{limit}");
@@ -82,7 +82,7 @@ pub(crate) async fn the_message_of_a_task_is_kept_until_it_ends(stand: Stand) {
     // What is cancelled keeps nothing that could run again.
     let cancelled = alone("cancelled");
     stand.store.accept(&[sent(&cancelled)], stand.now()).await.expect("answers");
-    stand.store.cancel(&cancelled.root, Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&cancelled.root, Why::Request { by: None }, stand.now()).await.expect("answers");
     assert_eq!(kept(&stand, &cancelled).await, None);
     let retried = stand.store.retry(&cancelled.root, &id("by"), stand.now()).await.expect("answers");
     assert_eq!(retried, Retried::Gone(vec![]));

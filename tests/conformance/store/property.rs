@@ -148,7 +148,16 @@ impl Play {
                 self.messages.push((name, (run, attempt)));
                 Ok(())
             }
-            Op::Cancel { why } => self.cancel(why).await,
+            Op::Lost { task, crash } => {
+                let name = self.model.tasks[task % self.model.tasks.len()].name.clone();
+                let run = self.model.run + 1;
+                self.messages.push((name, (run, 1)));
+                if crash {
+                    self.reopen(run, true).await?;
+                }
+                Ok(())
+            }
+            Op::Cancel { ref why } => self.cancel(why).await,
             Op::Retry { by, crash } => self.retry(&format!("r{by}"), crash).await,
         }
     }
@@ -169,6 +178,13 @@ impl Play {
         let session = format!("s{}", self.past.len() + self.leases.len());
         let claim = Claim { run: Some(of.0), ..claim(&key, of.1, &session) };
         let mut answer = self.stand.ask(&claim).await;
+        if answer == Claimed::Forgotten {
+            if !self.reopen(of.0, false).await? {
+                self.messages.remove(at);
+                return Ok(());
+            }
+            answer = self.stand.ask(&claim).await;
+        }
         let Some(task) = self.model.find(&name) else {
             // A child of a parent that was reset.
             let expected = Answer::Over { state: TaskState::Cancelled, released: vec![] };
@@ -205,12 +221,37 @@ impl Play {
                 self.check_run(&released)?;
                 self.publish(&owned(&released))
             }
-            Claimed::NoWorkflow => prop_assert!(false, "the workflow is known"),
+            Claimed::NoWorkflow | Claimed::Forgotten => prop_assert!(false, "{answer:?}"),
         }
         if !keep {
             self.messages.remove(at);
         }
         Ok(())
+    }
+
+    /// Whether the run begins. With `crash` nobody publishes what it released, before another message tells of it.
+    async fn reopen(&mut self, run: u32, crash: bool) -> Result<bool, TestCaseError> {
+        let answer = self.stand.reopen(&self.workflow, run).await;
+        let chosen = match &answer {
+            Retried::Running { released, .. } => owned(released),
+            Retried::Gone(_) if self.model.state() == WorkflowState::Completed => return Ok(false),
+            Retried::Nothing => vec![],
+            other => return Err(TestCaseError::fail(format!("{other:?}"))),
+        };
+        let expected = self.model.reopen(run, &chosen).map_err(TestCaseError::fail)?;
+        let Retried::Running { released, run: begun, .. } = &answer else {
+            prop_assert_eq!(expected, Again::Nothing);
+            return Ok(false);
+        };
+        let answered =
+            Again::Running { released: self.model.without_abandoned(owned(released)), run: *begun };
+        prop_assert_eq!(answered, expected);
+        self.check_run(released)?;
+        if !crash {
+            self.publish(&chosen);
+            self.stand.store.reopened(&id(&self.workflow), *begun).await.expect("reopened answers");
+        }
+        Ok(true)
     }
 
     async fn finish(&mut self, at: usize, crash: bool) -> Result<(), TestCaseError> {
@@ -268,12 +309,12 @@ impl Play {
         Ok(())
     }
 
-    async fn cancel(&mut self, why: Why) -> Result<(), TestCaseError> {
+    async fn cancel(&mut self, why: &Why) -> Result<(), TestCaseError> {
         let running = self.model.tasks.iter().filter(|task| task.state == TaskState::Running).count();
         let was_ended_so = self.model.was_ended_so(why);
         let is_done = self.model.cancel(why);
         self.is_cancelled |= is_done;
-        match self.stand.cancel(&self.workflow, why).await {
+        match self.stand.cancel(&self.workflow, why.clone()).await {
             Cancelled::Done { running: told, .. } => {
                 prop_assert!(is_done);
                 prop_assert_eq!(told.len(), running);

@@ -92,9 +92,9 @@ pub(crate) async fn a_lease_of_a_deleted_child_stays_lost(stand: Stand) {
     let p = stand.lease(&within("w", "p")).await;
     stand.expand(&p, planned("w", &[("p.0", &[])]), 0).await;
     let stale = stand.lease(&within("w", "p.0")).await;
-    stand.cancel("w", Why::Request).await;
+    stand.cancel("w", Why::Request { by: None }).await;
     assert_eq!(stand.retried("w", "r1").await, ["p.0"]);
-    stand.cancel("w", Why::Request).await;
+    stand.cancel("w", Why::Request { by: None }).await;
     // As if `a` had failed, so that its dependent loses its children.
     let (mut server, prefix) = raw(&stand).await;
     let a = format!("{prefix}:{{w}}:task:a");
@@ -123,7 +123,7 @@ pub(crate) async fn ten_thousand_wait_for_their_turn(stand: Stand) {
     let queue = format!("{prefix}:{{w}}:ready");
     assert_eq!(ask::<i64>(&mut server, &["ZCARD", &queue]).await, 9_997);
     assert_eq!(released(stand.complete(&within("w", "t1")).await), ["t3"]);
-    stand.cancel("w", Why::Request).await;
+    stand.cancel("w", Why::Request { by: None }).await;
     assert_eq!(ask::<i64>(&mut server, &["EXISTS", &queue]).await, 0);
     assert_eq!(stand.retried("w", "r").await, ["t0", "t2", "t3"]);
     assert_eq!(stand.outcome("w").await, None);

@@ -67,7 +67,7 @@ pub(crate) async fn all_of_a_root_is_in_one_slot(stand: Stand) {
     stand.create(&plan("w", &[("a", &[]), ("b", &["a"])])).await;
     stand.complete(&within("w", "a")).await;
     stand.lease(&within("w", "b")).await;
-    stand.store.cancel(&id("w"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("w"), Why::Request { by: None }, stand.now()).await.expect("answers");
     let keys = keys(&mut server, &prefix).await;
     assert_eq!(keys.len(), 7, "{keys:?}");
     for key in keys {
@@ -92,7 +92,7 @@ pub(crate) async fn what_ends_has_a_ttl(stand: Stand) {
     let flow = Accepted::Workflow { id: id("kept-back-flow"), name: "W".to_owned(), digest: None, due: None };
     stand.store.accept(&[delayed, flow], stand.now()).await.expect("answers");
     for root in ["cancelled", "marked", "marked-too", "kept-back", "kept-back-flow"] {
-        stand.store.cancel(&id(root), Why::Request, stand.now()).await.expect("answers");
+        stand.store.cancel(&id(root), Why::Request { by: None }, stand.now()).await.expect("answers");
     }
     stand.claim(&alone("marked-too"), 1, "worker").await;
     let ended = keys(&mut server, &prefix).await;
@@ -295,7 +295,7 @@ pub(crate) async fn ten_thousand_dependents_in_one_step(stand: Stand) {
         }
     }
     let started = cpu(&mut server).await;
-    stand.store.cancel(&id("good"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("good"), Why::Request { by: None }, stand.now()).await.expect("answers");
     measured.push(format!("cancel {:.0} ms", cpu(&mut server).await - started));
     let started = cpu(&mut server).await;
     let Retried::Running { released, .. } = stand.retry("good", "r").await else { panic!("it has ended") };

@@ -109,7 +109,7 @@ pub(crate) async fn what_was_never_taken_in_has_nothing_to_retry(stand: Stand) {
     stand.create(&Plan { refused: Some(failure), ..plan("refused", &[]) }).await;
     let accepted = Accepted::Workflow { id: id("cancelled"), name: "W".to_owned(), digest: None, due: None };
     stand.store.accept(&[accepted], stand.now()).await.expect("answers");
-    stand.cancel("cancelled", Why::Request).await;
+    stand.cancel("cancelled", Why::Request { by: None }).await;
     for root in ["refused", "cancelled"] {
         assert_eq!(stand.retry(root, "r").await, Retried::NotTakenIn, "{root}");
         assert!(stand.workflow(root).await.state.is_ended());
@@ -183,7 +183,7 @@ pub(crate) async fn a_message_of_the_run_before_starts_nothing(stand: Stand) {
         stand.finish(&second, &again).await;
     }
     // Of a task on its own a message is kept only by who ends it.
-    stand.cancel("w", Why::Request).await;
+    stand.cancel("w", Why::Request { by: None }).await;
     let third = lease(stand.ask(&of(&own, 1, 3)).await);
     let End::Ended { state, document, keep, ttl, entry, .. } = ended(&own, TaskState::Failed, json!(1))
     else {
@@ -212,23 +212,6 @@ pub(crate) async fn a_message_of_the_run_before_starts_nothing(stand: Stand) {
     assert_eq!(released.iter().map(|one| one.run).collect::<Vec<_>>(), [2]);
     assert_eq!(stand.ask(&of(&within("w", "b"), 1, 1)).await, Claimed::Superseded);
     lease(stand.ask(&of(&within("w", "b"), 2, 1)).await);
-}
-
-/// The store has lost its last writes: the retry, or attempts, or all.
-pub(crate) async fn a_message_of_a_later_run_is_believed(stand: Stand) {
-    let of = |key: &TaskKey, run, attempt| Claim { run: Some(run), ..claim(key, attempt, "worker") };
-    stand.create(&plan("w", &[("a", &[])])).await;
-    let a = lease(stand.ask(&of(&within("w", "a"), 2, 3)).await);
-    assert_eq!((a.attempt, a.run), (3, 1));
-    // Nobody knows a task on its own better than its message.
-    stand.store.accept(&[super::stand::accepted(&alone("known"))], stand.now()).await.expect("answers");
-    for name in ["known", "forgotten"] {
-        let first = lease(stand.ask(&of(&alone(name), 3, 2)).await);
-        assert_eq!((first.attempt, first.run), (2, 3), "{name}");
-        stand.finish(&first, &End::Abandoned).await;
-        assert_eq!(stand.ask(&of(&alone(name), 2, 2)).await, Claimed::Superseded, "{name}");
-        assert_eq!(lease(stand.ask(&of(&alone(name), 3, 2)).await).run, 3, "{name}");
-    }
 }
 
 pub(crate) async fn attempts_begin_anew_and_history_stays(stand: Stand) {
@@ -273,7 +256,7 @@ pub(crate) async fn a_cancelled_workflow_runs_on(stand: Stand) {
     stand.create(&plan("w", &[("a", &[]), ("b", &["a"]), ("c", &["b"])])).await;
     stand.complete(&within("w", "a")).await;
     let stale = stand.lease(&within("w", "b")).await;
-    stand.cancel("w", Why::Request).await;
+    stand.cancel("w", Why::Request { by: None }).await;
     assert_eq!(stand.retried("w", "r").await, ["b"]);
     assert_eq!(stand.states("w").await, "a completed, b queued, c waiting");
     assert_eq!(stand.end(&stale, TaskState::Completed).await, Finished::Lost);
@@ -344,7 +327,7 @@ pub(crate) async fn a_task_without_its_message_cannot_run_again(stand: Stand) {
     assert_eq!(stand.claim(&alone("t"), 1, "worker").await, over(TaskState::Failed));
     // Only what has run left one.
     stand.lease(&alone("u")).await;
-    stand.cancel("u", Why::Request).await;
+    stand.cancel("u", Why::Request { by: None }).await;
     assert_eq!(stand.retry("u", "r").await, Retried::Gone(vec![]));
     assert!(parse(stand.outcome("u").await)["status"] == "cancelled");
 }

@@ -23,6 +23,8 @@ pub(crate) enum Op {
     Create,
     /// Somebody publishes a message that nobody asked for.
     Stray { task: usize, attempt: u32 },
+    /// A message of a later run than the store knows of. With `crash` who gets it dies before it publishes.
+    Lost { task: usize, crash: bool },
     /// Somebody, or its time, ends it all.
     Cancel { why: Why },
     /// Somebody asks for a retry. With `crash` nobody publishes what it released, before it is asked again.
@@ -102,7 +104,11 @@ struct Shape {
 fn op() -> impl Strategy<Value = Op> {
     let any = 0..1000_usize;
     let (lost, crash) = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
-    let why = prop_oneof![Just(Why::Request), (1..4_u32).prop_map(|run| Why::Timeout { run })];
+    let why = prop_oneof![
+        Just(Why::Request { by: None }),
+        (0..3_u8).prop_map(|number| Why::Request { by: Some(super::stand::id(&format!("c{number}"))) }),
+        (1..4_u32).prop_map(|run| Why::Timeout { run }),
+    ];
     prop_oneof![
         100 => (any.clone(), lost).prop_map(|(message, keep)| Op::Deliver { message, keep }),
         20 => any.clone().prop_map(|message| Op::TakeOver { message }),
@@ -110,7 +116,8 @@ fn op() -> impl Strategy<Value = Op> {
         20 => any.clone().prop_map(|lease| Op::Repeat { lease }),
         10 => any.clone().prop_map(|lease| Op::Abandon { lease }),
         10 => Just(Op::Create),
-        10 => (any, 1..4_u32).prop_map(|(task, attempt)| Op::Stray { task, attempt }),
+        10 => (any.clone(), 1..4_u32).prop_map(|(task, attempt)| Op::Stray { task, attempt }),
+        2 => (any, crash).prop_map(|(task, crash)| Op::Lost { task, crash }),
         // About one scenario in four is cancelled at some point.
         2 => why.prop_map(|why| Op::Cancel { why }),
         6 => (0..3_u8, crash).prop_map(|(by, crash)| Op::Retry { by, crash }),

@@ -60,7 +60,7 @@ pub(crate) async fn watchers_do_not_disturb_each_other(stand: Stand) {
     stand.complete(&alone("u")).await;
     assert!(matches!(next(&mut elsewhere).await, Change::Root | Change::Resync));
     let mut unseen = stand.watch("v").await;
-    stand.store.cancel(&id("v"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("v"), Why::Request { by: None }, stand.now()).await.expect("answers");
     stand.claim(&alone("v"), 1, "worker").await;
     assert!(matches!(next(&mut unseen).await, Change::Root | Change::Resync));
     // What ended before the subscription is not told again.
@@ -76,7 +76,7 @@ pub(crate) async fn what_ends_unrun_is_told(stand: Stand) {
     all_told(&mut changes, &["a", "b", "c"]).await;
     stand.create(&plan("x", &[("a", &[]), ("b", &["a"])])).await;
     let mut changes = stand.watch("x").await;
-    stand.store.cancel(&id("x"), Why::Request, stand.now()).await.expect("answers");
+    stand.store.cancel(&id("x"), Why::Request { by: None }, stand.now()).await.expect("answers");
     all_told(&mut changes, &["a", "b"]).await;
 }
 

@@ -29,7 +29,7 @@ fn every_file_gets_a_task() {
     let batch = read_alone(document.clone()).expect("a batch");
     assert_eq!((batch.directory.as_str(), batch.pattern.as_str()), ("docs", "*.txt"));
     let workflow = workflow_of(document, &["docs/a.txt", "docs/sub/ä ${b}.txt"]);
-    assert_eq!(workflow.warnings, [""; 0]);
+    assert!(workflow.warnings.is_empty(), "{:?}", workflow.warnings);
     assert_eq!((workflow.name.as_str(), workflow.max_parallel.map(NonZeroU32::get)), ("Summaries", Some(2)));
     let [first, second] = workflow.tasks.as_slice() else { panic!("two tasks") };
     assert_eq!((first.id.as_str(), first.spec.name.as_deref()), ("process-a-txt-0", Some("Process a.txt")));
@@ -211,4 +211,23 @@ fn what_is_wrong_with_every_task_in_the_same_way_is_told_once() {
     let paths: Vec<String> =
         batch.in_template(refused).problems.into_iter().map(|problem| problem.violation.path).collect();
     assert_eq!(paths, ["template.timeout", "template"]);
+}
+
+#[test]
+fn what_is_odd_about_a_template_is_told_once_and_where_it_is_written() {
+    let text = "batch: {directory: d}\nprotocol: echo/v1\ntemplate:\n  method: echo\n  message: hi\n  retry: {max_attempts: 2,\n    delay: 1, often: 3}\noutputs: {}\n";
+    let document = load(text, Format::Yaml).expect("YAML");
+    let batch = Batch::prepare(document, BTreeMap::new(), Strictness::Warn, protocols()).expect("a batch");
+    let paths: Vec<&str> = batch.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    let sources = Sources::of(text, Format::Yaml);
+    let places = sources.places(&paths).into_iter().map(|(file, place)| {
+        let place = place.expect("a place");
+        assert_eq!(file, None);
+        (place.line, place.column)
+    });
+    let places: Vec<(usize, usize)> = places.collect();
+    let mut found: Vec<_> = paths.iter().copied().zip(places).collect();
+    found.sort_unstable();
+    let expected = [("outputs", (8, 1)), ("template.retry.delay", (7, 5)), ("template.retry.often", (7, 15))];
+    assert_eq!(found, expected, "{:?}", batch.warnings);
 }

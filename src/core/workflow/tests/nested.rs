@@ -24,7 +24,7 @@ fn a_workflow_can_be_a_task() {
     assert_eq!((sub.spec.protocol.to_string().as_str(), sub.spec.method.as_str()), ("workflow/v1", "run"));
     assert_eq!(sub.spec.params, json!({"workflow": inner, "params": {"rows": "${load.rows}"}}));
     assert_eq!(sub.inputs, [("load".to_owned(), 0)]);
-    assert_eq!(workflow.warnings, [""; 0]);
+    assert!(workflow.warnings.is_empty(), "{:?}", workflow.warnings);
 
     let filled = json!({"workflow": inner, "params": {"rows": ["${evil}", 2]}});
     let run = Workflow::nested(filled, protocols()).expect("a workflow");
@@ -154,20 +154,22 @@ fn files_are_put_in_the_place_of_their_paths() {
         {"id": "x", "workflow": "sub.yaml"},
         {"id": "y", "workflow": {"tasks": [{"id": "y", "workflow": "deep.json"}]}},
     ]});
-    let whole = inline(document, &mut Sources::default(), &files).expect("files");
+    let (whole, refused) = inline(document, &mut Sources::default(), &files).parts();
+    assert!(refused.problems.is_empty(), "{refused}");
     assert_eq!(whole["tasks"][0]["workflow"]["tasks"][1]["workflow"]["tasks"][0]["id"], "z");
     assert_eq!(whole["tasks"][1]["workflow"]["tasks"][0]["workflow"]["tasks"][0]["id"], "z");
     assert!(read(whole).is_ok());
     let odd = json!({"tasks": {"workflow": "sub.yaml"}});
-    assert_eq!(inline(odd.clone(), &mut Sources::default(), &files), Ok(odd));
+    assert_eq!(inline(odd.clone(), &mut Sources::default(), &files).parts().0, odd);
 }
 
 #[test]
 fn files_that_cannot_be_put_in_are_named() {
     let check = |paths: &[&str], code: Code, parts: &[&str]| {
-        let tasks: Vec<Value> = paths.iter().map(|path| json!({"id": "a", "workflow": path})).collect();
-        let refused =
-            inline(json!({ "tasks": tasks }), &mut Sources::default(), &files).expect_err("refused");
+        let task = |(at, path): (usize, &&str)| json!({"id": format!("t{at}"), "workflow": path});
+        let tasks: Vec<Value> = paths.iter().enumerate().map(task).collect();
+        let inlined = inline(json!({ "tasks": tasks }), &mut Sources::default(), &files);
+        let refused = inlined.prepare(BTreeMap::new(), Strictness::Warn, protocols()).expect_err("refused");
         assert_eq!(refused.code(), code, "{refused}");
         for part in parts {
             assert!(refused.to_string().contains(part), "{refused}");
@@ -200,7 +202,7 @@ fn what_is_wrong_in_a_file_that_was_put_in_is_told_with_that_file() {
         .to_owned())
     };
     let mut sources = Sources::of(outer, Format::Yaml);
-    let document = inline(load(outer, Format::Yaml).expect("YAML"), &mut sources, &files).expect("files");
+    let (document, _) = inline(load(outer, Format::Yaml).expect("YAML"), &mut sources, &files).parts();
     let refused = read(document).expect_err("refused").located(&sources);
     let shown = |problem: &Problem| {
         let place = problem.place.expect("a place");
@@ -212,4 +214,44 @@ fn what_is_wrong_in_a_file_that_was_put_in_is_told_with_that_file() {
     assert_eq!(found, expected.map(|(file, line, column)| (file.to_owned(), line, column)), "{refused}");
     let json = refused.failure().details["violations"].to_string();
     assert!(json.contains("\"file\":\"inner.json\""), "{json}");
+}
+
+#[test]
+fn a_file_that_cannot_be_put_in_hides_nothing_else_that_is_wrong() {
+    let document = json!({"parameters": {"n": {"type": "integer", "default": "x"}}, "tasks": [
+        {"id": "x", "workflow": "none.yaml", "params": {"n": 1}, "timeout": 0},
+        {"id": "y", "workflow": {"tasks": [{"id": "z", "workflow": "broken.yaml"}, {"id": "v", "method": "echo/none"}]}},
+        {"id": "w", "method": "echo/echo", "params": {"message": "${x.result}"}, "dependencies": ["x", "nobody"]},
+    ]});
+    let refused = inline(document, &mut Sources::default(), &files)
+        .prepare(BTreeMap::new(), Strictness::Warn, protocols())
+        .expect_err("refused");
+    let mut paths: Vec<&str> =
+        refused.problems.iter().map(|problem| problem.violation.path.as_str()).collect();
+    paths.sort_unstable();
+    let expected = [
+        "parameters.n.default",
+        "tasks[0].timeout",
+        "tasks[0].workflow",
+        "tasks[1].workflow.tasks[0].workflow",
+        "tasks[1].workflow.tasks[1].method",
+        "tasks[2].dependencies[1]",
+    ];
+    assert_eq!(paths, expected, "{refused}");
+}
+
+#[test]
+fn what_is_odd_inside_is_told_with_the_whole_path() {
+    let inner =
+        json!({"id": "no", "tasks": [{"id": "a", "method": "echo/echo", "retry": {"delay": 1}, "metod": 1}]});
+    let workflow = read(json!({"tasks": [{"id": "x", "workflow": inner}]})).expect("warnings only");
+    let mut warnings: Vec<String> = workflow.warnings.iter().map(Warning::to_string).collect();
+    warnings.sort();
+    let inside = "tasks[0].workflow.tasks[0]";
+    let expected = [
+        "tasks[0].workflow.id has no effect in a nested workflow".to_owned(),
+        format!("{inside}.retry.delay: better written base_delay"),
+        format!("unknown key {inside}.metod; did you mean method?"),
+    ];
+    assert_eq!(warnings, expected);
 }

@@ -1,7 +1,8 @@
 -- Ends a task on its own, or every open task of a workflow, from outside.
 -- KEYS: 1 root, 2 its result
 -- ARGV: 1 now, 2 result TTL in ms, 3 tombstone TTL in ms, 4 channel, 5 the run whose time is over, or '' if
---       somebody asked for the end, 6 tombstone TTL in ms of what may still be kept back by the broker
+--       somebody asked for the end, 6 tombstone TTL in ms of what may still be kept back by the broker,
+--       7 who asks, or '' if that has no name
 -- Answers {'done', {name, session...}, = and the reply or ''} (for a task on its own the name is '')
 --       | {'again', = and the reply or ''} | {'over', state} | {'marked'}
 
@@ -19,13 +20,31 @@ if run ~= '' then
   return { 'done', cancel_workflow(step, TIMED_OUT, 'failed', WORKFLOW_TIMED_OUT), is[6] or '' }
 end
 
+-- The requests that were answered last, newest last: NAME, or !NAME if it had ended otherwise before.
+local by, has_ended = ARGV[7], is[1] ~= 'mark' and ENDED[is[2]]
+if by ~= '' then
+  local requests = words(call('HGET', root, 'cancels') or '')
+  local known
+  for _, request in ipairs(requests) do
+    if request == by or request == '!' .. by then known = request end
+  end
+  if known == by and is[1] ~= 'mark' then return { 'again', is[6] or '' } end
+  if known and is[1] ~= 'mark' then return { 'over', is[2] } end
+  if not known then
+    local otherwise = has_ended and is[2] ~= 'cancelled'
+    requests[#requests + 1] = otherwise and '!' .. by or by
+    if #requests > REQUESTS_MAX then table.remove(requests, 1) end
+    call('HSET', root, 'cancels', table.concat(requests, ' '))
+  end
+end
+
 if not is[1] or is[1] == 'mark' then
   call('HSET', root, 'kind', 'mark', 'created', now)
   call('PEXPIRE', root, ARGV[6])
   return { 'marked' }
 end
 if is[2] == 'cancelled' then return { 'again', is[6] or '' } end
-if ENDED[is[2]] then return { 'over', is[2] } end
+if has_ended then return { 'over', is[2] } end
 
 if is[1] == 'workflow' then
   -- Nobody has taken it in yet: it ends without tasks, and `create` will find it ended.

@@ -5,7 +5,7 @@
 --       11 the run that the message is of, or ''
 -- Answers {'run', fence, attempt, crashes, history, {input...}, {child...}, bytes of results that are too many,
 --          or '', run} | {'held', session, fence} | {'waiting', {released...}, run} | {'next', attempt, due}
---       | {'over', state, {released...}, differs, run} | {'superseded'} | {'unknown'} | {'clash'}
+--       | {'over', state, {released...}, differs, run} | {'superseded'} | {'forgotten'} | {'unknown'} | {'clash'}
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
 local attempt, session, over, now, head = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -28,15 +28,28 @@ if alone and kind == 'mark' then
   return { 'over', 'cancelled', {}, 0, 1 }
 end
 
+local flow = call('HMGET', root, 'run', 'kind', 'state', 'reopened', 'floor')
+local run, told = tonumber(flow[1]) or 1, tonumber(ARGV[11])
+if told and not alone and (told > run or told == run and flow[4] == ARGV[11]) and flow[2] == 'workflow'
+  and flow[3] ~= 'accepted' then
+  return { 'forgotten' }
+end
 if not alone and not state then
-  local flow = call('HMGET', root, 'kind', 'floor')
   -- A mark; or a retry has thrown children away, and this may be the message of one.
-  if flow[1] == 'mark' or flow[2] then return { 'over', 'cancelled', {}, 0, 1 } end
+  if flow[2] == 'mark' or flow[5] then return { 'over', 'cancelled', {}, 0, 1 } end
   return { 'unknown' }
 end
 
 if ARGV[9] ~= '' and not is[11] then call('HSET', task, 'digest', ARGV[9]) end
-local run, told = tonumber(call('HGET', root, 'run')) or 1, tonumber(ARGV[11])
+if alone and told and told > run and state ~= 'completed' and state ~= 'skipped' then
+  -- The store has lost the retry that began this run: it begins now.
+  run, state, attempts, crashes = told, 'queued', 0, 0
+  fence = tostring((tonumber(fence) or 0) + FORGOTTEN_LEASES_MAX)
+  call('HDEL', task, 'ended', 'due')
+  call('HSET', task, 'run', run, 'crashes', 0)
+  call('PERSIST', task)
+  call('DEL', result)
+end
 if ENDED[state] then
   return { 'over', state, released_by(base_of(root), is[10], fence), differs(is[11], ARGV[9]), run }
 end
@@ -73,11 +86,6 @@ end
 local next_fence = (tonumber(fence) or 0) + 1
 call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence, 'session', session,
   'started', now)
-if alone and told and told > run then
-  -- The store has forgotten the retry that began this run.
-  run = told
-  call('HSET', task, 'run', run)
-end
 
 -- Measured before any is read: the answer is put together in memory.
 local inputs, bytes = {}, 0
