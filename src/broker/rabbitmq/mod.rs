@@ -253,6 +253,11 @@ impl Broker for RabbitBroker {
             match self.declarer().depth(&name).await {
                 Ok((waiting, _)) => _ = delayed.insert(name, waiting),
                 Err(BrokerError::NoQueue { .. }) => {}
+                // Newer servers want some permission even to look.
+                Err(error @ BrokerError::AccessRefused { .. }) => {
+                    tracing::warn!(%error, "the delay queues cannot be counted");
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -13,6 +13,8 @@ use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::topology::Queue;
 
+/// What happened to letters that could not be settled.
+const CAME_BACK: &str = "the connection broke; its letters are in the queue again";
 /// How many a person is told of by name.
 const NAMED_MAX: usize = 1_000;
 
@@ -25,7 +27,7 @@ pub(super) async fn replay(runtime: &Runtime, args: &Change, asked: &Asked, json
     let mut told = Told::default();
     let mut left = Vec::new();
     for group in groups {
-        let line = Line::of(&group);
+        let mut line = Line::of(&group);
         if args.dry_run {
             told.would(&line);
             left.extend(group.companions.into_iter().chain(group.letters));
@@ -36,7 +38,10 @@ pub(super) async fn replay(runtime: &Runtime, args: &Change, asked: &Asked, json
             // What was to be published is; replaying the letters that came back does nothing twice.
             Err(BrokerError::DeliveryLost) => {
                 let label = &line.label;
-                print::note(&format!("{label}: the connection broke; its letters are in the queue again"));
+                print::note(&format!("{label}: {CAME_BACK}"));
+                if let Kind::Completed = line.kind {
+                    line.kind = Kind::Kept(CAME_BACK.to_owned());
+                }
             }
             Err(error) => return Err(error.into()),
         }
