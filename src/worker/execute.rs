@@ -22,7 +22,7 @@ use super::publish::{Past, document, message_of, run_of};
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::id::{Id, TaskKey};
+use crate::core::id::TaskKey;
 use crate::core::protocol::ProtocolId;
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Claimed, Finished, Released};
@@ -309,6 +309,4 @@ pub(super) fn protocol_of(queue: &Queue) -> ProtocolId {
         Queue::Workflows | Queue::Inbox => unknown(),
     };
     protocol.or_else(|_| unknown()).expect("unknown/v0 is a protocol's name")
-}
-
 }
