@@ -1,7 +1,8 @@
 //! Looking: at every open root once, and at suspects a second time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::judge::{Facts, Why, is_old, judge};
 use super::{Asked, Depths, FINDINGS_MAX, Finding, PAGE, Parts, Report};
@@ -79,12 +80,17 @@ pub(super) async fn suspects(
     asked: &Asked,
     report: &mut Report,
 ) -> Result<Vec<Suspect>, Error> {
-    let mut court = Court { parts, asked, sessions: HashMap::new(), suspects: Vec::new(), has_more: false };
-    let mut after = None;
+    let mut court = Court::new(parts, asked);
+    let (mut after, mut seen) = (None, HashSet::new());
+    // A page may have what another one had.
+    let mut is_meant = |id: &Id| asked.root.as_ref().is_none_or(|only| only == id) && seen.insert(hash(id));
     loop {
         let page = parts.store.open(after.as_deref(), PAGE).await?;
+        for (_, state) in page.ended.iter().filter(|(id, _)| is_meant(id)) {
+            *report.balance.ended.entry(state).or_default() += 1;
+        }
         for root in page.roots {
-            if asked.root.as_ref().is_none_or(|only| only == id_of(&root)) {
+            if is_meant(id_of(&root)) {
                 court.root(root, report).await?;
             }
         }
@@ -94,8 +100,9 @@ pub(super) async fn suspects(
         }
     }
     if asked.root.is_none() {
-        court.schedules(&report.depths).await?;
+        report.balance.schedules = court.schedules(&report.depths).await?;
     }
+    tell_apart(report);
     report.has_more = court.has_more;
     Ok(court.suspects)
 }
@@ -131,7 +138,7 @@ pub(super) async fn convicted(
     depths: [&Depths; 2],
     still: Vec<Suspect>,
 ) -> Result<Vec<Finding>, Error> {
-    let mut court = Court { parts, asked, sessions: HashMap::new(), suspects: Vec::new(), has_more: false };
+    let mut court = Court::new(parts, asked);
     let mut findings = Vec::new();
     for suspect in still {
         let Suspect { subject, state, since, why, queue, mark } = suspect;
@@ -157,14 +164,22 @@ struct Court<'a> {
     has_more: bool,
 }
 
-impl Court<'_> {
+impl<'a> Court<'a> {
+    fn new(parts: &'a Parts, asked: &'a Asked) -> Court<'a> {
+        Court { parts, asked, sessions: HashMap::new(), suspects: Vec::new(), has_more: false }
+    }
+
     async fn root(&mut self, root: OpenRoot, report: &mut Report) -> Result<(), Error> {
         let now = self.parts.clock.now();
         match root {
-            OpenRoot::Task { record, created_at } => self.task(&record, created_at, report).await,
+            OpenRoot::Task { record, created_at } => {
+                report.balance.tasks_alone += 1;
+                self.task(&record, created_at, report).await
+            }
             OpenRoot::Accepted { id, created_at, due } => {
                 let state = WorkflowState::Accepted.name();
                 count(report, "workflows", state);
+                report.balance.workflows_accepted += 1;
                 let since = due.unwrap_or(created_at).max(created_at);
                 if is_old(since, now, self.asked.older_than) && ready(&report.depths, &Queue::Workflows) == 0
                 {
@@ -181,7 +196,11 @@ impl Court<'_> {
             }
             OpenRoot::Running(id) => {
                 let Some(workflow) = self.parts.store.workflow(&id).await? else { return Ok(()) };
-                report.workflows += 1;
+                if workflow.state.is_ended() {
+                    *report.balance.ended.entry(workflow.state.name()).or_default() += 1;
+                    return Ok(());
+                }
+                report.balance.workflows += 1;
                 self.workflow(&workflow, report).await
             }
         }
@@ -210,12 +229,13 @@ impl Court<'_> {
 
     async fn task(&mut self, task: &TaskRecord, since: Timestamp, report: &mut Report) -> Result<(), Error> {
         count(report, &task.head.protocol, task.state.name());
-        let Some(queue) = queue_of(&task.head.protocol) else { return Ok(()) };
-        let ready = ready(&report.depths, &queue);
         let is_held = match &task.session {
-            Some(session) if ready == 0 => self.lives(session).await?,
+            Some(session) if task.state == TaskState::Running => self.lives(session).await?,
             Some(_) | None => false,
         };
+        report.balance.count(task.state, is_held);
+        let Some(queue) = queue_of(&task.head.protocol) else { return Ok(()) };
+        let ready = ready(&report.depths, &queue);
         let since = task.started_at.map_or(since, |started| started.max(since));
         let facts = Facts { state: task.state, since, due: task.due, is_held, ready };
         if let Some(why) = judge(&facts, self.parts.clock.now(), self.asked.older_than) {
@@ -231,14 +251,16 @@ impl Court<'_> {
         Ok(())
     }
 
-    async fn schedules(&mut self, depths: &Depths) -> Result<(), Error> {
-        let (now, mut after) = (self.parts.clock.now(), None);
+    /// Looks at every schedule; how many fire.
+    async fn schedules(&mut self, depths: &Depths) -> Result<u64, Error> {
+        let (now, mut after, mut active) = (self.parts.clock.now(), None, 0);
         loop {
             let page = self.parts.store.schedules(after.as_ref(), PAGE.min(SCHEDULES_MAX)).await?;
             for schedule in &page {
                 let Some(armed) = schedule.armed.filter(|_| schedule.state == ScheduleState::Active) else {
                     continue;
                 };
+                active += 1;
                 let since = armed.max(schedule.changed_at);
                 if is_old(since, now, self.asked.older_than) && ready(depths, &Queue::Workflows) == 0 {
                     self.accuse(Suspect {
@@ -253,7 +275,7 @@ impl Court<'_> {
             }
             after = page.last().map(|schedule| schedule.name.clone());
             if after.is_none() {
-                return Ok(());
+                return Ok(active);
             }
         }
     }
@@ -292,6 +314,22 @@ fn moves(workflow: &WorkflowRecord) -> bool {
 
 fn count(report: &mut Report, of: &str, state: &'static str) {
     *report.counts.entry(of.to_owned()).or_default().entry(state).or_default() += 1;
+}
+
+/// Tells the queued tasks that are ready from the others, protocol by protocol.
+fn tell_apart(report: &mut Report) {
+    for (protocol, counts) in &report.counts {
+        let Some(queue) = queue_of(protocol) else { continue };
+        let ready = report.depths.get(&queue).copied().flatten().map_or(0, |depth| depth.ready);
+        let queued = [TaskState::Accepted, TaskState::Queued].map(|state| counts.get(state.name()));
+        report.balance.split(queued.into_iter().flatten().sum(), ready);
+    }
+}
+
+fn hash(id: &Id) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn id_of(root: &OpenRoot) -> &Id {

@@ -29,6 +29,7 @@ pub mod sqlite;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -77,6 +78,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// How many messages are ready in `queue`, and how many consumers it has.
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError>;
+
+    /// What [`Broker::depth`] does not count.
+    async fn transit(&self) -> Result<Transit, BrokerError>;
 
     /// Removes every ready message of `queue` and tells how many.
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError>;
@@ -225,6 +229,16 @@ pub struct Depth {
     pub ready: u64,
     /// Consumers on the queue. One that was cancelled may count until what it holds is settled.
     pub consumers: u64,
+}
+
+/// Messages that are in no queue of ours, or in one and not ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transit {
+    /// How many wait for their time, by where they do: the delay queue that they are in now, or the queue that they
+    /// come to. Where there are none, there may be no entry.
+    pub delayed: BTreeMap<String, u64>,
+    /// How many are delivered and not settled; `None` if this broker tells nobody.
+    pub unacknowledged: Option<u64>,
 }
 
 /// A difference between what is declared and what was found.

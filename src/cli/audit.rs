@@ -80,8 +80,9 @@ fn document(report: &Report) -> Value {
         })
         .collect();
     json!({
+        "summary": report.balance.to_json(),
         "open": report.counts,
-        "workflows_running": report.workflows,
+        "workflows_running": report.balance.workflows,
         "queues": queues,
         "findings": report.findings.iter().map(Finding::to_json).collect::<Vec<Value>>(),
         "more": report.has_more,
@@ -109,6 +110,7 @@ fn show(report: &Report) {
         "open", "accepted", "waiting", "queued", "delayed", "running", "ready", "consumers", "dead"
     ));
     report.counts.iter().for_each(|(protocol, counts)| line(protocol, counts));
+    report.balance.lines().iter().for_each(|line| print::line(line));
     for finding in report.findings.iter().take(SHOWN) {
         print::line(&print::printable(&format!(
             "{}  {} {}  since {}: {}; {}",

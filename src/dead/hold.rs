@@ -8,12 +8,18 @@ use super::letter::{Keep, Letter};
 use crate::broker::{Broker, BrokerError, Consumer, Delivery, Settlement};
 use crate::topology::{Address, Queue};
 
-/// How many letters of one queue are held in one look, at most.
+/// How many letters of one queue are held in one look, at most; fewer where they are large.
 pub const LETTERS_MAX: usize = 65_535;
 /// How many bytes of letters are kept in one look, at most; the last may go beyond.
 const BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How many letters one consumer holds. They come in waves, so that what is on its way is bounded too.
-const WAVE: u16 = 256;
+/// How many letters the first consumer of a queue holds. They come in waves, so that what is on its way is bounded
+/// too: each wave has a consumer of its own, which keeps what it was given, and so a channel of its own. Where the
+/// letters are small each wave is twice the one before, so that a look takes few channels.
+const FIRST_WAVE: u16 = 32;
+/// How many bytes of letters a wave after the first may have, by the largest letter seen; the first is a guess.
+const WAVE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How many consumers hold the letters of one queue: enough for [`LETTERS_MAX`] that are small.
+const WAVES_MAX: u32 = 12;
 /// How long to wait for a letter before the broker is asked whether there still is one.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often it is asked before the rest is left to another look.
@@ -29,6 +35,8 @@ pub struct Look {
     /// Dead queues that the broker does not have.
     pub missing: Vec<Address>,
     bytes: usize,
+    /// Of the largest letter that came, as it came.
+    largest: usize,
 }
 
 /// Holds what is ready in the dead queues of these protocols.
@@ -62,14 +70,15 @@ impl Look {
     ) -> Result<(), BrokerError> {
         let queue = Queue::Dead(address.clone());
         let before = self.letters.len();
-        loop {
+        let mut wave = FIRST_WAVE;
+        for number in 0.. {
             let at = self.letters.len();
             let ready = broker.depth(&queue).await?.ready;
-            let room = LETTERS_MAX - (at - before);
             if ready == 0 {
-                return Ok(());
+                break;
             }
-            let wanted = u64::from(WAVE).min(ready).min(room as u64);
+            let room = if number < WAVES_MAX { LETTERS_MAX - (at - before) } else { 0 };
+            let wanted = u64::from(wave).min(ready).min(room as u64);
             let Some(wanted) = u16::try_from(wanted).ok().and_then(NonZeroU16::new) else {
                 self.has_more = true;
                 return Ok(());
@@ -78,6 +87,7 @@ impl Look {
             for _ in 0..wanted.get() {
                 // Somebody else may have taken what was counted.
                 let Some(delivery) = next(broker, &queue, &mut consumer).await? else { break };
+                self.largest = self.largest.max(delivery.body.len());
                 let letter = Letter::of(delivery, address, self.letters.len());
                 let letter = if keep(&letter) == Keep::Facts { letter.slim() } else { letter };
                 self.bytes += letter.bytes;
@@ -90,9 +100,11 @@ impl Look {
             // What is held stays held.
             consumer.cancel().await?;
             if self.letters.len() == at {
-                return Ok(());
+                break;
             }
+            wave = next_wave(wave, self.largest);
         }
+        Ok(())
     }
 
     /// Takes out those that `is_chosen`.
@@ -104,8 +116,8 @@ impl Look {
         chosen
     }
 
-    /// Gives back what is still held, each to its place (a quorum queue may change places among them). What cannot be given back goes back by itself when the
-    /// broker is closed.
+    /// Gives back what is still held, each to its place (a quorum queue may change places among them). What cannot
+    /// be given back goes back by itself when the broker is closed.
     pub async fn release(self, chosen: Vec<Letter>) {
         let mut letters: Vec<Letter> = self.letters.into_iter().chain(chosen).collect();
         letters.sort_by_key(|letter| letter.place);
@@ -115,6 +127,12 @@ impl Look {
             }
         }
     }
+}
+
+/// How many letters the next wave may have.
+fn next_wave(wave: u16, largest: usize) -> u16 {
+    let fit = u16::try_from(WAVE_BYTES_MAX / largest.max(1)).unwrap_or(u16::MAX);
+    wave.saturating_mul(2).min(fit).max(FIRST_WAVE)
 }
 
 /// The next letter, while there is one.
@@ -132,4 +150,26 @@ async fn next(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waves(largest: usize) -> Vec<usize> {
+        let waves = std::iter::successors(Some(FIRST_WAVE), |wave| Some(next_wave(*wave, largest)));
+        waves.take(WAVES_MAX as usize).map(usize::from).collect()
+    }
+
+    #[test]
+    fn few_consumers_hold_many_letters_that_are_small() {
+        assert!(waves(1_000).iter().sum::<usize>() >= LETTERS_MAX, "{:?}", waves(1_000));
+        assert_eq!(&waves(1_000)[..4], [32, 64, 128, 256]);
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_bounded_where_letters_are_large() {
+        assert!(waves(128 * 1024).iter().all(|wave| wave * 128 * 1024 <= WAVE_BYTES_MAX));
+        assert!(waves(15 << 20).iter().all(|wave| *wave == usize::from(FIRST_WAVE)));
+    }
 }

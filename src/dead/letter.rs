@@ -7,6 +7,7 @@ use crate::broker::{BrokerError, Delivery, Receipt, Settlement};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey, digest};
 use crate::topology::{Address, Queue};
+use crate::wire::Properties;
 use crate::wire::envelope::{Envelope, Output};
 
 /// How much of a letter is kept while it is held.
@@ -18,10 +19,15 @@ pub enum Keep {
     Whole,
 }
 
+/// What holding a letter takes beside its text, about: its names, its place, its receipt.
+const SLIM_BYTES: usize = 512;
+
 /// A dead letter that is held: unsettled, so that nobody else sees it.
 #[derive(Debug)]
 pub struct Letter {
-    /// What it is called where its task has no id: `letter-` and twelve digits that stand for its content.
+    /// What it is called where its task has no id: `letter-` and twelve digits that stand for its content. Each
+    /// death gives its letter a name of its own in there, so two that are called the same are one that was
+    /// published twice.
     pub name: String,
     /// The protocol of the dead queue that it lies in.
     pub address: Address,
@@ -59,9 +65,12 @@ impl Letter {
         }
     }
 
-    /// The same without what is long: still told, still held.
+    /// The same without what is long: still told, still held. What is left counts as well: a failure's message may
+    /// be long too, and masses of small letters are many bytes.
     pub(super) fn slim(self) -> Letter {
-        Letter { envelope: self.envelope.map(slim), bytes: 0, ..self }
+        let envelope = self.envelope.map(slim);
+        let bytes = SLIM_BYTES + envelope.as_ref().map_or(0, |envelope| envelope.encode().len());
+        Letter { envelope, bytes, ..self }
     }
 
     /// The task or workflow that it is about, `WORKFLOW/TASK` for a task of a workflow; `None` if unknown.
@@ -133,8 +142,63 @@ fn death(envelope: &Envelope) -> Option<String> {
 /// Without what is long.
 fn slim(mut envelope: Envelope) -> Envelope {
     envelope.original.body = Bytes::new();
+    envelope.original.properties = Properties::default();
     envelope.output = Output::default();
     envelope.failure.details = Map::new();
     envelope.history = Vec::new();
     envelope
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::core::code::Code;
+    use crate::core::failure::Failure;
+    use crate::wire::envelope::Original;
+
+    /// Of nothing.
+    #[derive(Debug)]
+    struct Nothing;
+
+    #[async_trait]
+    impl Receipt for Nothing {
+        async fn settle(self: Box<Self>, _: Settlement) -> Result<(), BrokerError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_slim_letter_counts() {
+        let address = Address::parse("echo.v1").expect("valid");
+        let envelope = Envelope {
+            letter: None,
+            id: None,
+            workflow: None,
+            protocol: None,
+            method: None,
+            failure: Failure::new(Code::InvalidRequest, "x".repeat(10_000)),
+            history: Vec::new(),
+            worker: None,
+            provider: None,
+            output: Output::default(),
+            replays: 0,
+            died_at: Timestamp::default(),
+            queue: "gleitzeit.tasks.echo.v1".to_owned(),
+            original: Original::new(Bytes::from(vec![b'y'; 100_000]), Properties::default()),
+        };
+        let delivery = Delivery {
+            queue: Queue::Dead(address.clone()),
+            body: envelope.encode(),
+            properties: Properties::default(),
+            redelivered: false,
+            deaths: Vec::new(),
+            receipt: Box::new(Nothing),
+        };
+        let whole = Letter::of(delivery, &address, 0);
+        assert!(whole.bytes > 110_000, "{}", whole.bytes);
+        let slim = whole.slim();
+        assert!((10_000..20_000).contains(&slim.bytes), "{}", slim.bytes);
+    }
 }

@@ -76,7 +76,8 @@ pub async fn plan(
     }
     let mut planned = Vec::with_capacity(groups.len());
     for (label, mut letters) in groups {
-        letters.sort_by_key(|letter| (letter.died_at(), letter.place));
+        // By name where they died in the same moment, so that the newest is the same in every look.
+        letters.sort_by(|a, b| (a.died_at(), &a.name).cmp(&(b.died_at(), &b.name)));
         let step = decide(broker, store, &letters).await?;
         planned.push(Group { label, letters, companions: Vec::new(), step });
     }
@@ -114,7 +115,7 @@ async fn decide(
     };
     let Some(root) = newest.root() else { return Ok(publish(letters)) };
     if let Some(workflow) = store.workflow(root).await? {
-        return Ok(of_workflow(store, &workflow, letters, envelope).await?);
+        return Ok(of_workflow(store, &workflow, letters, newest).await?);
     }
     let Some(record) = store.task(&TaskKey::alone(root.clone())).await? else {
         if envelope.workflow.is_some() {
@@ -129,7 +130,7 @@ async fn of_workflow(
     store: &Arc<dyn Store>,
     workflow: &WorkflowRecord,
     letters: &[Letter],
-    envelope: &Envelope,
+    newest: &Letter,
 ) -> Result<Step, StoreError> {
     if !workflow.state.is_ended() {
         return Ok(keep(format!("the workflow is {}; replay when it has ended", workflow.state.name())));
@@ -152,7 +153,7 @@ async fn of_workflow(
     if needs_results && store.outcome(&workflow.id).await?.is_none() {
         return Ok(keep("the results of what completed are not kept any more; run the file again"));
     }
-    Ok(retry(&workflow.id, envelope))
+    Ok(retry(&workflow.id, newest))
 }
 
 async fn of_task(
@@ -192,7 +193,7 @@ async fn of_task(
         return Ok(keep("its message could not be read; mend it and submit it under another id"));
     };
     match broker.depth(&Queue::Tasks(address.clone())).await {
-        Ok(_) => Ok(retry(root, envelope)),
+        Ok(_) => Ok(retry(root, newest)),
         Err(BrokerError::NoQueue { queue }) => {
             Ok(keep(format!("there is no queue {queue}: a protocol nobody knows here; see `topology apply`")))
         }
@@ -209,8 +210,8 @@ fn keep(reason: impl Into<String>) -> Step {
 }
 
 /// Another run, under a name that is the same for the same death.
-fn retry(root: &Id, newest: &Envelope) -> Step {
-    let name = digest(format!("replay {root} {}", newest.died_at.as_millis()).as_bytes());
+fn retry(root: &Id, newest: &Letter) -> Step {
+    let name = digest(format!("replay {root} {} {}", newest.died_at().as_millis(), newest.name).as_bytes());
     let command = Command::Retry { id: root.clone(), by: Id::parse(&name).ok() };
     let properties = Properties { message_id: Some(root.to_string()), ..Properties::default() };
     let target = Target::Queue(Queue::Workflows);

@@ -34,6 +34,11 @@ use crate::provider::{
 use crate::topology::plan::Release;
 use crate::worker::{Parts, Settings, Worker};
 
+/// From here on a queue may say how long a delivery of it may be held; before, the argument is ignored.
+const QUEUES_CONSUMER_TIMEOUT: Release = Release { major: 3, minor: 12 };
+/// From here on our queues say it.
+const OWN_CONSUMER_TIMEOUT: Release = Release { major: 4, minor: 3 };
+
 impl Runtime {
     /// A worker for whoever submits, with every provider that the configuration gives it, started.
     ///
@@ -110,12 +115,23 @@ impl Runtime {
         Ok((providers, broken))
     }
 
-    /// Warns where a queue lets a delivery be held for another time than the configuration says. Only queues
-    /// from RabbitMQ 4.3 on can be asked; before, it is a setting that the server tells nobody over AMQP.
+    /// Warns where a queue lets a delivery be held for another time than the configuration says, as far as that
+    /// can be learned over AMQP: by a queue's argument, which counts from RabbitMQ 3.12 on. The server's own setting
+    /// and policies are told to nobody; what is assumed of them is said at `info`.
     async fn compare_consumer_timeout(&self) {
+        if self.is_embedded() {
+            return;
+        }
         let Ok(version) = self.broker.version().await else { return };
-        let release = version.rsplit(' ').next().and_then(Release::parse);
-        if self.is_embedded() || release.is_none_or(|release| release < Release { major: 4, minor: 3 }) {
+        let Some(release) = version.rsplit(' ').next().and_then(Release::parse) else { return };
+        if release < OWN_CONSUMER_TIMEOUT {
+            tracing::info!(
+                assumed = ?self.config.seconds("amqp.consumer_timeout"), %version,
+                "amqp.consumer_timeout must not be larger than the server's consumer_timeout, which it tells nobody over \
+                 AMQP: compare with `rabbitmqctl environment`"
+            );
+        }
+        if release < QUEUES_CONSUMER_TIMEOUT {
             return;
         }
         let findings = match self.broker.check(&topology_of(&self.protocols)).await {

@@ -1,8 +1,8 @@
 //! What has not ended: the part of the port that an audit reads.
 //!
 //! # Law, continued
-//! 17. `open` gives every root that has not ended from before its first page to after its last, at least once. A
-//!     root that begins or ends meanwhile may be missing.
+//! 17. `open` gives every root that has not ended from before its first page to after its last, at least once, and
+//!     tells of every root that had ended before. A root that begins or ends meanwhile may be missing.
 //! 18. `messages` changes nothing. It gives the message of a task that has not ended and is not waiting, as it was
 //!     first published: whoever publishes it again causes nothing that is not due, because `claim` answers what the
 //!     task is at.
@@ -20,7 +20,7 @@ pub const SENT_BYTES_MAX: usize = 16 * 1024;
 /// What has not ended.
 #[async_trait]
 pub trait OpenWork: fmt::Debug + Send + Sync {
-    /// A page of roots that have not ended, in no order: about `limit` are looked at. `after` is
+    /// A page of roots, in no order: about `limit` are looked at. `after` is
     /// [`OpenPage::next`] of the page before; `None` for the first.
     async fn open(&self, after: Option<&str>, limit: usize) -> Result<OpenPage, StoreError>;
 
@@ -28,11 +28,13 @@ pub trait OpenWork: fmt::Debug + Send + Sync {
     async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError>;
 }
 
-/// Some of what has not ended.
+/// Some of what has not ended, and what had.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpenPage {
-    /// The roots.
+    /// The roots that have not ended.
     pub roots: Vec<OpenRoot>,
+    /// The others whose record is kept, and how each has ended, by name.
+    pub ended: Vec<(Id, &'static str)>,
     /// Where the next page begins; `None` if this is the last.
     pub next: Option<String>,
 }

@@ -7,7 +7,8 @@
 //! ```
 //! The original body stands as JSON where it is JSON, else as `body_text`, else as `body_base64`. A body beyond
 //! [`ORIGINAL_BYTES_MAX`] is cut, with `body_bytes` telling its real size. `output` (the end of what the last
-//! attempt printed) and `replays` (how often it had been run again) are there only if there is something to tell.
+//! attempt printed) and `replays` (how often it had been run again) are there only if there is something to tell;
+//! `letter` is the letter's own name.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -35,6 +36,9 @@ pub const HEADER_REPLAYS: &str = "gleitzeit-replays";
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
+    /// This letter's own name: two deaths of the same content in the same moment are two letters. `None` in what
+    /// older versions wrote.
+    pub letter: Option<Id>,
     /// The task or workflow, if that could be read.
     pub id: Option<Id>,
     /// The workflow that the task belonged to.
@@ -156,6 +160,9 @@ impl Envelope {
             "died_at": self.died_at,
             "queue": self.queue,
         });
+        if let Some(letter) = &self.letter {
+            members["letter"] = letter.as_str().into();
+        }
         if !self.output.is_empty() {
             members["output"] = json!({"stdout": self.output.stdout, "stderr": self.output.stderr});
         }
@@ -190,6 +197,7 @@ impl Envelope {
         };
         let replays = members.get("replays").and_then(Value::as_u64).unwrap_or_default();
         Ok(Envelope {
+            letter: id("letter"),
             id: id("id"),
             workflow: id("workflow"),
             protocol: owned("protocol"),
@@ -300,6 +308,7 @@ mod tests {
             ..Properties::default()
         };
         Envelope {
+            letter: Id::parse("l").ok(),
             id: Id::parse("t").ok(),
             workflow: None,
             protocol: Some("python/v1".to_owned()),

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 use super::task::{self, Decoded, TASK_BYTES_MAX, Task};
-use super::{Properties, check_version, object, workflow};
+use super::{Properties, check_version, newer, object, workflow};
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -277,10 +277,19 @@ impl Definition {
     /// Reads what [`Definition::encode`] wrote. What it runs was checked when it came, and is when it runs.
     ///
     /// # Errors
-    /// `INVALID_REQUEST` if it cannot be read here: by an older version, or where its time zone is not known.
+    /// `PROTOCOL_VERSION_MISMATCH` or `INVALID_REQUEST` if it cannot be read here: a newer version wrote it, or its
+    /// time zone is not known.
     pub fn decode(text: &[u8]) -> Result<Definition, Failure> {
         let members = object(text, "the definition of the schedule")?;
+        if let Some(v) = newer(&members) {
+            let message = format!("the schedule is of version {v}, at most {} is known here", super::VERSION);
+            return Err(Failure::new(Code::ProtocolVersionMismatch, message));
+        }
         let mut reading = Reading::default();
+        // Whoever has recorded it knows what it means, and it may mean that the schedule is to fire otherwise.
+        for key in members.keys().map(String::as_str).filter(|key| *key != "v" && !KEYS.contains(key)) {
+            reading.refuse(&Path::Root(key), "is not known here", KEYS.join(", "));
+        }
         let rules = rules(&members, &mut reading);
         let work = match (members.get("task"), members.get("workflow")) {
             (Some(task), _) => scheduled_task(task, None, &mut reading),

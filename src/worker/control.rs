@@ -15,6 +15,7 @@ use super::running::Entered;
 use crate::broker::Heard;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
+use crate::store::Fence;
 
 /// Tells workers that leases under this root are void.
 pub(super) fn cancelled(root: &Id) -> Bytes {
@@ -44,8 +45,13 @@ impl Shared {
 
     /// From here on the task runs under a lease. If somebody has asked for a look before there was one to look
     /// at, it is made now.
-    pub(super) async fn begin(&self, entered: &Entered<'_>, cancel: &CancellationToken) -> Result<(), Stop> {
-        if entered.took_lease() {
+    pub(super) async fn begin(
+        &self,
+        entered: &Entered<'_>,
+        lease: Fence,
+        cancel: &CancellationToken,
+    ) -> Result<(), Stop> {
+        if entered.took_lease(lease) {
             self.look(entered.key(), cancel).await?;
         }
         Ok(())

@@ -10,39 +10,32 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::guard::{Hold, crowded, header, is_submission, may_have_been_cut};
+use super::guard::{Begun, Hold, crowded, is_submission, may_have_been_cut};
 use super::lease::{Purpose, Run, Taken};
 use super::outcome::Verdict;
 use super::patience::{Stop, insist};
 use super::places::{Place, seat};
-use super::publish::{Past, again, document, message_of, run_of};
+use super::publish::{Past, document, message_of, run_of};
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::id::{Id, TaskKey};
+use crate::core::id::TaskKey;
 use crate::core::protocol::ProtocolId;
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Claimed, Finished, Released};
 use crate::topology::{Queue, unrouted};
 use crate::wire::event::Event;
-use crate::wire::inbox;
 use crate::wire::record::Head;
-use crate::wire::task::{self, Decoded, Refused, Task};
+use crate::wire::task::{self, Decoded, Task};
 
-/// How long a message of a newer version waits for a newer worker.
-const NEWER_DELAY: Duration = Duration::from_secs(60);
-/// How long a message of a newer version may wait in all.
-const NEWER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The pause before a delivery that nothing could be done about is given back.
 const RELEASE_PAUSE: Duration = Duration::from_secs(5);
 /// The least wait of a task whose providers cannot be asked now, while others of its protocol can; up to twice as
 /// long, so that not all come back at once.
 const NOT_NOW_WAIT_MIN: Duration = Duration::from_secs(1);
-/// When a message of a newer version was first seen.
-const HEADER_NEWER: &str = "gleitzeit-newer-since";
 
 impl Shared {
     /// Brings one task delivery to its end, settles it, and only then tells of it. `place` is held until then.
@@ -50,7 +43,7 @@ impl Shared {
         let mut events = Vec::new();
         let seats = place.as_ref().map(Place::seats);
         let (delivery, mut hold) = Hold::new(delivery, place);
-        let begun = Notify::new();
+        let begun = Begun::default();
         let story = self.live(&delivery, seats, &begun, &mut events);
         let story = self.guarding(&delivery, &mut hold, &begun, story).await;
         if story == Err(Stop::Crowded) {
@@ -67,7 +60,7 @@ impl Shared {
         &self,
         delivery: &Delivery,
         seats: Option<Arc<Semaphore>>,
-        begun: &Notify,
+        begun: &Begun,
         events: &mut Vec<Event>,
     ) -> Result<(), Stop> {
         let protocol = protocol_of(&delivery.queue);
@@ -79,7 +72,7 @@ impl Shared {
         let Some((task, head)) = self.admit(delivery, task).await? else { return Ok(()) };
         let cancel = self.abort.child_token();
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
-            return self.publish_held(delivery, &task, None).await;
+            return self.publish_held(delivery, &task, self.running.lease(&head.key)).await;
         };
         let _seat = match seats {
             Some(seats) => Some(seat(seats, &self.abort).await?),
@@ -95,8 +88,8 @@ impl Shared {
             Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
-        begun.notify_one();
-        self.begin(&entered, &cancel).await?;
+        begun.under(run.lease.fence);
+        self.begin(&entered, run.lease.fence, &cancel).await?;
         let attempt = self.attempt(&task, &head, &run, cancel).await?;
         let verdict = self.judge(&task, &run, attempt);
         self.conclude(delivery, &task, &head, &run, verdict, events).await
@@ -235,7 +228,7 @@ impl Shared {
 
     /// After a lost lease: whether nobody else carries the task on, because a failover of the store has lost the
     /// claim. Giving the message back once too often does no harm: `claim` ends a second chain.
-    async fn is_forgotten(&self, head: &Head) -> Result<bool, Stop> {
+    pub(super) async fn is_forgotten(&self, head: &Head) -> Result<bool, Stop> {
         let record = insist(&self.abort, "task", || self.parts.store.task(&head.key)).await?;
         let Some(record) = record else { return Ok(true) };
         let (TaskState::Running, Some(session)) = (record.state, record.session) else {
@@ -280,23 +273,6 @@ impl Shared {
         }
     }
 
-    /// A message that only a newer worker understands waits for one.
-    pub(super) async fn park_newer(&self, delivery: &Delivery, v: u64, id: Option<Id>) -> Result<(), Stop> {
-        let now = self.parts.clock.now();
-        let since = header(delivery, HEADER_NEWER).and_then(|text| text.parse().ok()).unwrap_or(now);
-        if now.since(since) >= NEWER_AGE_MAX {
-            let text = format!("the message is of version {v}, which no worker understood for 24 hours");
-            let failure = Failure::new(Code::ProtocolVersionMismatch, text);
-            return match (&delivery.queue, id) {
-                (Queue::Workflows, id) => self.refuse_workflow(delivery, refused_workflow(id, failure)).await,
-                (_, id) => self.refuse(delivery, refused_task(delivery, id, failure)).await,
-            };
-        }
-        let mut message = again(delivery, Some(NEWER_DELAY));
-        message.properties.headers.insert(HEADER_NEWER.to_owned(), since.to_string());
-        self.publish(vec![message]).await
-    }
-
     /// What a delivery's story means for its settlement. What can never be done as it is ends with its reason
     /// recorded and as a dead letter; where even that fails, it is given back after a pause.
     pub(super) async fn settlement_of(&self, delivery: &Delivery, story: Result<(), Stop>) -> Settlement {
@@ -338,19 +314,4 @@ pub(super) fn protocol_of(queue: &Queue) -> ProtocolId {
         Queue::Workflows | Queue::Inbox => unknown(),
     };
     protocol.or_else(|_| unknown()).expect("unknown/v0 is a protocol's name")
-}
-
-fn refused_task(delivery: &Delivery, id: Option<Id>, failure: Failure) -> Refused {
-    let head = id.map(|id| Head {
-        name: id.to_string(),
-        key: TaskKey::alone(id),
-        protocol: protocol_of(&delivery.queue).to_string(),
-        method: String::new(),
-    });
-    Refused { head, reply: None, failure }
-}
-
-fn refused_workflow(id: Option<Id>, failure: Failure) -> inbox::Refused {
-    let name = id.as_ref().map(Id::to_string).unwrap_or_default();
-    inbox::Refused { id, name, reply: None, failure }
 }

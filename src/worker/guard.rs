@@ -17,9 +17,15 @@
 //! *It has gone on*: whoever made the guard records the end and publishes what follows from it, so there is
 //! nothing to repeat, unless it dies between the two. The guard waits once more until that must have been done
 //! or its maker be dead; only then it is dropped, or all is done again.
+//!
+//! *It is held under a later lease than the guard's*: whoever has that lease got it by a message of its own, which
+//! is held or has a guard of its own. So the guard of an earlier lease goes when it sees that, and long attempts
+//! leave no guards behind. It stays if it may be that message itself: it took over, and its delivery was lost.
 
 use async_trait::async_trait;
+use std::fmt;
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -49,12 +55,8 @@ const HELD_LOOKS_SOON: u32 = 304;
 
 /// Which live lease a message met, and how often: `FENCE:TIMES`.
 pub(super) const HEADER_HELD: &str = "gleitzeit-held";
-/// Whether this is the message of a task on its own as somebody has sent it, and none that a run of it has made.
-pub(super) fn is_submission(delivery: &Delivery, task: &Task) -> bool {
-    task.workflow.is_none() && task.attempt == 1 && header(delivery, HEADER_GUARD).is_none()
-}
-
-/// Who made this guard, and whether it has seen that the task has gone on: `SESSION` or `SESSION:over`.
+/// Who made this guard, under which lease, and whether it has seen that the task has gone on: `SESSION:FENCE` or
+/// `SESSION:FENCE:over`. Older versions leave the fence out.
 pub(super) const HEADER_GUARD: &str = "gleitzeit-guard";
 /// How often a suspect has waited in vain for its worker to be free of others.
 pub(super) const HEADER_CROWDED: &str = "gleitzeit-crowded";
@@ -91,9 +93,34 @@ impl Hold {
     }
 }
 
-/// In place of a receipt that a [`Hold`] has.
+/// Tells when a task has begun, and under which lease.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    lease: OnceLock<Fence>,
+    told: Notify,
+}
+
+impl Begun {
+    /// It has.
+    pub(super) fn under(&self, lease: Fence) {
+        // A delivery begins one attempt.
+        self.lease.get_or_init(|| lease);
+        self.told.notify_one();
+    }
+
+    async fn lease(&self) -> Fence {
+        loop {
+            if let Some(lease) = self.lease.get() {
+                return *lease;
+            }
+            self.told.notified().await;
+        }
+    }
+}
+
+/// In place of a receipt that a [`Hold`] has, or of a message that was never delivered.
 #[derive(Debug)]
-struct HeldApart;
+pub(super) struct HeldApart;
 
 #[async_trait]
 impl Receipt for HeldApart {
@@ -109,7 +136,7 @@ impl Shared {
         &self,
         delivery: &Delivery,
         hold: &mut Hold,
-        begun: &Notify,
+        begun: &Begun,
         story: impl Future<Output = Result<(), Stop>>,
     ) -> Result<(), Stop> {
         tokio::pin!(story);
@@ -119,8 +146,8 @@ impl Shared {
             () = tokio::time::sleep(self.settings.guard_after) => {}
         }
         let guard = async {
-            begun.notified().await;
-            self.guard(delivery, hold).await;
+            let lease = begun.lease().await;
+            self.guard(delivery, hold, lease).await;
         };
         tokio::select! {
             biased;
@@ -131,8 +158,8 @@ impl Shared {
     }
 
     /// Publishes a guard, for as long as that takes, and only then settles the delivery.
-    async fn guard(&self, delivery: &Delivery, hold: &mut Hold) {
-        match self.publish(vec![self.guard_of(delivery)]).await {
+    async fn guard(&self, delivery: &Delivery, hold: &mut Hold, lease: Fence) {
+        match self.publish(vec![self.guard_of(delivery, lease)]).await {
             Ok(()) => {}
             Err(Stop::Aborted | Stop::Crowded) => return,
             Err(Stop::Broken { message, .. }) => {
@@ -145,31 +172,33 @@ impl Shared {
         tracing::debug!(queue = %delivery.queue, "a guard stands for a long task");
     }
 
-    fn guard_of(&self, delivery: &Delivery) -> Outgoing {
+    fn guard_of(&self, delivery: &Delivery, lease: Fence) -> Outgoing {
         let decoded =
             task::decode(&delivery.body, &delivery.properties, &super::execute::protocol_of(&delivery.queue));
         let mut message = match decoded {
             Ok(Decoded::Task(task)) => first_in_line(delivery, *task, LOOK_EVERY),
             Ok(Decoded::Newer { .. }) | Err(_) => again(delivery, Some(LOOK_EVERY)),
         };
-        message.properties.headers.insert(HEADER_GUARD.to_owned(), self.session.to_string());
+        let made = Made { maker: self.session.clone(), lease: Some(lease), is_over: false };
+        message.properties.headers.insert(HEADER_GUARD.to_owned(), made.to_string());
         message
     }
 
     /// Whether this message is a guard of a task that has gone on, and there is nothing to do for it any more.
     pub(super) async fn is_needless(&self, delivery: &Delivery) -> Result<bool, Stop> {
-        let Some((maker, is_over)) = maker_of(delivery) else { return Ok(false) };
+        let Some(made) = Made::of(delivery) else { return Ok(false) };
         // Nothing of this task goes on in this worker: what it has recorded it has also published.
-        if maker == self.session {
+        if made.maker == self.session {
             return Ok(true);
         }
-        let sign = self.sign_of(&maker).await?;
+        let sign = self.sign_of(&made.maker).await?;
         if sign == Sign::Dead {
             return Ok(false);
         }
-        if !is_over || sign == Sign::Doubtful {
+        if !made.is_over || sign == Sign::Doubtful {
             let mut message = again(delivery, Some(2 * BEAT_TTL));
-            message.properties.headers.insert(HEADER_GUARD.to_owned(), format!("{maker}:over"));
+            let over = Made { is_over: true, ..made };
+            message.properties.headers.insert(HEADER_GUARD.to_owned(), over.to_string());
             self.publish(vec![message]).await?;
         }
         Ok(true)
@@ -183,10 +212,10 @@ impl Shared {
         task: &Task,
         fence: Option<Fence>,
     ) -> Result<(), Stop> {
-        if let Some((_, is_over)) = maker_of(delivery) {
-            // What runs now has a message of its own if this guard's attempt is over.
-            let message = (!is_over).then(|| again(delivery, Some(LOOK_EVERY)));
-            return self.publish(message.into_iter().collect()).await;
+        match Made::of(delivery).map(|made| made.fate(fence, delivery.redelivered)) {
+            Some(Fate::Waits) => return self.publish(vec![again(delivery, Some(LOOK_EVERY))]).await,
+            Some(Fate::Goes) => return Ok(()),
+            Some(Fate::StandsForAnother) | None => {}
         }
         let fence = fence.map_or(0, |Fence(number)| number);
         let seen = header(delivery, HEADER_HELD).and_then(|text| text.split_once(':'));
@@ -233,6 +262,11 @@ fn held_wait(times: u32) -> Duration {
     Duration::from_secs(2 << times.saturating_sub(HELD_LOOKS_SOON).min(5)).min(HELD_DELAY_MAX)
 }
 
+/// Whether this is the message of a task on its own as somebody has sent it, and none that a run of it has made.
+pub(super) fn is_submission(delivery: &Delivery, task: &Task) -> bool {
+    task.workflow.is_none() && task.attempt == 1 && header(delivery, HEADER_GUARD).is_none()
+}
+
 /// How often this suspect has waited in vain.
 pub(super) fn crowded(delivery: &Delivery) -> u32 {
     header(delivery, HEADER_CROWDED).and_then(|text| text.parse().ok()).unwrap_or(0)
@@ -244,14 +278,67 @@ pub(super) fn may_have_been_cut(delivery: &Delivery) -> bool {
     delivery.redelivered || copies.iter().any(|name| header(delivery, name).is_some())
 }
 
-/// Who made this guard, and whether it has seen that the task has gone on. `None` for any other message.
-fn maker_of(delivery: &Delivery) -> Option<(Id, bool)> {
-    let text = header(delivery, HEADER_GUARD)?;
-    let (maker, is_over) = match text.strip_suffix(":over") {
-        Some(maker) => (maker, true),
-        None => (text, false),
-    };
-    Some((Id::parse(maker).ok()?, is_over))
+/// What a guard says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Made {
+    /// The session that made it.
+    maker: Id,
+    /// The lease that it stands for; `None` if an older version made it.
+    lease: Option<Fence>,
+    /// Whether it has seen that the task has gone on.
+    is_over: bool,
+}
+
+/// What becomes of a guard whose task is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It looks again.
+    Waits,
+    /// What holds the task has a message of its own.
+    Goes,
+    /// It may be the message of what holds the task, and waits as any message of a held task does.
+    StandsForAnother,
+}
+
+impl Made {
+    /// `None` for any message that is no guard.
+    fn of(delivery: &Delivery) -> Option<Made> {
+        Made::parse(header(delivery, HEADER_GUARD)?)
+    }
+
+    fn parse(text: &str) -> Option<Made> {
+        let (text, is_over) = match text.strip_suffix(":over") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let numbered = text.rsplit_once(':').and_then(|(maker, fence)| Some((maker, fence.parse().ok()?)));
+        let (maker, lease) = match numbered {
+            Some((maker, fence)) => (maker, Some(Fence(fence))),
+            None => (text, None),
+        };
+        Some(Made { maker: Id::parse(maker).ok()?, lease, is_over })
+    }
+
+    /// By the lease that the task is held under, if that is known. Who took over by this very message has a later
+    /// lease than it says; then it was delivered before.
+    fn fate(&self, held: Option<Fence>, is_redelivered: bool) -> Fate {
+        let is_past = self.is_over || matches!((self.lease, held), (Some(lease), Some(held)) if lease < held);
+        match (is_past, is_redelivered && held.is_some()) {
+            (false, _) => Fate::Waits,
+            (true, false) => Fate::Goes,
+            (true, true) => Fate::StandsForAnother,
+        }
+    }
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.maker.fmt(f)?;
+        if let Some(Fence(number)) = self.lease {
+            write!(f, ":{number}")?;
+        }
+        if self.is_over { f.write_str(":over") } else { Ok(()) }
+    }
 }
 
 pub(super) fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {
@@ -261,6 +348,35 @@ pub(super) fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guard_says_who_made_it_under_which_lease_and_reads_what_older_ones_said() {
+        let maker = Id::parse("0197-a").expect("valid");
+        for (text, lease, is_over) in [
+            ("0197-a", None, false),
+            ("0197-a:over", None, true),
+            ("0197-a:7", Some(7), false),
+            ("0197-a:7:over", Some(7), true),
+        ] {
+            let made = Made { maker: maker.clone(), lease: lease.map(Fence), is_over };
+            assert_eq!((Made::parse(text).as_ref(), made.to_string().as_str()), (Some(&made), text));
+        }
+    }
+
+    #[test]
+    fn the_guard_of_an_earlier_lease_goes_unless_it_may_have_taken_over_itself() {
+        let fate = |text: &str, held: Option<u64>, is_redelivered| {
+            Made::parse(text).expect("a guard").fate(held.map(Fence), is_redelivered)
+        };
+        assert_eq!(fate("s:7", Some(7), false), Fate::Waits);
+        assert_eq!(fate("s:7", Some(8), false), Fate::Goes);
+        assert_eq!(fate("s:7", Some(8), true), Fate::StandsForAnother);
+        // The store has lost its last writes, or it is not known here what holds the task.
+        assert_eq!(fate("s:7", Some(6), false), Fate::Waits);
+        assert_eq!(fate("s:7", None, true), Fate::Waits);
+        assert_eq!(fate("s", Some(8), false), Fate::Waits);
+        assert_eq!(fate("s:over", Some(8), false), Fate::Goes);
+    }
 
     #[test]
     fn a_held_message_is_looked_at_often_for_ten_minutes() {

@@ -164,6 +164,12 @@ impl Shared {
         let finish = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
         let Finished::Done { released, ended, workflow } = insist(&self.abort, "finish", finish).await?
         else {
+            // Somebody else has recorded an end, or carries it on. If nobody does, a failover of the store has
+            // lost the lease: the message goes back, and the end is recorded when it comes again.
+            if self.is_forgotten(head).await? {
+                tracing::warn!(task = %head.key, "the store has lost this lease; giving the message back");
+                return Err(Stop::Aborted);
+            }
             return Ok(Unrun::Left);
         };
         self.publish_released(released).await?;

@@ -125,6 +125,7 @@ impl Shared {
         let last_provider = || history.last()?.get("provider_id")?.as_str().map(str::to_owned);
         let About { id, workflow, protocol, method } = about;
         let envelope = Envelope {
+            letter: Some(self.parts.clock.new_id()),
             id,
             workflow,
             protocol,

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::id::{Id, TaskKey};
+use crate::store::Fence;
 
 /// The tasks that are being dealt with here, with or without a lease of this worker's session.
 #[derive(Debug, Default)]
@@ -16,7 +17,8 @@ pub(super) struct Running {
 #[derive(Debug)]
 struct Present {
     cancel: CancellationToken,
-    holds_lease: bool,
+    /// The lease that it runs under, once there is one.
+    lease: Option<Fence>,
     /// Somebody wanted to look at its lease before there was one.
     is_doubted: bool,
 }
@@ -29,7 +31,7 @@ impl Running {
         match self.lock().entry(key.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
-                vacant.insert(Present { cancel, holds_lease: false, is_doubted: false });
+                vacant.insert(Present { cancel, lease: None, is_doubted: false });
                 Some(Entered { running: self, key: key.clone() })
             }
         }
@@ -43,13 +45,18 @@ impl Running {
             if root.is_some_and(|root| key.root != *root) {
                 continue;
             }
-            if present.holds_lease {
+            if present.lease.is_some() {
                 doubted.push((key.clone(), present.cancel.clone()));
             } else {
                 present.is_doubted = true;
             }
         }
         doubted
+    }
+
+    /// The lease that a task runs under here, if it does.
+    pub(super) fn lease(&self, key: &TaskKey) -> Option<Fence> {
+        self.lock().get(key).and_then(|present| present.lease)
     }
 
     /// The keys of the running tasks, sorted.
@@ -79,10 +86,10 @@ impl Entered<'_> {
     }
 
     /// Notes that the lease is there. Whether it was in doubt while it was asked for: it may be void already.
-    pub(super) fn took_lease(&self) -> bool {
+    pub(super) fn took_lease(&self, lease: Fence) -> bool {
         let mut tasks = self.running.lock();
         let Some(present) = tasks.get_mut(&self.key) else { return false };
-        present.holds_lease = true;
+        present.lease = Some(lease);
         present.is_doubted
     }
 }

@@ -20,6 +20,10 @@
 //! farther off than the broker can hold a message (it is parked in steps), or because whoever has published it has
 //! not armed its slot yet (it comes back in a second; if that lasts a minute, it fires the armed slot instead).
 //!
+//! *A run that cannot be sent* (its queue is gone, it is too large) ends as failed and is a dead letter of its own
+//! (`runs`); the tick goes on. *A definition that cannot be read here* was recorded by a newer worker: its tick waits
+//! for one (`newer`).
+//!
 //! *Commands* carry the generation that they make, and [`crate::store::Schedules::arrange`] takes only a newer one:
 //! a repeat changes nothing. It publishes the tick again, since whoever recorded the change may not have come to
 //! that; a tick too many dies as above.
@@ -28,16 +32,13 @@ use std::time::Duration;
 
 use super::Shared;
 use super::patience::{Stop, insist};
-use super::publish::Past;
 use crate::broker::{DELAY_MAX, Delivery, Outgoing, Properties, Target};
 use crate::core::clock::Timestamp;
-use crate::core::code::Code;
-use crate::core::failure::Failure;
-use crate::core::id::{Id, TaskKey};
+use crate::core::id::Id;
 use crate::core::schedule::{Due, Overlap};
-use crate::store::{Accepted, Arrangement, Begun, Firing, Schedule, ScheduleState, Turn};
-use crate::topology::{InvalidAddress, Queue};
-use crate::wire::schedule::{Change, Definition, Order, Tick, Work};
+use crate::store::{Arrangement, Begun, Firing, Schedule, ScheduleState, Turn};
+use crate::topology::Queue;
+use crate::wire::schedule::{Change, Definition, Order, Tick};
 
 /// How long a worker has a slot to itself. If it dies meanwhile, the slot fires this much later.
 const TURN: Duration = Duration::from_secs(5);
@@ -45,10 +46,6 @@ const TURN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How late a tick must be to fire a slot before its own.
 const STRAY_AFTER: Duration = Duration::from_secs(60);
-/// Most bytes of runs that are published at once.
-const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A run that is not known any more after this long has ended: records of ends are kept so long.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Shared {
     /// Carries out what a message about a schedule says.
@@ -59,7 +56,7 @@ impl Shared {
                 self.set(name, generation, &definition).await
             }
             Order::Change { name, generation: Some(generation), change } => {
-                self.change(&name, generation, change).await
+                self.change(delivery, &name, generation, change).await
             }
             Order::Set { name, generation: None, definition } => {
                 let generation = Some(self.next_generation(&name).await?);
@@ -107,25 +104,11 @@ impl Shared {
         let (name, now) = (&schedule.name, self.parts.clock.now());
         let definition = match Definition::decode(&schedule.definition) {
             Ok(definition) => definition,
-            Err(failure) => {
-                tracing::error!(schedule = %name, %failure, "the schedule stops here: its definition cannot be read");
-                return self.bury(delivery, None, &failure, Past::default()).await;
-            }
+            Err(failure) => return self.park_unread(delivery, name, &failure).await,
         };
-        let Due { mut runs, mut missed, next } = definition.rules.due(slot, now);
+        let Due { mut runs, missed, next } = definition.rules.due(slot, now);
         let overlapped = self.leave_out(schedule, &definition, &mut runs).await?;
-        match self.publish_runs(name, &definition, &runs).await {
-            Ok(()) => {}
-            Err(Stop::Broken { code, message }) => {
-                // What cannot be sent now never can: the slots after it shall fire all the same.
-                let failure = Failure::new(code, message).with("schedule", name.as_str()).final_now();
-                tracing::error!(schedule = %name, %failure, "a run cannot be sent");
-                self.bury(delivery, None, &failure, Past::default()).await?;
-                missed = missed.saturating_add(runs.len() as u64);
-                runs.clear();
-            }
-            Err(stop) => return Err(stop),
-        }
+        self.publish_runs(name, &definition, &runs).await?;
         let generation = schedule.generation;
         match next {
             Some(next) => {
@@ -157,54 +140,11 @@ impl Shared {
             Overlap::Skip => {}
         }
         let is_running = match &schedule.last {
-            Some((slot, run)) => !self.has_ended(&definition.work, *slot, run).await?,
+            Some((slot, run)) => !self.is_over(&definition.work, *slot, run).await?,
             None => false,
         };
         let left_out = runs.split_off(usize::from(!is_running));
         Ok(left_out.len() as u64)
-    }
-
-    async fn has_ended(&self, work: &Work, slot: Timestamp, run: &Id) -> Result<bool, Stop> {
-        let store = &self.parts.store;
-        let is_ended = match work {
-            Work::Task(_) => {
-                let key = TaskKey::alone(run.clone());
-                let task = insist(&self.abort, "task", || store.task(&key)).await?;
-                task.map(|task| task.state.is_ended())
-            }
-            Work::Workflow(_) => {
-                let workflow = insist(&self.abort, "workflow", || store.workflow(run)).await?;
-                workflow.map(|workflow| workflow.state.is_ended())
-            }
-        };
-        // Nobody has seen it: it waits in its queue, or it has ended so long ago that it is forgotten.
-        Ok(is_ended.unwrap_or_else(|| self.parts.clock.now().since(slot) > FORGOTTEN_AFTER))
-    }
-
-    /// Publishes the runs of these slots, in order.
-    async fn publish_runs(
-        &self,
-        name: &Id,
-        definition: &Definition,
-        slots: &[Timestamp],
-    ) -> Result<(), Stop> {
-        let Some(first) = slots.first() else { return Ok(()) };
-        let bytes = definition.run(name, &Definition::run_id(name, *first), Some(*first)).body.len();
-        for some in slots.chunks((PUBLISHED_BYTES_MAX / bytes.max(1)).max(1)) {
-            let mut messages = Vec::with_capacity(some.len());
-            let mut accepted = Vec::with_capacity(some.len());
-            for slot in some {
-                let id = Definition::run_id(name, *slot);
-                messages.push(Outgoing::of_run(definition.run(name, &id, Some(*slot)), &id).map_err(broken)?);
-                accepted.push(Accepted::of_run(definition, &id));
-            }
-            self.publish(messages).await?;
-            // Best effort, as for what a client submits: it is known from its first claim on.
-            if let Err(error) = self.parts.store.accept(&accepted, self.parts.clock.now()).await {
-                tracing::debug!(%error, "the accepted records were not written; the runs themselves are safe");
-            }
-        }
-        Ok(())
     }
 
     /// Records a schedule and starts its ticks.
@@ -220,7 +160,13 @@ impl Shared {
     }
 
     /// Pauses, resumes or removes a schedule.
-    async fn change(&self, name: &Id, generation: u32, change: Change) -> Result<(), Stop> {
+    async fn change(
+        &self,
+        delivery: &Delivery,
+        name: &Id,
+        generation: u32,
+        change: Change,
+    ) -> Result<(), Stop> {
         let read = || self.parts.store.schedule(name);
         let there = insist(&self.abort, "schedule", read).await?;
         let is_repeat = there.as_ref().is_some_and(|there| there.generation >= generation);
@@ -240,10 +186,7 @@ impl Shared {
                     let armed = definition.rules.timetable.after(self.parts.clock.now());
                     (ScheduleState::Active, there.definition, armed)
                 }
-                Err(failure) => {
-                    tracing::error!(schedule = %name, %failure, "not resumed: its definition cannot be read");
-                    return Ok(());
-                }
+                Err(failure) => return self.park_unread(delivery, name, &failure).await,
             },
         };
         self.arrange(&Arrangement { name: name.clone(), generation, state, definition, armed }).await
@@ -284,8 +227,4 @@ impl Shared {
         let message = Outgoing { target, body: order.encode(), properties: Properties::default(), delay };
         self.publish(vec![message]).await
     }
-}
-
-fn broken(error: InvalidAddress) -> Stop {
-    Stop::Broken { code: Code::ProtocolNotFound, message: error.to_string() }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gleitzeit::broker::{
     Broker, BrokerError, Consumer, Delivery, Depth, Finding, Listener, Outgoing, Properties, Receipt,
-    Settlement, Target,
+    Settlement, Target, Transit,
 };
 use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::code::Code;
@@ -40,6 +40,7 @@ cases![
     two_who_look_at_once_see_no_letter_twice,
     a_dead_queue_that_is_not_there_holds_nothing,
     two_letters_of_one_death_are_known_as_one,
+    letters_of_the_same_content_are_told_apart_by_their_own_names,
     a_retry_that_died_before_it_settled_is_repeated_under_the_same_name,
     a_message_that_died_before_it_settled_is_published_again_under_the_same_id,
 ];
@@ -50,6 +51,7 @@ const MANY: usize = 300;
 fn letter(id: Option<&str>, died_at: i64, attempt: u32) -> Envelope {
     let body = json!({"id": id, "method": "execute", "params": {"code": "1/0"}}).to_string();
     Envelope {
+        letter: None,
         id: id.map(|id| Id::parse(id).expect("valid")),
         workflow: None,
         protocol: Some("python/v1".to_owned()),
@@ -140,6 +142,31 @@ async fn two_letters_of_one_death_are_known_as_one(broker: Arc<dyn Broker>, addr
     let held = look(&broker, &address).await;
     let deaths: Vec<&Option<String>> = held.letters.iter().map(|letter| &letter.death).collect();
     assert!(deaths[0].is_some() && deaths[0] == deaths[1] && deaths[1] != deaths[2], "{deaths:?}");
+}
+
+async fn letters_of_the_same_content_are_told_apart_by_their_own_names(
+    broker: Arc<dyn Broker>,
+    address: Address,
+) {
+    ready(&broker, &address).await;
+    let named = |name: &str| Envelope { letter: Id::parse(name).ok(), ..letter(None, 1, 1) };
+    // The second of them was published twice.
+    bury(&broker, &address, vec![named("one"), named("two"), named("two")]).await;
+    let store = store().await;
+    let held = look(&broker, &address).await;
+    let groups = dead::plan(&broker, &store, held.letters).await.expect("planned");
+    let mut counts: Vec<usize> = groups.iter().map(|group| group.letters.len()).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 2], "{groups:?}");
+    let mut ids: Vec<Option<String>> = groups
+        .into_iter()
+        .map(|group| match group.step {
+            Step::Publish(message) => message.properties.message_id,
+            step => panic!("{step:?}"),
+        })
+        .collect();
+    ids.dedup();
+    assert_eq!((ids.len(), ids.contains(&None)), (2, false), "{ids:?}");
 }
 
 async fn a_retry_that_died_before_it_settled_is_repeated_under_the_same_name(
@@ -278,6 +305,9 @@ impl Broker for Dying {
     }
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         self.0.depth(queue).await
+    }
+    async fn transit(&self) -> Result<Transit, BrokerError> {
+        self.0.transit().await
     }
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
         self.0.purge(queue).await

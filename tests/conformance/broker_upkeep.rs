@@ -1,7 +1,7 @@
 //! What every broker must show beside messages: declaring, checking, broadcasts, events, counts, the end.
 
 use bytes::Bytes;
-use gleitzeit::broker::{Broker, BrokerError, Depth, Heard, Settlement};
+use gleitzeit::broker::{Broker, BrokerError, Depth, Heard, Outgoing, Settlement, Transit};
 use gleitzeit::topology::{Address, Queue, Topology};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ cases![
     a_broadcast_reaches_every_listener_once,
     events_never_wait,
     depth_counts_messages_and_consumers,
+    what_is_in_no_queue_is_counted_too,
     a_queue_that_is_not_there_is_an_error,
     purging_removes_what_is_ready,
     a_closed_broker_says_so,
@@ -99,6 +100,20 @@ async fn depth_counts_messages_and_consumers(broker: Arc<dyn Broker>, address: A
     done(held).await;
     consumer.cancel().await.expect("cancelled");
     depth_becomes(&broker, &tasks, Depth { ready: 2, consumers: 0 }).await;
+}
+
+async fn what_is_in_no_queue_is_counted_too(broker: Arc<dyn Broker>, address: Address) {
+    let tasks = ready(&broker, &address).await;
+    let delayed = |transit: &Transit| transit.delayed.values().sum::<u64>();
+    assert_eq!(delayed(&broker.transit().await.expect("counted")), 0);
+    let later = |seconds| Outgoing { delay: Some(Duration::from_secs(seconds)), ..outgoing(&tasks, "later") };
+    broker.publish(vec![later(3_600), later(90_000), outgoing(&tasks, "now")]).await.expect("confirmed");
+    let mut consumer = consume(&broker, &tasks, 1).await;
+    let held = next(&mut consumer).await;
+    let transit = broker.transit().await.expect("counted");
+    assert_eq!(delayed(&transit), 2, "{transit:?}");
+    assert!(transit.unacknowledged.is_none_or(|held| held == 1), "{transit:?}");
+    done(held).await;
 }
 
 async fn a_queue_that_is_not_there_is_an_error(broker: Arc<dyn Broker>, address: Address) {

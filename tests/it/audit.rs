@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::own::is_full;
 use crate::place::{Place, say_skipped};
-use crate::support::{Embedded, Ran, until};
+use crate::support::{Embedded, Ran, Running, until};
 
 const ECHO: &str = "gleitzeit.tasks.echo.v1";
 
@@ -110,6 +111,142 @@ fn what_was_purged_is_named_exactly_and_brought_back() {
     place.is_completed(&["w", "one", "two", "soon"]);
     assert_eq!(named(&place.audit(&[]).expect(0)), set(&[]));
     assert_eq!(place.run(&["status", "one", "--json"]).expect(0).json()["attempts"], 1);
+    drop(coordinator);
+}
+
+/// The members of an object of numbers, but for some.
+fn sum(of: &Value, but: &str) -> u64 {
+    let members = of.as_object().expect("an object").iter();
+    members.filter(|(key, _)| *key != but).map(|(_, count)| count.as_u64().expect("a count")).sum()
+}
+
+#[test]
+fn what_was_accepted_adds_up() {
+    let here = Embedded::new();
+    let file = here.write("w.json", &workflow());
+    here.run(&["run", &file, "--id", "done"]).expect(0);
+    here.run(&["exec", "1/0", "--id", "bad"]).expect(5);
+    here.run(&["submit", &file, "--id", "new"]).expect(0);
+    here.run(&["submit", &file, "--id", "later", "--in", "1h"]).expect(0);
+    here.run(&["call", "echo/v1", "ping", "--no-wait", "--id", "one"]).expect(0);
+    here.run(&["call", "echo/v1", "ping", "--no-wait", "--id", "two"]).expect(0);
+    here.run(&["call", "echo/v1", "ping", "--no-wait", "--in", "1h"]).expect(0);
+    // Of these no message is there.
+    let state = rusqlite::Connection::open(here.path("state.db")).expect("opens");
+    state.execute("DELETE FROM messages WHERE message_id = 'two'", []).expect("deletes");
+    let audit = here.run(&["audit", "--json", "--older-than", "1h"]).expect(0).json();
+    let summary = &audit["summary"];
+    assert_eq!(summary["accepted"], 7, "{summary}");
+    assert_eq!(summary["ended"], json!({"total": 2, "by_status": {"completed": 1, "failed": 1}}));
+    let open = json!({"total": 5, "workflows": 0, "workflows_not_taken_in": 2, "tasks": 3});
+    assert_eq!(summary["open"], open);
+    let tasks = &summary["open_tasks"];
+    assert_eq!((&tasks["ready"], &tasks["not_ready"], &tasks["delayed"]), (&json!(1), &json!(1), &json!(1)));
+    assert_eq!((&tasks["total"], sum(tasks, "total")), (&json!(3), 3));
+    assert_eq!(summary["messages"]["ready"], 2, "a task and a workflow: {summary}");
+    let delayed = json!({"total": 2, "queues": {"gleitzeit.tasks.echo.v1": 1, "gleitzeit.workflows": 1}});
+    assert_eq!((&summary["messages"]["delayed"], &summary["messages"]["dead"]), (&delayed, &json!(1)));
+    let lines = here.run(&["audit", "--older-than", "1h"]).expect(0).stdout;
+    for line in [
+        "accepted 7 = ended 2 (1 completed, 1 failed) + open 5 (0 workflows, 2 not taken in, 3 tasks)",
+        "open tasks 3 = ready 1 + not ready 1 + delayed 1 + running 0 + without a worker 0 + waiting 0",
+        "messages: 2 ready, 0 unacknowledged, 2 delayed, 0 in the dead inbox, 1 dead letters; 0 schedules",
+    ] {
+        assert!(lines.contains(line), "{line} is not in\n{lines}");
+    }
+}
+
+#[test]
+fn the_summary_adds_up_over_servers_while_tasks_run_and_wait() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    let flag = place.path("flag");
+    let code = format!(
+        "import os, time\nwhile not os.path.exists({:?}): time.sleep(0.05)",
+        flag.display().to_string()
+    );
+    let file = place.write(
+        "w.json",
+        &json!({"name": "W", "tasks": [
+            {"id": "a", "method": "echo/ping"},
+            {"id": "b", "method": "python/execute", "params": {"code": code}, "dependencies": ["a"]},
+            {"id": "c", "method": "echo/ping", "dependencies": ["b"]},
+        ]})
+        .to_string(),
+    );
+    place.run(&["submit", &file, "--id", "w"]).expect(0);
+    until("it to run", || place.status("w/b") == "running");
+    place.task("later", &["--in", "1h"]);
+    let summary = place.audit(&[]).expect(0).json()["summary"].clone();
+    let open = json!({"total": 2, "workflows": 1, "workflows_not_taken_in": 0, "tasks": 1});
+    assert_eq!((&summary["accepted"], &summary["open"]), (&json!(2), &open));
+    let expected = json!({
+        "total": 3, "ready": 0, "not_ready": 0, "delayed": 1, "running": 1, "without_worker": 0, "waiting": 1
+    });
+    assert_eq!(summary["open_tasks"], expected);
+    assert_eq!(
+        (&summary["messages"]["unacknowledged"], &summary["messages"]["delayed"]["total"]),
+        (&Value::Null, &json!(1))
+    );
+    std::fs::write(&flag, "").expect("a file");
+    place.is_completed(&["w"]);
+}
+
+/// By the real binary; at each call of a port: `tests/property`.
+#[test]
+fn a_repair_that_is_killed_in_the_middle_and_two_at_once_lose_nothing_and_run_nothing_twice() {
+    const WIDTH: usize = 250;
+    let Some(place) = Place::new() else { return };
+    place.run(&["topology", "apply"]).expect(0);
+    let queue = "gleitzeit.tasks.python.v1";
+    let ledger = place.path("ledger");
+    let tasks: Vec<Value> = (0..WIDTH)
+        .map(|number| {
+            // Only some of them leave a mark: a process each takes its time.
+            let code = match number % 10 {
+                0 => format!("open({:?}, 'a').write('{number}\\n')", ledger.display().to_string()),
+                _ => String::new(),
+            };
+            let method = if number % 10 == 0 { "python/execute" } else { "echo/ping" };
+            let params = if number % 10 == 0 { json!({"code": code}) } else { json!({}) };
+            json!({"id": format!("t{number}"), "method": method, "params": params})
+        })
+        .collect();
+    // Takes the workflow in, and leaves its tasks to others.
+    let coordinator = place.worker(&["--protocol", "mcp/v1"]);
+    let file = place.write("w.json", &json!({"name": "W", "tasks": tasks}).to_string());
+    place.run(&["submit", &file, "--id", "w"]).expect(0);
+    let ready = |queue: &str| place.vhost.queue(queue)["messages_ready"].as_u64().unwrap_or_default();
+    let (marks, echoes) = (WIDTH / 10, WIDTH - WIDTH / 10);
+    until("all of it to be in the queues", || (ready(queue), ready(ECHO)) == (marks as u64, echoes as u64));
+    place.purge(queue);
+    place.purge(ECHO);
+    until("all of it to be old enough", || named(&place.audit(&[])).len() == WIDTH);
+
+    let start = || {
+        let mut command = place.command(&["audit", "--json", "--older-than", "1s", "--repair"]);
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts"))
+    };
+    let mut killed = start();
+    // Looked at itself: the server's counts are some seconds old.
+    let is_sending = || [queue, ECHO].iter().any(|queue| !place.vhost.peek(queue).is_empty());
+    until("it to send the first messages", is_sending);
+    killed.kill();
+    // What it had sent is purged again, so that both of the next have everything to send.
+    place.purge(queue);
+    place.purge(ECHO);
+    let mut both = [start(), start()];
+    for repair in &mut both {
+        assert_eq!(repair.0.wait().expect("it ends").code(), Some(0));
+    }
+    until("all of it to be sent", || ready(queue) + ready(ECHO) >= WIDTH as u64);
+    let _worker = place.worker(&[]);
+    place.is_completed(&["w"]);
+    let text = std::fs::read_to_string(&ledger).expect("a ledger");
+    let mut lines: Vec<usize> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    lines.sort_unstable();
+    let expected: Vec<usize> = (0..marks).map(|number| number * 10).collect();
+    assert_eq!(lines, expected);
+    until("the copies to go", || ready(queue) + ready(ECHO) == 0);
     drop(coordinator);
 }
 

@@ -164,6 +164,29 @@ fn filters_choose_and_a_slip_empties_nothing() {
     assert_eq!(here.run(&["status", "a", "--json"]).expect(0).json()["status"], "failed", "its record stays");
 }
 
+/// What a command does is told when it is done: here the queue that the letter came from is there no more.
+#[test]
+fn what_could_not_be_done_is_not_told_as_done() {
+    let here = Embedded::new();
+    here.run(&["exec", "1/0", "--id", "t"]).expect(5);
+    let state = rusqlite::Connection::open(here.path("state.db")).expect("opens");
+    let letter: Vec<u8> = state
+        .query_row(
+            "SELECT body FROM messages WHERE queue = (SELECT id FROM queues WHERE name = 'gleitzeit.dead.python.v1')",
+            [],
+            |row| row.get(0),
+        )
+        .expect("the letter");
+    let mut letter: Value = serde_json::from_slice(&letter).expect("JSON");
+    (letter["id"], letter["queue"]) = (Value::Null, json!("gleitzeit.tasks.gone.v1"));
+    state.execute("UPDATE messages SET body = ?1", [letter.to_string().into_bytes()]).expect("one letter");
+    let would = here.run(&["dead", "replay", "--all", "--dry-run"]).expect(0);
+    assert!(would.stderr.contains("would be published again (1 letter)"), "{would:?}");
+    let ran = here.run(&["dead", "replay", "--all"]).expect(4);
+    assert!(!ran.stderr.contains("published again"), "{ran:?}");
+    assert_eq!(listed(&here)["total"], 1);
+}
+
 fn place_list(place: &Place) -> Value {
     place.run(&["dead", "list", "--json"]).expect(0).json()
 }

@@ -97,9 +97,14 @@ fn a_dead_letter_is_read_and_written_as_ever() {
     let garbage = envelope(b"\xff\x00garbage", None);
     let output = Output { stdout: "starting\n".to_owned(), stderr: "slow\n".to_owned() };
     let replayed = Envelope { output, replays: 2, ..whole.clone() };
-    for (name, letter) in
-        [("dead-letter", whole), ("dead-letter-garbage", garbage), ("dead-letter-replayed", replayed)]
-    {
+    let named = Envelope { letter: Some(id("01973c6e-0000-7000-8000-000000000002")), ..garbage.clone() };
+    let letters = [
+        ("dead-letter", whole),
+        ("dead-letter-garbage", garbage),
+        ("dead-letter-replayed", replayed),
+        ("dead-letter-named", named),
+    ];
+    for (name, letter) in letters {
         let name = format!("wire/v1/{name}.json");
         check(&name, &line(&letter.encode()));
         assert_eq!(Envelope::decode(golden(&name).as_bytes()), Ok(letter));
@@ -277,6 +282,7 @@ fn envelope(body: &[u8], task: Option<&str>) -> Envelope {
         None => Failure::new(Code::ParseError, "the task message is not JSON: expected value"),
     };
     Envelope {
+        letter: None,
         id: task.map(id),
         workflow: None,
         protocol: Some("python/v1".to_owned()),

@@ -197,16 +197,17 @@ fn a_task_of_five_megabytes() {
 
 #[test]
 fn servers_that_are_not_there() {
-    let nowhere = |amqp: &str, redis: &str| {
-        let mut command = gleitzeit(&["exec", "1", "--json"]);
-        command.args(["--amqp", amqp, "--redis", redis]);
-        Ran::of(command.output().expect("the binary starts")).expect(4).json()["error"].clone()
-    };
-    // Port 1 is reserved; nobody listens there.
-    let error = nowhere("amqp://guest:secret@127.0.0.1:1/%2f", "redis://127.0.0.1:1/0");
-    assert!(!error.to_string().contains("secret"), "the password is masked: {error}");
-    let names = ["CONNECTION_REFUSED", "PERSISTENCE_CONNECTION_FAILED"];
-    assert!(names.iter().any(|name| error["name"] == *name), "{error}");
+    // A worker too: its supervisor starts it again.
+    for args in [&["exec", "1", "--json"][..], &["worker", "--json"]] {
+        let mut command = gleitzeit(args);
+        // Port 1 is reserved; nobody listens there.
+        command.args(["--amqp", "amqp://guest:secret@127.0.0.1:1/%2f", "--redis", "redis://127.0.0.1:1/0"]);
+        let ran = Ran::of(command.output().expect("the binary starts")).expect(4);
+        let error = ran.json()["error"].clone();
+        assert!(!error.to_string().contains("secret"), "the password is masked: {error}");
+        let names = ["CONNECTION_REFUSED", "PERSISTENCE_CONNECTION_FAILED"];
+        assert!(names.iter().any(|name| error["name"] == *name), "{error}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod graph;
 mod ledger;
 mod life;
 mod mischief;
+mod repair;
 mod schedule;
 mod stores;
 #[path = "../support/wall_clock.rs"]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gleitzeit::broker::{
     Broker, BrokerError, Consumer, Delivery, Depth, Finding, Listener, Outgoing, Receipt, Settlement, Target,
+    Transit,
 };
 use gleitzeit::topology::{Queue, Topology};
 
@@ -103,6 +104,10 @@ impl Broker for Wild<Arc<dyn Broker>> {
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         self.gate.through(self.inner.depth(queue)).await
+    }
+
+    async fn transit(&self) -> Result<Transit, BrokerError> {
+        self.gate.through(self.inner.transit()).await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {

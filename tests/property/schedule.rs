@@ -11,14 +11,15 @@ use gleitzeit::broker::sqlite::SqliteBroker;
 use gleitzeit::broker::{Broker, Outgoing, Properties, Settlement, Target};
 use gleitzeit::config::EventLevel;
 use gleitzeit::core::clock::{Clock, Timestamp};
-use gleitzeit::core::id::Id;
+use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::protocol::Protocols;
+use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::registry::Providers;
 use gleitzeit::sqlite::{Database, Durability, Location};
-use gleitzeit::store::Store;
 use gleitzeit::store::sqlite::SqliteStore;
-use gleitzeit::topology::{Address, Queue, Topology};
-use gleitzeit::wire::schedule::{Change, Definition, Order};
+use gleitzeit::store::{Schedule, Store};
+use gleitzeit::topology::{Address, Queue, Topology, unrouted};
+use gleitzeit::wire::schedule::{Change, Definition, Order, Tick};
 use gleitzeit::worker::{Parts, Settings, Worker};
 
 use crate::gate::Gate;
@@ -68,7 +69,7 @@ fn echo() -> Queue {
 }
 
 struct Case {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     database: Database,
     clock: Arc<SetClock>,
     store: Arc<dyn Store>,
@@ -83,7 +84,7 @@ impl Case {
         let clock = Arc::new(SetClock(AtomicI64::new(at("2026-01-01T00:00:00.5Z").as_millis())));
         let store = SqliteStore::new(database.clone(), clock.clone(), Default::default());
         let protocols = Arc::new(Protocols::builtin().expect("built in"));
-        let case = Case { _folder: folder, database, clock, store: Arc::new(store), protocols };
+        let case = Case { folder, database, clock, store: Arc::new(store), protocols };
         let topology = Topology::new([Address::parse("echo.v1").expect("valid")]);
         case.broker().declare(&topology).await.expect("declares");
         case
@@ -146,22 +147,56 @@ impl Case {
         }
     }
 
+    async fn tick(&self, time: &str) {
+        self.send(&Order::Tick(Tick { name: name(), slot: at(time), generation: 1 })).await;
+    }
+
+    /// A worker does what is there, later by so many seconds.
+    async fn later(&self, seconds: i64) {
+        self.clock.0.fetch_add(seconds * 1000, Ordering::SeqCst);
+        assert!(!self.life(Gate::new(None)).await);
+    }
+
+    /// The dead letters of what belongs to no protocol that has a dead queue.
+    async fn letters(&self) -> Vec<serde_json::Value> {
+        let bodies = self.all_of(&Queue::Dead(unrouted())).await;
+        bodies.iter().map(|(_, body)| serde_json::from_slice(body).expect("JSON")).collect()
+    }
+
+    /// How many ticks wait for their time.
+    async fn ticks(&self) -> u64 {
+        self.broker().transit().await.expect("answers").delayed.values().sum()
+    }
+
+    fn state(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("state.db")).expect("opens")
+    }
+
+    async fn schedule(&self) -> Schedule {
+        self.store.schedule(&name()).await.expect("answers").expect("it is there")
+    }
+
     async fn fired(&self) -> u64 {
         self.store.schedule(&name()).await.expect("answers").map_or(0, |schedule| schedule.fired)
     }
 
     /// The ids of all runs that were published.
     async fn runs(&self) -> BTreeSet<String> {
+        self.all_of(&echo()).await.into_iter().filter_map(|(id, _)| id).collect()
+    }
+
+    /// Takes every message of a queue: id and body.
+    async fn all_of(&self, queue: &Queue) -> Vec<(Option<String>, bytes::Bytes)> {
         let broker = self.broker();
-        let mut consumer = broker.consume(&echo(), NonZeroU16::MIN).await.expect("consumes");
-        let mut ids = BTreeSet::new();
-        while broker.depth(&echo()).await.expect("answers").ready > 0 {
+        let mut consumer = broker.consume(queue, NonZeroU16::MIN).await.expect("consumes");
+        let mut found = Vec::new();
+        while broker.depth(queue).await.expect("answers").ready > 0 {
             let delivery = consumer.next().await.expect("open").expect("a delivery");
-            ids.extend(delivery.properties.message_id.clone());
+            found.push((delivery.properties.message_id.clone(), delivery.body.clone()));
             delivery.settle(Settlement::Done).await.expect("settles");
         }
         broker.close().await;
-        ids
+        found
     }
 
     /// From here on every minute is fired once, by one tick.
@@ -182,8 +217,11 @@ impl Case {
 }
 
 fn every_minute() -> Order {
-    let members = serde_json::json!({"cron": "* * * * *", "catch_up": "all",
-        "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}});
+    every_minute_of(&serde_json::json!({"cron": "* * * * *", "catch_up": "all",
+        "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}}))
+}
+
+fn every_minute_of(members: &serde_json::Value) -> Order {
     let protocols = Protocols::builtin().expect("built in");
     let definition = Definition::new(members.as_object().expect("an object"), &protocols).expect("valid");
     Order::Set { name: name(), generation: Some(1), definition: Box::new(definition) }
@@ -264,4 +302,107 @@ async fn a_worker_that_dies_while_it_pauses_and_resumes_leaves_one_tick() {
         died
     })
     .await;
+}
+
+/// A schedule whose definition has a member that this version does not know.
+async fn unread(case: &Case) -> String {
+    case.send(&every_minute()).await;
+    assert!(!case.life(Gate::new(None)).await);
+    let known = String::from_utf8(case.schedule().await.definition.to_vec()).expect("text");
+    let newer = known.replacen('{', r#"{"jitter": 5, "#, 1);
+    case.state().execute("UPDATE schedules SET definition = ?1", [newer.into_bytes()]).expect("writes");
+    known
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_read_here_waits_for_a_worker_that_can() {
+    let case = Case::new().await;
+    let known = unread(&case).await;
+    case.set("2026-01-01T00:01:00Z");
+    for _ in 0..3 {
+        case.later(61).await;
+        assert_eq!((case.fired().await, case.ticks().await), (0, 1));
+    }
+    case.state().execute("UPDATE schedules SET definition = ?1", [known.into_bytes()]).expect("writes");
+    case.later(61).await;
+    assert_eq!(case.letters().await, Vec::<serde_json::Value>::new());
+    // Every minute since then, each once.
+    assert_eq!((case.fired().await, case.runs().await.len()), (5, 5));
+}
+
+#[tokio::test]
+async fn a_schedule_that_nobody_can_read_for_a_day_is_a_dead_letter() {
+    let case = Case::new().await;
+    unread(&case).await;
+    case.set("2026-01-01T00:01:00Z");
+    case.later(0).await;
+    case.later(24 * 3600).await;
+    let letters = case.letters().await;
+    assert_eq!((letters.len(), case.ticks().await, case.fired().await), (1, 0, 0), "{letters:?}");
+    let message = letters[0]["failure"]["message"].as_str().expect("text");
+    assert!(message.contains("jitter") && message.contains("24 hours"), "{message}");
+    // Whoever upgrades later sends the tick again.
+    case.tick("2026-01-01T00:01:00Z").await;
+    case.later(1).await;
+    assert_eq!(case.ticks().await, 1);
+}
+
+#[tokio::test]
+async fn a_run_whose_queue_is_gone_is_a_dead_letter_and_the_schedule_goes_on() {
+    let case = Case::new().await;
+    case.send(&every_minute_of(&serde_json::json!({"cron": "* * * * *",
+        "task": {"protocol": "python/v1", "method": "execute", "params": {"code": "1"}}})))
+        .await;
+    assert!(!case.life(Gate::new(None)).await);
+    for (minute, count) in [("00:01:00", 1), ("00:02:00", 2)] {
+        case.set(&format!("2026-01-01T{minute}Z"));
+        case.later(0).await;
+        let letters = case.letters().await;
+        let id = Definition::run_id(&name(), at(&format!("2026-01-01T{minute}Z")));
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        assert_eq!(
+            (letters[0]["id"].as_str(), letters[0]["queue"].as_str()),
+            (Some(id.as_str()), Some("gleitzeit.tasks.python.v1"))
+        );
+        let task = case.store.task(&TaskKey::alone(id)).await.expect("answers").expect("it is known");
+        assert_eq!((task.state, case.fired().await, case.ticks().await), (TaskState::Failed, count, 1));
+    }
+}
+
+fn skipping() -> Order {
+    every_minute_of(&serde_json::json!({"cron": "* * * * *", "overlap": "skip",
+        "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}}))
+}
+
+async fn skipped_once(case: &Case) {
+    case.send(&skipping()).await;
+    assert!(!case.life(Gate::new(None)).await);
+    case.set("2026-01-01T00:01:00Z");
+    case.later(0).await;
+    case.set("2026-01-01T00:02:00Z");
+    case.later(0).await;
+    let schedule = case.schedule().await;
+    assert_eq!((schedule.fired, schedule.overlapped), (1, 1), "its message is there: it is not over");
+}
+
+#[tokio::test]
+async fn a_last_run_whose_message_was_purged_is_over() {
+    let case = Case::new().await;
+    skipped_once(&case).await;
+    assert_eq!(case.broker().purge(&echo()).await, Ok(1));
+    case.set("2026-01-01T00:03:00Z");
+    case.later(0).await;
+    let schedule = case.schedule().await;
+    assert_eq!((schedule.fired, schedule.overlapped), (2, 1));
+}
+
+#[tokio::test]
+async fn a_last_run_of_which_nothing_is_known_is_over() {
+    let case = Case::new().await;
+    skipped_once(&case).await;
+    case.state().execute("DELETE FROM tasks", []).expect("deletes");
+    case.set("2026-01-01T00:03:00Z");
+    case.later(0).await;
+    let schedule = case.schedule().await;
+    assert_eq!((schedule.fired, schedule.overlapped), (2, 1));
 }

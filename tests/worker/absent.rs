@@ -22,18 +22,49 @@ use gleitzeit::store::{
 pub(crate) struct Absent {
     pub(crate) inner: Arc<dyn Store>,
     is_away: AtomicBool,
+    forgets: AtomicBool,
     missed: Notify,
 }
 
 impl Absent {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Absent {
-        Absent { inner, is_away: AtomicBool::new(false), missed: Notify::new() }
+        Absent {
+            inner,
+            is_away: AtomicBool::new(false),
+            forgets: AtomicBool::new(false),
+            missed: Notify::new(),
+        }
     }
 
     /// From now on no beat arrives; waits until one did not.
     pub(crate) async fn go(&self) {
         self.is_away.store(true, Ordering::SeqCst);
         self.missed.notified().await;
+    }
+
+    /// The task is queued, and the lease is not its last one.
+    async fn forget(&self, lease: &Lease, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.finish(lease, &End::Abandoned, now).await?;
+        let head = self.inner.task(&lease.key).await?.expect("it is known").head;
+        let claim = Claim {
+            head,
+            attempt: lease.attempt,
+            run: None,
+            session: Id::parse("ghost").expect("valid"),
+            over: None,
+            inputs: Vec::new(),
+            inputs_bytes_max: 0,
+            digest: None,
+        };
+        if let Claimed::Run { lease, .. } = self.inner.claim(&claim, now).await? {
+            self.inner.finish(&lease, &End::Abandoned, now).await?;
+        }
+        Ok(())
+    }
+
+    /// A failover loses the lease of whatever finishes next.
+    pub(crate) fn forget_a_lease(&self) {
+        self.forgets.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn come_back(&self) {
@@ -90,6 +121,9 @@ impl Store for Absent {
     }
 
     async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
+        if self.forgets.swap(false, Ordering::SeqCst) {
+            self.forget(lease, now).await?;
+        }
         self.inner.finish(lease, end, now).await
     }
 

@@ -263,3 +263,27 @@ async fn what_the_broker_ends_of_the_run_before_is_no_death() {
     assert_eq!(stage.state(&alone("t")).await, Some(TaskState::Running));
     stage.stop().await;
 }
+
+/// Each long attempt has a guard of its own; those of earlier ones must not circle until the task ends.
+#[tokio::test]
+async fn the_guard_of_an_earlier_attempt_goes_when_it_meets_a_later_one() {
+    let stage = Stage::new().await;
+    stage.beat("other", Duration::from_secs(600)).await;
+    let earlier = stage.claimed_by("other", "t").await;
+    stage.give_back(&earlier).await;
+    let present = stage.claimed_by("other", "t").await;
+    stage.guard("t", "other", &earlier).await;
+    assert_eq!(stage.delayed().await, 0, "it goes");
+    stage.guard("t", "other", &present).await;
+    assert_eq!(stage.delayed().await, 1, "it looks again");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn an_end_whose_lease_a_failover_lost_is_recorded_when_its_message_comes_again() {
+    let stage = Stage::new().await;
+    stage.store.forget_a_lease();
+    stage.broken("t").await;
+    stage.ends_as("t", "failed").await;
+    stage.stop().await;
+}

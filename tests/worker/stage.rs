@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use gleitzeit::broker::sqlite::SqliteBroker;
 use gleitzeit::broker::{
-    Broker, BrokerError, Consumer, Depth, Finding, Heard, Listener, Outgoing, Properties, Target,
+    Broker, BrokerError, Consumer, Depth, Finding, Heard, Listener, Outgoing, Properties, Target, Transit,
 };
 use gleitzeit::config::EventLevel;
 use gleitzeit::core::clock::Clock;
@@ -212,9 +212,43 @@ impl Stage {
         self.publish(Queue::Tasks(echo()), body.to_string().into()).await;
     }
 
+    /// Publishes what no worker can read as a task, but for its id.
+    pub(crate) async fn broken(&self, name: &str) {
+        let body = json!({"id": name, "method": "ping", "priority": "soonish"});
+        self.publish(Queue::Tasks(echo()), body.to_string().into()).await;
+    }
+
+    /// Publishes a guard of a task, as `session` makes it under a lease.
+    pub(crate) async fn guard(&self, name: &str, session: &str, lease: &Lease) {
+        let headers = [("gleitzeit-guard".to_owned(), format!("{session}:{}", lease.fence.0))].into();
+        let body = json!({"id": name, "method": "ping"}).to_string().into();
+        let (target, properties) =
+            (Target::Queue(Queue::Tasks(echo())), Properties { headers, ..Properties::default() });
+        self.broker
+            .inner
+            .publish(vec![Outgoing { target, body, properties, delay: None }])
+            .await
+            .expect("publishes");
+    }
+
+    /// Waits until no task message is ready or held; how many wait for their time.
+    pub(crate) async fn delayed(&self) -> u64 {
+        let looking = async {
+            loop {
+                let ready = self.broker.depth(&Queue::Tasks(echo())).await.expect("depth answers").ready;
+                let transit = self.broker.transit().await.expect("transit answers");
+                if ready == 0 && transit.unacknowledged == Some(0) {
+                    return transit.delayed.values().sum();
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.expect("it is dealt with in time")
+    }
+
     /// Another session has the lease of a task on its own; it has never beaten.
-    pub(crate) async fn claimed_by(&self, session: &str, task: &str) {
-        self.claimed_in(None, session, task).await;
+    pub(crate) async fn claimed_by(&self, session: &str, task: &str) -> Lease {
+        self.claimed_in(None, session, task).await
     }
 
     /// As [`Stage::claimed_by`], by a message of this run.
@@ -236,6 +270,10 @@ impl Stage {
         let (state, document) = (TaskState::Completed, Bytes::from_static(br#"{"status":"completed"}"#));
         let end = End::Ended { state, document, keep: true, ttl: SOON, entry: "{}".to_owned(), retry: None };
         self.store.finish(lease, &end, WallClock.now()).await.expect("finish answers");
+    }
+
+    pub(crate) async fn give_back(&self, lease: &Lease) {
+        self.store.finish(lease, &End::Abandoned, WallClock.now()).await.expect("finish answers");
     }
 
     pub(crate) async fn beat(&self, session: &str, ttl: Duration) {
@@ -467,6 +505,10 @@ impl Broker for Between {
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         self.inner.depth(queue).await
+    }
+
+    async fn transit(&self) -> Result<Transit, BrokerError> {
+        self.inner.transit().await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {

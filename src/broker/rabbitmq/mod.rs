@@ -30,6 +30,7 @@ mod settings;
 use async_trait::async_trait;
 use backon::BackoffBuilder;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -48,7 +49,10 @@ use self::migrate::{Migrator, unfinished};
 use self::publisher::{Publisher, send_unconfirmed};
 use self::release::Introduction;
 pub use self::settings::{Declare, Settings};
-use super::{Broker, BrokerError, Consumer, Depth, Finding, Listener, Migration, Moved, Outgoing, Target};
+use super::{
+    Broker, BrokerError, Consumer, Depth, Finding, Listener, Migration, Moved, Outgoing, Target, Transit,
+};
+use crate::topology::delay::{LEVELS, level_name};
 use crate::topology::plan::{CONTROL, Plan, QueueType, Release};
 use crate::topology::{Queue, Topology};
 
@@ -238,6 +242,26 @@ impl Broker for RabbitBroker {
         self.ensure_open()?;
         let (ready, consumers) = self.declarer().depth(&queue.name()).await?;
         Ok(Depth { ready, consumers })
+    }
+
+    /// Over AMQP a server tells nobody how many messages are not settled.
+    async fn transit(&self) -> Result<Transit, BrokerError> {
+        self.ensure_open()?;
+        let mut delayed = BTreeMap::new();
+        for level in 0..LEVELS {
+            let name = level_name(level);
+            match self.declarer().depth(&name).await {
+                Ok((waiting, _)) => _ = delayed.insert(name, waiting),
+                Err(BrokerError::NoQueue { .. }) => {}
+                // Newer servers want some permission even to look.
+                Err(error @ BrokerError::AccessRefused { .. }) => {
+                    tracing::warn!(%error, "the delay queues cannot be counted");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Transit { delayed, unacknowledged: None })
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {

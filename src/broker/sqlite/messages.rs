@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::collections::BTreeMap;
 
-use crate::broker::Properties;
+use crate::broker::{Properties, Transit};
 use crate::core::clock::Timestamp;
 use crate::sqlite::process::{self, Process};
 
@@ -264,6 +264,20 @@ pub(super) fn depth(tx: &Connection, queue: i64, now: Timestamp) -> rusqlite::Re
                 (SELECT count(*) FROM consumers WHERE queue = ?1)",
     )?
     .query_row([queue, now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// What is delayed beyond `now`, by queue, and what is delivered to anybody.
+pub(super) fn transit(tx: &Connection, now: Timestamp) -> rusqlite::Result<Transit> {
+    let mut counted = tx.prepare_cached(
+        "SELECT q.name, count(*) FROM delayed d JOIN queues q ON q.id = d.queue WHERE d.due > ?1 GROUP BY q.name",
+    )?;
+    let rows = counted
+        .query_map([now.as_millis()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+    let delayed = rows.collect::<rusqlite::Result<BTreeMap<String, u64>>>()?;
+    let held: i64 = tx
+        .prepare_cached("SELECT count(*) FROM messages WHERE owner IS NOT NULL")?
+        .query_row([], |row| row.get(0))?;
+    Ok(Transit { delayed, unacknowledged: Some(held.unsigned_abs()) })
 }
 
 /// Removes every ready message and tells how many.

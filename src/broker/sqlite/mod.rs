@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::broadcast::SqliteListener;
 use self::consumer::SqliteConsumer;
 use self::messages::Incoming;
-use super::{Broker, BrokerError, Consumer, DELAY_MAX, Depth, Finding, Listener, Outgoing, Target};
+use super::{Broker, BrokerError, Consumer, DELAY_MAX, Depth, Finding, Listener, Outgoing, Target, Transit};
 use crate::core::clock::Clock;
 use crate::core::id::Id;
 use crate::sqlite::{Database, Error, process};
@@ -269,6 +269,12 @@ impl Broker for SqliteBroker {
             }
             None => Err(BrokerError::NoQueue { queue: queue.name() }),
         }
+    }
+
+    async fn transit(&self) -> Result<Transit, BrokerError> {
+        let now = self.hub.clock.now();
+        let count = move |tx: &rusqlite::Connection| messages::transit(tx, now);
+        self.open()?.database.read("transit", count).await.map_err(|error| failed("transit", error))
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {

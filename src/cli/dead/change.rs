@@ -13,6 +13,8 @@ use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::topology::Queue;
 
+/// What happened to letters that could not be settled.
+const CAME_BACK: &str = "the connection broke; its letters are in the queue again";
 /// How many a person is told of by name.
 const NAMED_MAX: usize = 1_000;
 
@@ -25,20 +27,25 @@ pub(super) async fn replay(runtime: &Runtime, args: &Change, asked: &Asked, json
     let mut told = Told::default();
     let mut left = Vec::new();
     for group in groups {
-        told.note(&group, args.dry_run);
+        let mut line = Line::of(&group);
         if args.dry_run {
+            told.would(&line);
             left.extend(group.companions.into_iter().chain(group.letters));
             continue;
         }
-        let label = group.label.clone();
         match dead::replay(&runtime.broker, group).await {
             Ok(stay) => left.extend(stay),
-            // It was published; its letters came back, and replaying them again does nothing twice.
+            // What was to be published is; replaying the letters that came back does nothing twice.
             Err(BrokerError::DeliveryLost) => {
-                print::note(&format!("{label}: the connection broke; its letters are in the queue again"));
+                let label = &line.label;
+                print::note(&format!("{label}: {CAME_BACK}"));
+                if let Kind::Completed = line.kind {
+                    line.kind = Kind::Kept(CAME_BACK.to_owned());
+                }
             }
             Err(error) => return Err(error.into()),
         }
+        told.did(&line);
     }
     let has_more = look.has_more;
     look.release(left).await;
@@ -116,7 +123,34 @@ fn choose(look: &mut Look, args: &Change, asked: &Asked) -> Result<Vec<Letter>, 
     Ok(chosen)
 }
 
-/// What was done, for the end.
+/// What is told of a group, kept while the group itself is dealt with.
+struct Line {
+    label: String,
+    count: usize,
+    kind: Kind,
+}
+
+/// What its step comes to.
+enum Kind {
+    Retried,
+    Published,
+    Completed,
+    Kept(String),
+}
+
+impl Line {
+    fn of(group: &Group) -> Line {
+        let kind = match &group.step {
+            Step::Retry(_) => Kind::Retried,
+            Step::Publish(_) => Kind::Published,
+            Step::Completed => Kind::Completed,
+            Step::Keep(reason) => Kind::Kept(reason.clone()),
+        };
+        Line { label: group.label.clone(), count: group.letters.len() + group.companions.len(), kind }
+    }
+}
+
+/// What was done, for the end; or would be.
 #[derive(Debug, Default)]
 struct Told {
     replayed: Vec<Value>,
@@ -125,25 +159,29 @@ struct Told {
 }
 
 impl Told {
-    fn note(&mut self, group: &Group, dry_run: bool) {
-        let count = group.letters.len() + group.companions.len();
-        let letters = if count == 1 { "1 letter".to_owned() } else { format!("{count} letters") };
-        let label = &group.label;
+    /// Tells what has been done.
+    fn did(&mut self, line: &Line) {
+        self.tell(line, "");
+    }
+
+    /// Tells what would be.
+    fn would(&mut self, line: &Line) {
+        self.tell(line, "would be ");
+    }
+
+    fn tell(&mut self, line: &Line, would: &str) {
+        let Line { label, count, kind } = line;
+        let letters = if *count == 1 { "1 letter".to_owned() } else { format!("{count} letters") };
         let row = json!({"id": label, "letters": count});
-        let would = if dry_run { "would be " } else { "" };
-        let (list, text) = match &group.step {
-            Step::Retry(_) => (&mut self.replayed, format!("{would}replayed ({letters})")),
-            Step::Publish(_) => (&mut self.replayed, format!("{would}published again ({letters})")),
-            Step::Completed => {
-                (&mut self.completed, format!("completed meanwhile: {letters} {would}taken away"))
+        let (list, row, text) = match kind {
+            Kind::Retried => (&mut self.replayed, row, format!("{would}replayed ({letters})")),
+            Kind::Published => (&mut self.replayed, row, format!("{would}published again ({letters})")),
+            Kind::Completed => {
+                (&mut self.completed, row, format!("completed meanwhile: {letters} {would}taken away"))
             }
-            Step::Keep(reason) => {
+            Kind::Kept(reason) => {
                 let row = json!({"id": label, "letters": count, "reason": reason});
-                self.kept.push(row);
-                if self.kept.len() <= NAMED_MAX {
-                    print::note(&format!("{label}: kept: {reason}"));
-                }
-                return;
+                (&mut self.kept, row, format!("{would}kept: {reason}"))
             }
         };
         list.push(row);

@@ -42,7 +42,8 @@ async fn hold(runtime: &Runtime, asked: &Asked, keep: Keep) -> Result<Look, Erro
     let look = dead::hold(&runtime.broker, &asked.addresses, of).await?;
     if look.has_more {
         print::note(&format!(
-            "only a part was looked at: at most {LETTERS_MAX} letters of a queue and 256 MiB fit in one look"
+            "only a part was looked at: at most {LETTERS_MAX} letters of a queue (fewer where they are large) and 256 MiB \
+             fit in one look"
         ));
     }
     for address in &look.missing {

@@ -29,6 +29,10 @@ const MISSED_MAX: u64 = 10_000;
 /// The grace when nothing else is said.
 pub const GRACE: Duration = Duration::from_secs(60);
 
+/// The shortest grace; a shorter one counts as this. No slot fires on the dot: a message waits in steps of 100 ms,
+/// and a worker takes its time. With less, an idle machine would call each slot missed.
+pub const GRACE_MIN: Duration = Duration::from_secs(1);
+
 /// What becomes of slots that nobody was there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CatchUp {
@@ -99,7 +103,7 @@ pub struct Rules {
     pub timetable: Timetable,
     /// What becomes of slots that nobody was there for.
     pub catch_up: CatchUp,
-    /// How late a slot may fire under [`CatchUp::None`].
+    /// How late a slot may fire under [`CatchUp::None`]; at least [`GRACE_MIN`].
     pub grace: Duration,
     /// What becomes of a slot while the run before it has not ended.
     pub overlap: Overlap,
@@ -124,7 +128,7 @@ impl Rules {
         let (from, runs_max) = match self.catch_up {
             CatchUp::Latest => (armed, 1),
             CatchUp::All => (armed, RUNS_MAX),
-            CatchUp::None => (armed.max(before(now, self.grace)), RUNS_MAX),
+            CatchUp::None => (armed.max(before(now, self.grace.max(GRACE_MIN))), RUNS_MAX),
         };
         let runs = self.timetable.newest(from, now, runs_max);
         let until = runs.first().copied().unwrap_or_else(|| now.after(Duration::from_millis(1)));

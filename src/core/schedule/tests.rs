@@ -114,6 +114,18 @@ fn all_is_bounded_by_the_newest_thousand() {
 }
 
 #[test]
+fn a_slot_that_fires_as_soon_as_any_can_is_never_missed_for_its_grace() {
+    for grace in [0, 1, 300, 999] {
+        let none = rules("* * * * *", "UTC", CatchUp::None);
+        let none = Rules { grace: Duration::from_millis(grace), ..none };
+        let due = none.due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:00.9Z"));
+        assert_eq!((due.runs.len(), due.missed), (1, 0), "{grace} ms");
+        let late = none.due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:01.1Z"));
+        assert_eq!((late.runs.len(), late.missed), (0, 1), "{grace} ms");
+    }
+}
+
+#[test]
 fn none_leaves_out_what_is_later_than_the_grace() {
     let none = rules("* * * * *", "UTC", CatchUp::None);
     let due = none.due(at("2026-01-01T00:00:00Z"), at("2026-01-01T00:10:30Z"));

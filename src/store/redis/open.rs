@@ -39,7 +39,7 @@ impl OpenWork for RedisStore {
         let (next, keys): (String, Vec<String>) = self.connection.query(STEP, &scan).await?;
         let ids: HashSet<Id> = keys.iter().filter_map(|key| self.prefix.id_of_root(key)).collect();
         let ids: Vec<Id> = ids.into_iter().collect();
-        let mut roots = Vec::new();
+        let (mut roots, mut ended) = (Vec::new(), Vec::new());
         if !ids.is_empty() {
             let mut pipeline = redis::pipe();
             for id in &ids {
@@ -48,10 +48,14 @@ impl OpenWork for RedisStore {
             }
             let answers: Vec<Value> = self.connection.pipeline(STEP, &pipeline).await?;
             for (id, answer) in ids.into_iter().zip(answers) {
-                roots.extend(open_root(id, Reply::new(STEP, answer)?)?);
+                match root(id, Reply::new(STEP, answer)?)? {
+                    Some(Root::Open(open)) => roots.push(open),
+                    Some(Root::Ended(id, state)) => ended.push((id, state)),
+                    None => {}
+                }
             }
         }
-        Ok(OpenPage { roots, next: Some(next).filter(|next| next != "0") })
+        Ok(OpenPage { roots, ended, next: Some(next).filter(|next| next != "0") })
     }
 
     async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
@@ -76,24 +80,30 @@ impl OpenWork for RedisStore {
     }
 }
 
-/// `None` for a mark, for what has ended, and for what has gone since it was found.
-fn open_root(id: Id, mut reply: Reply) -> Result<Option<OpenRoot>, StoreError> {
+/// What a root is at.
+enum Root {
+    Open(OpenRoot),
+    Ended(Id, &'static str),
+}
+
+/// `None` for a mark, and for what has gone since it was found.
+fn root(id: Id, mut reply: Reply) -> Result<Option<Root>, StoreError> {
     let (kind, state) = (reply.optional_text()?, reply.optional_text()?.unwrap_or_default());
     let (created_at, due) = (reply.time()?.unwrap_or_default(), reply.time()?);
     match kind.as_deref() {
-        Some("task") => {
-            let record = task_record(&id, reply)?.filter(|record| !record.state.is_ended());
-            Ok(record.map(|record| OpenRoot::Task { record: Box::new(record), created_at }))
-        }
+        Some("task") => Ok(task_record(&id, reply)?.map(|record| match record.state.is_ended() {
+            true => Root::Ended(id, record.state.name()),
+            false => Root::Open(OpenRoot::Task { record: Box::new(record), created_at }),
+        })),
         Some("workflow") => match WorkflowState::parse(&state) {
-            Some(WorkflowState::Accepted) => Ok(Some(OpenRoot::Accepted { id, created_at, due })),
-            Some(WorkflowState::Running) => Ok(Some(OpenRoot::Running(id))),
+            Some(WorkflowState::Accepted) => Ok(Some(Root::Open(OpenRoot::Accepted { id, created_at, due }))),
+            Some(WorkflowState::Running) => Ok(Some(Root::Open(OpenRoot::Running(id)))),
             Some(
-                WorkflowState::Completed
+                ended @ (WorkflowState::Completed
                 | WorkflowState::Failed
                 | WorkflowState::Cancelled
-                | WorkflowState::Expired,
-            ) => Ok(None),
+                | WorkflowState::Expired),
+            ) => Ok(Some(Root::Ended(id, ended.name()))),
             None => Err(reply.corrupt(format!("{state:?} is no state of workflow {id}"))),
         },
         Some(_) | None => Ok(None),

@@ -36,27 +36,32 @@ impl OpenWork for SqliteStore {
 
 /// Roots in the order of their ids. Ids of tasks on their own and of workflows are of one kind.
 fn page(tx: &Connection, after: &str, limit: usize) -> rusqlite::Result<OpenPage> {
-    let rows: Vec<(Id, bool, Timestamp)> = tx
+    let rows: Vec<(Id, State, Timestamp)> = tx
         .prepare_cached(
             "SELECT * FROM (
-                 SELECT id, 1, created_at FROM workflows
-                 WHERE id > ?1 AND ended_at IS NULL ORDER BY id LIMIT ?2)
+                 SELECT id, 1, created_at, state FROM workflows WHERE id > ?1 ORDER BY id LIMIT ?2)
              UNION ALL SELECT * FROM (
-                 SELECT root, 0, created_at FROM tasks
-                 WHERE root > ?1 AND task = '' AND ended_at IS NULL ORDER BY root LIMIT ?2)
+                 SELECT root, 0, created_at, state FROM tasks
+                 WHERE root > ?1 AND task = '' ORDER BY root LIMIT ?2)
              ORDER BY 1 LIMIT ?2",
         )?
         .query_map(params![after, i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
-            Ok((rows::parsed(row, 0)?, row.get(1)?, Timestamp::from_millis(row.get(2)?)))
+            let state = match row.get(1)? {
+                true => State::Workflow(rows::workflow_state(row, 3)?),
+                false => State::Task(rows::task_state(row, 3)?),
+            };
+            Ok((rows::parsed(row, 0)?, state, Timestamp::from_millis(row.get(2)?)))
         })?
         .collect::<rusqlite::Result<_>>()?;
     let next = rows.last().filter(|_| rows.len() == limit).map(|(id, _, _)| id.to_string());
-    let mut roots = Vec::with_capacity(rows.len());
-    for (id, is_workflow, created_at) in rows {
-        if !is_workflow {
-            let record = read::task(tx, &TaskKey::alone(id))?.filter(|record| !record.state.is_ended());
+    let (mut roots, mut ended) = (Vec::new(), Vec::new());
+    for (id, state, created_at) in rows {
+        if let Some(how) = state.ended() {
+            ended.push((id, how));
+        } else if let State::Task(_) = state {
+            let record = read::task(tx, &TaskKey::alone(id))?;
             roots.extend(record.map(|record| OpenRoot::Task { record: Box::new(record), created_at }));
-        } else if rows::find_workflow(tx, &id)?.is_some_and(|row| row.state == WorkflowState::Accepted) {
+        } else if state == State::Workflow(WorkflowState::Accepted) {
             let due = tx
                 .prepare_cached("SELECT max(due) FROM delayed WHERE root = ?1")?
                 .query_row([id.as_str()], |row| rows::time(row, 0))?;
@@ -65,7 +70,23 @@ fn page(tx: &Connection, after: &str, limit: usize) -> rusqlite::Result<OpenPage
             roots.push(OpenRoot::Running(id));
         }
     }
-    Ok(OpenPage { roots, next })
+    Ok(OpenPage { roots, ended, next })
+}
+
+/// What a root is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Task(TaskState),
+    Workflow(WorkflowState),
+}
+
+impl State {
+    fn ended(self) -> Option<&'static str> {
+        match self {
+            State::Task(state) => state.is_ended().then(|| state.name()),
+            State::Workflow(state) => state.is_ended().then(|| state.name()),
+        }
+    }
 }
 
 fn message(tx: &Connection, key: &TaskKey) -> rusqlite::Result<Option<Released>> {

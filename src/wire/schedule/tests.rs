@@ -43,6 +43,22 @@ fn a_definition_reads_back_from_the_store() {
 }
 
 #[test]
+fn a_definition_that_means_more_than_is_known_here_is_not_read() {
+    let Ok(Order::Set { definition, .. }) = read(&nightly()) else { panic!("a definition") };
+    let with = |key: &str, value: Value| {
+        let mut members = definition.members();
+        members.insert(key.to_owned(), value);
+        Definition::decode(Value::Object(members).to_string().as_bytes())
+    };
+    assert!(with("v", json!(1)).is_ok());
+    assert_eq!(with("v", json!(2)).map_err(|failure| failure.code), Err(Code::ProtocolVersionMismatch));
+    for (key, value) in [("jitter", json!(5)), ("zone", json!("Mars/Olympus")), ("catch_up", json!("some"))] {
+        let failure = with(key, value).expect_err("unread");
+        assert!(failure.message.contains(key), "{failure}");
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_at_once() {
     let failure =
         read(&json!({"type": "schedule", "id": "a b", "generation": 0, "cron": "61 * * * *", "zone": "Mars",

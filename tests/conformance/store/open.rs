@@ -36,6 +36,19 @@ async fn open(stand: &Stand, limit: usize) -> BTreeSet<String> {
     }
 }
 
+/// Every ended root, as `NAME STATE`.
+async fn ended_roots(stand: &Stand, limit: usize) -> BTreeSet<String> {
+    let (mut found, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = stand.store.open(after.as_deref(), limit).await.expect("answers");
+        found.extend(page.ended.iter().map(|(id, state)| format!("{id} {state}")));
+        after = page.next;
+        if after.is_none() {
+            return found;
+        }
+    }
+}
+
 async fn kept(stand: &Stand, key: &TaskKey) -> Option<(Message, u32)> {
     let found = stand.store.messages(std::slice::from_ref(key)).await.expect("answers");
     found.into_iter().next().expect("one answer for each").map(|released| (released.message, released.run))
@@ -57,8 +70,13 @@ pub(crate) async fn every_open_root_is_found_page_by_page(stand: Stand) {
     stand.end(&ended, TaskState::Completed).await;
     stand.store.cancel(&id("mark"), Why::Request { by: None }, stand.now()).await.expect("answers");
     expected.extend(["new accepted", "w running", "r running"].map(str::to_owned));
+    stand.store.cancel(&id("c"), Why::Request { by: None }, stand.now()).await.expect("answers");
+    stand.create(&plan("over", &[("a", &[])])).await;
+    stand.store.cancel(&id("over"), Why::Request { by: None }, stand.now()).await.expect("answers");
     for limit in [1, 7, 1000] {
         assert_eq!(open(&stand, limit).await, expected, "{limit}");
+        let over = ["e completed", "over cancelled"].map(str::to_owned);
+        assert_eq!(ended_roots(&stand, limit).await, over.into(), "{limit}");
     }
 }
 
