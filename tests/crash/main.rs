@@ -1,0 +1,163 @@
+//! Every sequence of steps under a death at every call: without luck, and without waiting.
+//!
+//! A sequence is played once to number the calls that processes make to the ports, settlements included. Then it is
+//! played again for each of them, twice: the process that makes the call dies before its effect, and after it. Its
+//! ports answer nothing any more, its deliveries go back, its session ends; another process goes on. In the end
+//! everything must be as without a death: documents, states, dead letters, replies, empty queues.
+//!
+//! Time is moved on by the play, so delays cost nothing. A failure names the sequence, the call and the moment;
+//! `GLEITZEIT_CRASH='NUMBER before'` (or `after`) with the sequence's name as the filter plays that one alone.
+
+mod actor;
+mod end;
+#[path = "../support/gate.rs"]
+mod gate;
+#[path = "../support/ledger.rs"]
+mod ledger;
+#[path = "../support/mischief.rs"]
+mod mischief;
+mod play;
+mod process;
+mod sequences;
+#[path = "../support/set_clock.rs"]
+mod set_clock;
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
+#[path = "../support/stores.rs"]
+mod stores;
+mod tally;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use uuid::Uuid;
+
+use end::End;
+use gate::Moment;
+use gleitzeit::core::protocol::Protocols;
+use play::Play;
+use sequences::{SEQUENCES, Sequence};
+use stores::Place;
+use tally::{Call, Fault, Tally};
+
+/// Which fault is to be played alone.
+const ONLY: &str = "GLEITZEIT_CRASH";
+/// Most failures that are told of one sequence.
+const TOLD_MAX: usize = 3;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let protocols = Arc::new(Protocols::builtin().expect("built in"));
+    let redis = environment("GLEITZEIT_REDIS_URL");
+    let mut trials = Vec::new();
+    for sequence in SEQUENCES {
+        let own = Arc::clone(&protocols);
+        trials.push(Trial::test(format!("embedded::{}", sequence.name), move || {
+            suite(sequence, &own, Place::memory)
+        }));
+        let (name, own) = (format!("redis::{}", sequence.name), Arc::clone(&protocols));
+        trials.push(match (redis.clone(), environment("CI")) {
+            (Some(url), _) => Trial::test(name, move || over_redis(sequence, &own, &url)),
+            (None, Some(_)) => Trial::test(name, || Err("GLEITZEIT_REDIS_URL names no server".into())),
+            (None, None) => Trial::test(name, || Ok(())).with_ignored_flag(true),
+        });
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A variable that is set and not empty.
+#[allow(clippy::disallowed_methods, reason = "a suite has no configuration but its environment")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The store in Redis, each play under a prefix of its own.
+fn over_redis(sequence: &Sequence, protocols: &Arc<Protocols>, url: &str) -> Result<(), Failed> {
+    let (own, plays) = (format!("crash-{}", Uuid::now_v7()), AtomicU32::new(0));
+    let place = || {
+        let play = plays.fetch_add(1, Ordering::Relaxed);
+        Place::memory().and_redis(url, format!("{own}:{play}"))
+    };
+    let outcome = suite(sequence, protocols, place);
+    process::runtime().block_on(Place::memory().and_redis(url, own).remove());
+    outcome
+}
+
+/// A sequence without a death, and with one at every call.
+fn suite(sequence: &Sequence, protocols: &Arc<Protocols>, place: impl Fn() -> Place) -> Result<(), Failed> {
+    let counted = Tally::new(None);
+    let expected = play(sequence, protocols, &place(), &counted)?;
+    if !expected.wrongs().is_empty() {
+        return Err(format!("without a fault: {}", expected.wrongs().join("; ")).into());
+    }
+    let calls = counted.calls();
+    let only = environment(ONLY);
+    let (mut failures, mut played) = (Vec::new(), 0);
+    for (at, call) in calls.iter().enumerate() {
+        for (moment, word) in [(Moment::Before, "before"), (Moment::After, "after")] {
+            let name = format!("{} {word}", at + 1);
+            if only.as_ref().is_some_and(|only| *only != name) || (call.has_only_after() && word == "before")
+            {
+                continue;
+            }
+            played += 1;
+            if let Err(wrong) =
+                with_fault(sequence, protocols, &place(), Fault { call: *call, moment }, &expected)
+            {
+                failures.push(format!(
+                    "sequence {}, call {} of {} ({call}), a death {word} it: {wrong}\n    alone: {ONLY}='{name}' cargo test --test crash {}",
+                    sequence.name, at + 1, calls.len(), sequence.name
+                ));
+            }
+        }
+    }
+    if failures.is_empty() {
+        eprintln!("{}: {} calls, {played} deaths", sequence.name, calls.len());
+        return Ok(());
+    }
+    let count = failures.len();
+    failures.truncate(TOLD_MAX);
+    Err(format!("{count} of {played} deaths:\n{}", failures.join("\n")).into())
+}
+
+fn with_fault(
+    sequence: &Sequence,
+    protocols: &Arc<Protocols>,
+    place: &Place,
+    fault: Fault,
+    expected: &End,
+) -> Result<(), String> {
+    let tally = Tally::new(Some(fault));
+    let end = play(sequence, protocols, place, &tally)?;
+    if !tally.fell() {
+        return Err("nobody made this call when the sequence was played again".to_owned());
+    }
+    let differences = end.differences(expected);
+    if differences.is_empty() { Ok(()) } else { Err(differences.join("; ")) }
+}
+
+/// Plays a sequence to its end.
+fn play(
+    sequence: &Sequence,
+    protocols: &Arc<Protocols>,
+    place: &Place,
+    tally: &Arc<Tally>,
+) -> Result<End, String> {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut play = Play::new(place, tally, protocols);
+        (sequence.play)(&mut play);
+        play.end()
+    }));
+    played.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        text.unwrap_or_else(|| "it panicked".to_owned())
+    })
+}
+
+impl Call {
+    /// A delivery comes by itself: there is nothing before it.
+    fn has_only_after(&self) -> bool {
+        self.name() == "Consumer::next"
+    }
+}

@@ -1,0 +1,45 @@
+//! Schedules.
+
+use gleitzeit::core::protocol::Protocols;
+use gleitzeit::wire::schedule::{Change, Definition, Order};
+
+use crate::play::{Play, id};
+
+/// A slot is fired at its time, another one after everybody was away.
+pub(super) fn ticks(play: &mut Play) {
+    set(play);
+    play.work();
+    play.pass(60);
+    play.world.clock.set(super::later(play, 130));
+    play.pass(60);
+    change(play, Change::Remove, 2);
+    play.pass(300);
+}
+
+pub(super) fn a_pause_and_a_resumption(play: &mut Play) {
+    set(play);
+    play.work();
+    play.pass(60);
+    change(play, Change::Pause, 2);
+    play.pass(120);
+    change(play, Change::Resume, 3);
+    play.pass(120);
+    change(play, Change::Remove, 4);
+    play.pass(300);
+}
+
+/// A task every minute, and all that were missed.
+fn set(play: &mut Play) {
+    let members = serde_json::json!({"cron": "* * * * *", "catch_up": "all",
+        "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}});
+    let protocols = Protocols::builtin().expect("built in");
+    let definition = Definition::new(members.as_object().expect("an object"), &protocols).expect("valid");
+    let order = Order::Set { name: id("s"), generation: Some(1), definition: Box::new(definition) };
+    play.ask(async |person| person.client.order(&order).await.expect("it is taken"));
+}
+
+fn change(play: &mut Play, change: Change, generation: u32) {
+    let order = Order::Change { name: id("s"), generation: Some(generation), change };
+    play.ask(async |person| person.client.order(&order).await.expect("it is taken"));
+    play.work();
+}
