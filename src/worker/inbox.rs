@@ -141,7 +141,10 @@ impl Shared {
                 Taken::Other(_) => return Ok(None),
             }
         };
-        let ending = Ending::unrun(state, Some(failure.clone()), self.parts.clock.now());
+        // An end after attempts of this run is told as the last of them: one told as attempt 0 begins a run.
+        let attempts = if run.lease.attempt > 1 { run.lease.attempt } else { 0 };
+        let ending =
+            Ending { attempts, ..Ending::unrun(state, Some(failure.clone()), self.parts.clock.now()) };
         let document = document(&ending, head);
         let end = End::Ended {
             state,

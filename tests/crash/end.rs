@@ -14,8 +14,16 @@ use crate::play::{echo, nested};
 use crate::process::World;
 
 /// What depends on who did it, when, and how often it was tried.
-const NOT_COMPARED: [&str; 7] =
-    ["attempts", "created_at", "ended_at", "execution_time", "provider_id", "started_at", "worker_id"];
+const NOT_COMPARED: [&str; 8] = [
+    "attempts",
+    "crashes",
+    "created_at",
+    "ended_at",
+    "execution_time",
+    "provider_id",
+    "started_at",
+    "worker_id",
+];
 
 /// The end of a play.
 #[derive(Debug)]
@@ -118,6 +126,10 @@ fn strip(value: &mut Value) {
         Value::Object(members) => {
             members.retain(|key, _| !NOT_COMPARED.contains(&key.as_str()));
             members.values_mut().for_each(strip);
+            let counts = |text: &str| text.split_once(" workers died").map(|(_, told)| told.to_owned());
+            if let Some(told) = members.get("message").and_then(Value::as_str).and_then(counts) {
+                members.insert("message".to_owned(), told.into());
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(strip),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

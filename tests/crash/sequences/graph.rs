@@ -70,7 +70,7 @@ pub(super) fn a_nested_workflow(play: &mut Play) {
 }
 
 pub(super) fn a_workflow_that_runs_out_of_time(play: &mut Play) {
-    let mut failing = step("b", &format!("{FAILS_UNTIL}2"), &[]);
+    let mut failing = step("b", &format!("{FAILS_UNTIL}99"), &[]);
     failing["retry"] = json!({"max_attempts": 3, "base_delay": 60, "jitter": false});
     let mut document = flow(&[step("a", "in time", &[]), failing, step("c", "never", &["b"])]);
     document["timeout"] = 30.into();

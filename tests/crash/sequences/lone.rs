@@ -58,9 +58,7 @@ pub(super) fn not_before(play: &mut Play) {
 }
 
 pub(super) fn expired(play: &mut Play) {
-    let Task { spec, .. } = task("t", "too late");
-    let end = Some(later(play, 30));
-    play.submit(&Task { spec: Spec { expires_at: end, ..spec }, ..task("t", "") });
+    play.send_task(json!({"id": "t", "method": "ping", "expires_at": later(play, 30)}).to_string());
     play.world.clock.set(later(play, 60));
     play.work();
     let calls = play.world.scene.calls.lock().expect("nobody panics with it").len();
@@ -69,7 +67,7 @@ pub(super) fn expired(play: &mut Play) {
 
 pub(super) fn a_drain(play: &mut Play) {
     play.world.scene.is_endless.store(true, Ordering::SeqCst);
-    play.submit(&task("t", ENDLESS));
+    play.send_task(json!({"id": "t", "method": "ping", "params": {"message": ENDLESS}}).to_string());
     // No grace: what runs is given back, uncounted.
     play.run(async |beside| beside.cues.runs.notified().await);
     play.world.scene.is_endless.store(false, Ordering::SeqCst);

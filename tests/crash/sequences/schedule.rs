@@ -1,6 +1,5 @@
 //! Schedules.
 
-use gleitzeit::core::protocol::Protocols;
 use gleitzeit::wire::schedule::{Change, Definition, Order};
 
 use crate::play::{Play, id};
@@ -8,9 +7,9 @@ use crate::play::{Play, id};
 /// A slot is fired at its time, another one after everybody was away.
 pub(super) fn ticks(play: &mut Play) {
     set(play);
-    play.work();
-    play.pass(60);
-    play.world.clock.set(super::later(play, 130));
+    // A slot whose worker dies fires some seconds later.
+    play.pass(90);
+    play.world.clock.set(super::later(play, 120));
     play.pass(60);
     change(play, Change::Remove, 2);
     play.pass(300);
@@ -18,8 +17,7 @@ pub(super) fn ticks(play: &mut Play) {
 
 pub(super) fn a_pause_and_a_resumption(play: &mut Play) {
     set(play);
-    play.work();
-    play.pass(60);
+    play.pass(90);
     change(play, Change::Pause, 2);
     play.pass(120);
     change(play, Change::Resume, 3);
@@ -32,8 +30,8 @@ pub(super) fn a_pause_and_a_resumption(play: &mut Play) {
 fn set(play: &mut Play) {
     let members = serde_json::json!({"cron": "* * * * *", "catch_up": "all",
         "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}});
-    let protocols = Protocols::builtin().expect("built in");
-    let definition = Definition::new(members.as_object().expect("an object"), &protocols).expect("valid");
+    let members = members.as_object().expect("an object");
+    let definition = Definition::new(members, &play.world.protocols).expect("valid");
     let order = Order::Set { name: id("s"), generation: Some(1), definition: Box::new(definition) };
     play.ask(async |person| person.client.order(&order).await.expect("it is taken"));
 }
