@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Shared;
 use super::execute::{protocol_of, settle};
-use super::guard::HELD_LOOKS;
+use super::guard::{HELD_LOOKS, may_have_been_cut};
 use super::lease::{Purpose, Taken};
 use super::patience::{Stop, insist};
 use super::publish::{About, Past, came_from, document, message_of, run_of};
@@ -123,7 +123,7 @@ impl Shared {
                 Taken::Crowded { .. } => return Err(Stop::Crowded),
                 Taken::Other(Claimed::Over { released, .. }) => {
                     self.publish_released(released).await?;
-                    return Ok(None);
+                    return self.ended_before(delivery, head, task).await;
                 }
                 Taken::Other(Claimed::Next { attempt, due }) => {
                     if let Some(task) = task {
@@ -171,6 +171,24 @@ impl Shared {
             self.tell(&event);
         }
         Ok(Some(document))
+    }
+
+    /// The end is recorded already. If an earlier delivery may have been cut short after it had done that, nobody
+    /// may have been answered: the document is for whoever waits for a task on its own, as if it ended here.
+    async fn ended_before(
+        &self,
+        delivery: &Delivery,
+        head: &Head,
+        task: Option<&Task>,
+    ) -> Result<Option<Bytes>, Stop> {
+        if !may_have_been_cut(delivery) {
+            return Ok(None);
+        }
+        if head.key.task.is_some() {
+            self.answer_again(&head.key.root, task.and_then(|task| task.reply.as_ref())).await?;
+            return Ok(None);
+        }
+        insist(&self.abort, "result", || self.parts.store.result(&head.key)).await
     }
 
     async fn answer(&self, ended: Option<Bytes>, reply: Option<&Reply>, head: &Head) -> Result<(), Stop> {

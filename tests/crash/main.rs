@@ -10,10 +10,13 @@
 
 mod actor;
 mod end;
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
 #[path = "../support/gate.rs"]
 mod gate;
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
 #[path = "../support/ledger.rs"]
 mod ledger;
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
 #[path = "../support/mischief.rs"]
 mod mischief;
 mod play;
@@ -42,11 +45,15 @@ use tally::{Call, Fault, Tally};
 
 /// Which fault is to be played alone.
 const ONLY: &str = "GLEITZEIT_CRASH";
+/// How many sequences are played at once.
+const THREADS: usize = 4;
 /// Most failures that are told of one sequence.
 const TOLD_MAX: usize = 3;
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Half of a play is waiting for another thread.
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let protocols = Arc::new(Protocols::builtin().expect("built in"));
     let redis = environment("GLEITZEIT_REDIS_URL");
     let mut trials = Vec::new();

@@ -1,7 +1,7 @@
 //! A play: what people, producers and workers do one after the other, with a clock that the play moves on.
 //!
 //! Where a process dies another one takes its part: a worker goes on with what is there; whoever has asked for
-//! something asks once more, after workers have done what there was, so that the repeat comes as late as it can.
+//! something asks once more, as a rule after workers have done what there was, so that the repeat comes late.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -68,8 +68,17 @@ pub(crate) struct Beside<'a> {
     broker: &'a Arc<dyn Broker>,
 }
 
+/// When somebody asks again who has died while he asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Again {
+    AtOnce,
+    /// After workers have done what there was.
+    Late,
+}
+
 pub(crate) struct Play {
     pub(crate) world: World,
+    pub(crate) asks_again: Again,
     outside: Runtime,
     /// Past every gate.
     broker: Arc<dyn Broker>,
@@ -103,7 +112,7 @@ impl Play {
             guard_after: Duration::from_secs(60),
         };
         let (due, replies) = (BTreeSet::new(), BTreeSet::new());
-        Play { world, outside, broker, worker: None, deaths: 0, due, replies }
+        Play { world, asks_again: Again::Late, outside, broker, worker: None, deaths: 0, due, replies }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -140,7 +149,10 @@ impl Play {
                 return;
             }
             self.died();
-            self.work();
+            match self.asks_again {
+                Again::AtOnce => {}
+                Again::Late => self.work(),
+            }
         }
     }
 

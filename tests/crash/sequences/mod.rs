@@ -108,11 +108,12 @@ impl Play {
         self.send(Queue::Workflows, body, properties);
     }
 
-    /// A foreign producer publishes this to the queue of tasks.
-    fn send_task(&self, body: impl Into<bytes::Bytes>) {
+    /// A foreign producer publishes this to the queue of tasks and wants to be told of its end.
+    fn send_task(&self, body: impl Into<String>) {
+        let body = body.into();
         let properties = Properties {
             reply_to: Some("asker".to_owned()),
-            correlation_id: Some("task".to_owned()),
+            correlation_id: Some(body.clone()),
             ..Properties::default()
         };
         self.send(Queue::Tasks(echo()), body, properties);

@@ -8,7 +8,7 @@ use gleitzeit::wire::command::Command;
 
 use super::{flow, step, task};
 use crate::actor::{BROKEN, ENDLESS, FAILS_UNTIL};
-use crate::play::{Play, id};
+use crate::play::{Again, Play, id};
 
 pub(super) fn a_cancel_of_what_runs(play: &mut Play) {
     play.world.scene.is_endless.store(true, Ordering::SeqCst);
@@ -32,6 +32,8 @@ pub(super) fn a_cancel_of_what_is_queued_and_waits(play: &mut Play) {
     play.send_task(json!({"id": "t", "method": "ping"}).to_string());
     play.send_workflow("w", &flow(&[step("a", "never", &[]), step("b", "never", &["a"])]));
     play.take(&Queue::Workflows);
+    // At once, or there is nothing left to cancel.
+    play.asks_again = Again::AtOnce;
     play.cancel("w");
     play.cancel("t");
     play.work();
