@@ -37,12 +37,29 @@ pub(crate) struct Scene {
 }
 
 /// What is one process's own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cues {
+    /// What processes before it had taken and not settled.
+    left: u32,
     /// An endless call runs.
     pub(crate) runs: Notify,
     /// The process is to die.
     pub(crate) poisoned: Notify,
+}
+
+impl Cues {
+    pub(crate) fn new(tally: &Tally) -> Cues {
+        Cues { left: unsettled(tally), runs: Notify::new(), poisoned: Notify::new() }
+    }
+
+    /// How many deliveries the process has taken and not settled.
+    fn held(&self, tally: &Tally) -> u32 {
+        unsettled(tally) - self.left
+    }
+}
+
+fn unsettled(tally: &Tally) -> u32 {
+    tally.done("worker", "Consumer::next") - tally.done("worker", "Receipt::settle")
 }
 
 #[derive(Debug)]
@@ -95,11 +112,9 @@ impl Provider for Actor {
 }
 
 impl Actor {
-    /// One delivery is dealt with at a time, so the next one that is settled is this call's.
+    /// One delivery is dealt with at a time, so this call's is settled when as many are as have come.
     async fn guarded(&self) {
-        let settled = || self.tally.done("worker", "Receipt::settle");
-        let before = settled();
-        while settled() == before {
+        while self.cues.held(&self.tally) > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

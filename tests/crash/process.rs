@@ -74,7 +74,7 @@ impl Process {
     pub(crate) fn start(world: &World) -> Process {
         let inside = runtime();
         let store = inside.block_on(world.ground.another_store());
-        let (cues, broker) = (Arc::<Cues>::default(), world.ground.broker());
+        let (cues, broker) = (Arc::new(Cues::new(&world.tally)), world.ground.broker());
         let (gate, wild, watched) = world.ports("worker", Arc::clone(&broker), Arc::clone(&store));
         let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
         let actor = Actor {

@@ -1,6 +1,8 @@
 //! Where a case lives: a state file of its own, and perhaps a Redis prefix of its own.
 
+use redis::AsyncConnectionConfig;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 use gleitzeit::broker::Broker;
@@ -10,6 +12,9 @@ use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::store::Store;
 use gleitzeit::store::redis::{Prefix, RedisStore};
 use gleitzeit::store::sqlite::SqliteStore;
+
+/// The longest that Redis may take to answer when a case is removed.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A case's place.
 #[derive(Debug)]
@@ -61,7 +66,11 @@ impl Place {
     pub(crate) async fn remove(&self) {
         let Some((url, prefix)) = &self.redis else { return };
         let client = redis::Client::open(url.as_str()).expect("the address is valid");
-        let mut server = client.get_multiplexed_async_connection().await.expect("the server is there");
+        // The client's own half second is short for a machine that has other things to do.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_MAX));
+        let config = config.set_connection_timeout(Some(ANSWER_MAX));
+        let server = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut server = server.expect("the server is there");
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");

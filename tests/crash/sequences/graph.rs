@@ -52,7 +52,7 @@ pub(super) fn edges_of_all_kinds(play: &mut Play) {
     play.work();
 }
 
-pub(super) fn items(play: &mut Play) {
+pub(super) fn items_of_a_list(play: &mut Play) {
     let mut each = step("a", "${item}", &["s"]);
     each["for_each"] = "${s.response}".into();
     each["max_parallel"] = 2.into();

@@ -45,7 +45,7 @@ pub(super) fn a_poison_task(play: &mut Play) {
     play.pass(600);
 }
 
-pub(super) fn not_before(play: &mut Play) {
+pub(super) fn tasks_that_are_not_to_start_yet(play: &mut Play) {
     let Task { spec, .. } = task("t", "in time");
     let due = Some(later(play, 30));
     play.submit(&Task { spec: Spec { not_before: due, ..spec }, ..task("t", "") });
@@ -57,7 +57,7 @@ pub(super) fn not_before(play: &mut Play) {
     play.pass(120);
 }
 
-pub(super) fn expired(play: &mut Play) {
+pub(super) fn a_task_that_is_too_late(play: &mut Play) {
     play.send_task(json!({"id": "t", "method": "ping", "expires_at": later(play, 30)}).to_string());
     play.world.clock.set(later(play, 60));
     play.work();

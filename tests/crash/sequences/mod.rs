@@ -38,13 +38,13 @@ pub(crate) const SEQUENCES: &[Sequence] = &sequences! {
     lone::retries_that_are_used_up;
     lone::a_long_task_under_a_guard;
     lone::a_poison_task;
-    lone::not_before;
-    lone::expired;
+    lone::tasks_that_are_not_to_start_yet;
+    lone::a_task_that_is_too_late;
     lone::a_drain;
     graph::a_chain;
     graph::a_fan_in;
     graph::edges_of_all_kinds;
-    graph::items;
+    graph::items_of_a_list;
     graph::a_nested_workflow;
     graph::a_workflow_that_runs_out_of_time;
     outside::a_cancel_of_what_runs;
@@ -57,7 +57,7 @@ pub(crate) const SEQUENCES: &[Sequence] = &sequences! {
     dead::a_replay_of_a_task;
     dead::a_replay_of_a_workflow;
     dead::the_dead_inbox;
-    schedule::ticks;
+    schedule::ticks_of_a_schedule;
     schedule::a_pause_and_a_resumption;
 };
 

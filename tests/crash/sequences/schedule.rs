@@ -5,7 +5,7 @@ use gleitzeit::wire::schedule::{Change, Definition, Order};
 use crate::play::{Play, id};
 
 /// A slot is fired at its time, another one after everybody was away.
-pub(super) fn ticks(play: &mut Play) {
+pub(super) fn ticks_of_a_schedule(play: &mut Play) {
     set(play);
     // A slot whose worker dies fires some seconds later.
     play.pass(90);
