@@ -83,9 +83,8 @@ impl Shared {
             let text = format!("{} workers died while they ran this task; it is given up", run.crashes);
             return Err(Failure::new(Code::WorkerLost, text).with("crashes", run.crashes).final_now());
         }
-        // Once it has been started, by an earlier attempt, an earlier run or for its children, it can no longer expire.
-        let is_first = run.lease.run == 1 && run.lease.attempt == 1 && run.children.is_empty();
-        if is_first && let Some(at) = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now()) {
+        let expired = task.spec.expires_at.filter(|at| *at <= self.parts.clock.now());
+        if let Some(at) = expired.filter(|at| !run.was_started_before(*at)) {
             return Err(Failure::new(Code::TaskExpired, format!("not started by {at}")));
         }
         let inputs = documents(run)?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Shared;
 use super::execute::{protocol_of, settle};
-use super::guard::HELD_LOOKS;
+use super::guard::{HELD_LOOKS, may_have_been_cut};
 use super::lease::{Purpose, Taken};
 use super::patience::{Stop, insist};
 use super::publish::{About, Past, came_from, document, message_of, run_of};
@@ -129,7 +129,7 @@ impl Shared {
                 Taken::Crowded { .. } => return Err(Stop::Crowded),
                 Taken::Other(Claimed::Over { released, .. }) => {
                     self.publish_released(released).await?;
-                    return Ok(Unrun::Left);
+                    return self.ended_before(delivery, head, task).await;
                 }
                 Taken::Other(Claimed::Next { attempt, due }) => {
                     if let Some(task) = task {
@@ -148,7 +148,10 @@ impl Shared {
                 Taken::Lost(_) | Taken::Other(_) => return Ok(Unrun::Left),
             }
         };
-        let ending = Ending::unrun(state, Some(failure.clone()), self.parts.clock.now());
+        // An end after attempts of this run is told as the last of them: one told as attempt 0 begins a run.
+        let attempts = if run.lease.attempt > 1 { run.lease.attempt } else { 0 };
+        let ending =
+            Ending { attempts, ..Ending::unrun(state, Some(failure.clone()), self.parts.clock.now()) };
         let document = document(&ending, head);
         let end = End::Ended {
             state,
@@ -181,6 +184,25 @@ impl Shared {
             self.tell(&event);
         }
         Ok(Unrun::Ended(document))
+    }
+
+    /// The end is recorded already. If an earlier delivery may have been cut short after it had done that, nobody
+    /// may have been answered: the document is for whoever waits for a task on its own, as if it ended here.
+    async fn ended_before(
+        &self,
+        delivery: &Delivery,
+        head: &Head,
+        task: Option<&Task>,
+    ) -> Result<Unrun, Stop> {
+        if !may_have_been_cut(delivery) {
+            return Ok(Unrun::Left);
+        }
+        if head.key.task.is_some() {
+            self.answer_again(&head.key.root, task.and_then(|task| task.reply.as_ref())).await?;
+            return Ok(Unrun::Left);
+        }
+        let document = insist(&self.abort, "result", || self.parts.store.result(&head.key)).await?;
+        Ok(document.map_or(Unrun::Left, Unrun::Ended))
     }
 
     async fn answer(&self, unrun: Unrun, reply: Option<&Reply>, head: &Head) -> Result<(), Stop> {

@@ -1,12 +1,14 @@
 //! Taking a task's lease: from the queue's side the first step that is recorded.
 
 use bytes::Bytes;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::patience::{Stop, insist};
 use super::session::{BEAT_TTL, Sign};
 use super::turn::{Turn, patience};
+use crate::core::clock::Timestamp;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
 use crate::store::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
@@ -52,6 +54,26 @@ pub(super) struct Run {
     pub(super) children: Vec<Id>,
     /// The turn that the lease is held with.
     _turn: Turn,
+}
+
+impl Run {
+    /// Whether the task was started before `at`, which is over: by an earlier attempt, an earlier run, or for its
+    /// children. Then it can no longer expire. A worker that died with a lease taken later has started nothing.
+    pub(super) fn was_started_before(&self, at: Timestamp) -> bool {
+        let Lease { run, attempt, .. } = self.lease;
+        if run > 1 || !self.children.is_empty() {
+            return true;
+        }
+        // Without a history the store has lost its last writes.
+        attempt > 1 && (self.history.is_empty() || !self.history.iter().all(|entry| started_from(entry, at)))
+    }
+}
+
+/// Whether the history tells of this attempt that it started at `at` or later.
+fn started_from(entry: &str, at: Timestamp) -> bool {
+    let entry: Option<Value> = serde_json::from_str(entry).ok();
+    let started = entry.as_ref().and_then(|entry| entry.get("started_at")?.as_str()?.parse().ok());
+    started.is_some_and(|started: Timestamp| started >= at)
 }
 
 impl Shared {

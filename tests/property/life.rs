@@ -114,7 +114,7 @@ impl Case {
             2..=4 => Timeout::Never,
             _ => Timeout::None,
         };
-        let (ground, id) = (place.open().await, Id::parse("w").expect("valid"));
+        let (ground, id) = (place.open(Arc::new(WallClock)).await, Id::parse("w").expect("valid"));
         let broker = ground.broker();
         broker.declare(&Topology::new([echo(), nested()])).await.expect("declares");
         let submitted = to_workflows(workflow::encode(&graph.document_within(timeout), &id));

@@ -6,13 +6,21 @@
 //! other ones; a failure names the seed that shows it again.
 
 mod end;
+#[path = "../support/gate.rs"]
 mod gate;
 mod graph;
+#[path = "../support/ledger.rs"]
 mod ledger;
 mod life;
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
+#[path = "../support/mischief.rs"]
 mod mischief;
 mod repair;
 mod schedule;
+#[path = "../support/set_clock.rs"]
+mod set_clock;
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
+#[path = "../support/stores.rs"]
 mod stores;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use gleitzeit::broker::sqlite::SqliteBroker;
@@ -25,22 +24,7 @@ use gleitzeit::worker::{Parts, Settings, Worker};
 use crate::gate::Gate;
 use crate::ledger::{Ledger, Watched};
 use crate::mischief::{Mischief, Wild};
-
-/// A clock that goes on when it is told to.
-#[derive(Debug)]
-struct SetClock(AtomicI64);
-
-impl Clock for SetClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
-    }
-    fn chance(&self) -> f64 {
-        0.5
-    }
-    fn new_id(&self) -> Id {
-        Id::from_uuid(uuid::Uuid::now_v7())
-    }
-}
+use crate::set_clock::SetClock;
 
 /// More points than any life here passes.
 const POINTS_MAX: u32 = 192;
@@ -81,7 +65,7 @@ impl Case {
         let folder = tempfile::tempdir().expect("a folder");
         let location = Location::File(folder.path().join("state.db"));
         let database = Database::open(location, Durability::Process).await.expect("the file opens");
-        let clock = Arc::new(SetClock(AtomicI64::new(at("2026-01-01T00:00:00.5Z").as_millis())));
+        let clock = SetClock::at(at("2026-01-01T00:00:00.5Z"));
         let store = SqliteStore::new(database.clone(), clock.clone(), Default::default());
         let protocols = Arc::new(Protocols::builtin().expect("built in"));
         let case = Case { folder, database, clock, store: Arc::new(store), protocols };
@@ -95,7 +79,7 @@ impl Case {
     }
 
     fn set(&self, time: &str) {
-        self.clock.0.store(at(time).as_millis(), Ordering::SeqCst);
+        self.clock.set(at(time));
     }
 
     async fn send(&self, order: &Order) {
@@ -143,7 +127,7 @@ impl Case {
     async fn settle_down(&self) {
         for _ in 0..6 {
             assert!(!self.life(Gate::new(None)).await);
-            self.clock.0.fetch_add(2_000, Ordering::SeqCst);
+            self.clock.set(self.clock.now().after(Duration::from_secs(2)));
         }
     }
 

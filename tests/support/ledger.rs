@@ -187,74 +187,74 @@ pub(crate) struct Watched {
 #[async_trait]
 impl Schedules for Watched {
     async fn arrange(&self, arrangement: &Arrangement, now: Timestamp) -> Result<Schedule, StoreError> {
-        self.gate.through(self.inner.arrange(arrangement, now)).await
+        self.gate.through("Store::arrange", self.inner.arrange(arrangement, now)).await
     }
 
     async fn begin(&self, turn: &Turn, until: Timestamp, now: Timestamp) -> Result<Begun, StoreError> {
-        self.gate.through(self.inner.begin(turn, until, now)).await
+        self.gate.through("Store::begin", self.inner.begin(turn, until, now)).await
     }
 
     async fn fire(&self, firing: &Firing, now: Timestamp) -> Result<bool, StoreError> {
-        self.gate.through(self.inner.fire(firing, now)).await
+        self.gate.through("Store::fire", self.inner.fire(firing, now)).await
     }
 
     async fn schedule(&self, name: &Id) -> Result<Option<Schedule>, StoreError> {
-        self.gate.through(self.inner.schedule(name)).await
+        self.gate.through("Store::schedule", self.inner.schedule(name)).await
     }
 
     async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
-        self.gate.through(self.inner.schedules(after, limit)).await
+        self.gate.through("Store::schedules", self.inner.schedules(after, limit)).await
     }
 }
 
 #[async_trait]
 impl OpenWork for Watched {
     async fn open(&self, after: Option<&str>, limit: usize) -> Result<OpenPage, StoreError> {
-        self.gate.through(self.inner.open(after, limit)).await
+        self.gate.through("Store::open", self.inner.open(after, limit)).await
     }
 
     async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
-        self.gate.through(self.inner.messages(keys)).await
+        self.gate.through("Store::messages", self.inner.messages(keys)).await
     }
 }
 
 #[async_trait]
 impl Store for Watched {
     async fn accept(&self, accepted: &[Accepted], now: Timestamp) -> Result<Vec<Id>, StoreError> {
-        self.gate.through(self.inner.accept(accepted, now)).await
+        self.gate.through("Store::accept", self.inner.accept(accepted, now)).await
     }
 
     async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
-        self.gate.through(self.inner.create(plan, now)).await
+        self.gate.through("Store::create", self.inner.create(plan, now)).await
     }
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
-        self.gate.point().await;
+        let nth = self.gate.before("Store::claim").await;
         let claimed = self.inner.claim(claim, now).await;
         if matches!(claimed, Ok(Claimed::Run { .. })) {
             self.ledger.claimed(&claim.head.key);
         }
-        self.gate.point().await;
+        self.gate.after("Store::claim", nth).await;
         claimed
     }
 
     async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
-        self.gate.point().await;
+        let nth = self.gate.before("Store::finish").await;
         self.ledger.finishing(&lease.key, end);
         let finished = self.inner.finish(lease, end, now).await;
         if let Ok(finished) = &finished {
             self.ledger.finished(lease, end, finished);
         }
-        self.gate.point().await;
+        self.gate.after("Store::finish", nth).await;
         finished
     }
 
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
-        self.gate.through(self.inner.cancel(root, why, now)).await
+        self.gate.through("Store::cancel", self.inner.cancel(root, why, now)).await
     }
 
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
-        self.gate.through(self.inner.retry(root, by, now)).await
+        self.gate.through("Store::retry", self.inner.retry(root, by, now)).await
     }
 
     async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
@@ -266,54 +266,54 @@ impl Store for Watched {
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
-        self.gate.through(self.inner.beat(session, ttl, now)).await
+        self.gate.through("Store::beat", self.inner.beat(session, ttl, now)).await
     }
 
     async fn alive(&self, session: &Id, now: Timestamp) -> Result<bool, StoreError> {
-        self.gate.through(self.inner.alive(session, now)).await
+        self.gate.through("Store::alive", self.inner.alive(session, now)).await
     }
 
     async fn leave(&self, session: &Id) -> Result<(), StoreError> {
-        self.gate.through(self.inner.leave(session)).await
+        self.gate.through("Store::leave", self.inner.leave(session)).await
     }
 
     async fn task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {
-        self.gate.through(self.inner.task(key)).await
+        self.gate.through("Store::task", self.inner.task(key)).await
     }
 
     async fn workflow(&self, id: &Id) -> Result<Option<WorkflowRecord>, StoreError> {
-        self.gate.through(self.inner.workflow(id)).await
+        self.gate.through("Store::workflow", self.inner.workflow(id)).await
     }
 
     async fn result(&self, key: &TaskKey) -> Result<Option<Bytes>, StoreError> {
-        self.gate.through(self.inner.result(key)).await
+        self.gate.through("Store::result", self.inner.result(key)).await
     }
 
     async fn results(&self, root: &Id, tasks: &[Id]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.gate.through(self.inner.results(root, tasks)).await
+        self.gate.through("Store::results", self.inner.results(root, tasks)).await
     }
 
     async fn outcome(&self, root: &Id) -> Result<Option<Bytes>, StoreError> {
-        self.gate.through(self.inner.outcome(root)).await
+        self.gate.through("Store::outcome", self.inner.outcome(root)).await
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<Summary>, StoreError> {
-        self.gate.through(self.inner.list(filter)).await
+        self.gate.through("Store::list", self.inner.list(filter)).await
     }
 
     async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
-        self.gate.through(self.inner.watch(root)).await
+        self.gate.through("Store::watch", self.inner.watch(root)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.gate.through(self.inner.ping()).await
+        self.gate.through("Store::ping", self.inner.ping()).await
     }
 
     async fn version(&self) -> Result<String, StoreError> {
-        self.gate.through(self.inner.version()).await
+        self.gate.through("Store::version", self.inner.version()).await
     }
 
     async fn close(&self) {
-        self.gate.through(self.inner.close()).await;
+        self.gate.through("Store::close", self.inner.close()).await;
     }
 }

@@ -1,21 +1,26 @@
 //! Where a case lives: a state file of its own, and perhaps a Redis prefix of its own.
 
+use redis::AsyncConnectionConfig;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 use gleitzeit::broker::Broker;
 use gleitzeit::broker::sqlite::SqliteBroker;
+use gleitzeit::core::clock::Clock;
 use gleitzeit::sqlite::{Database, Durability, Location};
 use gleitzeit::store::Store;
 use gleitzeit::store::redis::{Prefix, RedisStore};
 use gleitzeit::store::sqlite::SqliteStore;
 
-use crate::wall_clock::WallClock;
+/// The longest that Redis may take to answer when a case is removed.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A case's place.
 #[derive(Debug)]
 pub(crate) struct Place {
-    folder: tempfile::TempDir,
+    /// Where the state file is; `None` for in memory.
+    folder: Option<tempfile::TempDir>,
     redis: Option<(String, String)>,
 }
 
@@ -23,6 +28,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Ground {
     database: Database,
+    clock: Arc<dyn Clock>,
     redis: Option<(String, String)>,
     /// The store as somebody has it who does not die.
     pub(crate) store: Arc<dyn Store>,
@@ -30,26 +36,41 @@ pub(crate) struct Ground {
 
 impl Place {
     pub(crate) fn sqlite() -> Place {
-        Place { folder: tempfile::tempdir().expect("a folder"), redis: None }
+        Place { folder: Some(tempfile::tempdir().expect("a folder")), redis: None }
+    }
+
+    /// A state that is in memory.
+    pub(crate) fn memory() -> Place {
+        Place { folder: None, redis: None }
+    }
+
+    /// The same with the store in Redis.
+    pub(crate) fn and_redis(self, url: &str, prefix: String) -> Place {
+        Place { redis: Some((url.to_owned(), prefix)), ..self }
     }
 
     pub(crate) fn redis(url: &str) -> Place {
         let prefix = format!("property-{}", Uuid::now_v7());
-        Place { redis: Some((url.to_owned(), prefix)), ..Place::sqlite() }
+        Place::sqlite().and_redis(url, prefix)
     }
 
-    pub(crate) async fn open(&self) -> Ground {
-        let location = Location::File(self.folder.path().join("state.db"));
+    pub(crate) async fn open(&self, clock: Arc<dyn Clock>) -> Ground {
+        let file = self.folder.as_ref().map(|folder| folder.path().join("state.db"));
+        let location = file.map_or(Location::Memory, Location::File);
         let database = Database::open(location, Durability::Process).await.expect("the file opens");
         let redis = self.redis.clone();
-        Ground { store: open_store(&database, redis.as_ref()).await, database, redis }
+        Ground { store: open_store(&database, &clock, redis.as_ref()).await, database, clock, redis }
     }
 
     /// Removes what the case has left on the server; the folder goes with this.
     pub(crate) async fn remove(&self) {
         let Some((url, prefix)) = &self.redis else { return };
         let client = redis::Client::open(url.as_str()).expect("the address is valid");
-        let mut server = client.get_multiplexed_async_connection().await.expect("the server is there");
+        // The client's own half second is short for a machine that has other things to do.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_MAX));
+        let config = config.set_connection_timeout(Some(ANSWER_MAX));
+        let server = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut server = server.expect("the server is there");
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -66,10 +87,14 @@ impl Place {
     }
 }
 
-async fn open_store(database: &Database, redis: Option<&(String, String)>) -> Arc<dyn Store> {
+async fn open_store(
+    database: &Database,
+    clock: &Arc<dyn Clock>,
+    redis: Option<&(String, String)>,
+) -> Arc<dyn Store> {
     let Some((url, prefix)) = redis else {
         let settings = gleitzeit::store::sqlite::Settings::default();
-        return Arc::new(SqliteStore::new(database.clone(), Arc::new(WallClock), settings));
+        return Arc::new(SqliteStore::new(database.clone(), Arc::clone(clock), settings));
     };
     let prefix = Prefix::parse(prefix).expect("the prefix is valid");
     let settings = gleitzeit::store::redis::Settings::new(url.clone());
@@ -80,11 +105,11 @@ async fn open_store(database: &Database, redis: Option<&(String, String)>) -> Ar
 impl Ground {
     /// The store with a connection of its own: a connection lives in the runtime that has opened it.
     pub(crate) async fn another_store(&self) -> Arc<dyn Store> {
-        open_store(&self.database, self.redis.as_ref()).await
+        open_store(&self.database, &self.clock, self.redis.as_ref()).await
     }
 
     /// A broker with consumers of its own, as one process has it.
     pub(crate) fn broker(&self) -> Arc<dyn Broker> {
-        Arc::new(SqliteBroker::new(self.database.clone(), Arc::new(WallClock)))
+        Arc::new(SqliteBroker::new(self.database.clone(), Arc::clone(&self.clock)))
     }
 }

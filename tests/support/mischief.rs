@@ -14,28 +14,49 @@ use gleitzeit::topology::{Queue, Topology};
 
 use crate::gate::Gate;
 
-/// Where mischief is drawn from.
+/// What becomes of messages on their way.
 #[derive(Debug)]
-pub(crate) struct Mischief(Option<Mutex<fastrand::Rng>>);
+pub(crate) enum Mischief {
+    /// Where it is drawn from.
+    Drawn(Mutex<fastrand::Rng>),
+    /// None; what is published is noted.
+    None(Mutex<Vec<Outgoing>>),
+}
 
 impl Mischief {
     pub(crate) fn new(seed: u64) -> Arc<Mischief> {
-        Arc::new(Mischief(Some(Mutex::new(fastrand::Rng::with_seed(seed)))))
+        Arc::new(Mischief::Drawn(Mutex::new(fastrand::Rng::with_seed(seed))))
     }
 
     /// A broker that behaves.
     pub(crate) fn none() -> Arc<Mischief> {
-        Arc::new(Mischief(None))
+        Arc::new(Mischief::None(Mutex::default()))
+    }
+
+    /// Takes the messages that were noted.
+    pub(crate) fn noted(&self) -> Vec<Outgoing> {
+        match self {
+            Mischief::Drawn(_) => Vec::new(),
+            Mischief::None(noted) => std::mem::take(&mut *noted.lock().expect("nobody panics with it")),
+        }
+    }
+
+    fn note(&self, messages: &[Outgoing]) {
+        if let Mischief::None(noted) = self {
+            noted.lock().expect("nobody panics with it").extend_from_slice(messages);
+        }
     }
 
     fn happens(&self, chance: f64) -> bool {
-        let rng = self.0.as_ref();
-        rng.is_some_and(|rng| rng.lock().expect("nobody panics with it").f64() < chance)
+        match self {
+            Mischief::Drawn(rng) => rng.lock().expect("nobody panics with it").f64() < chance,
+            Mischief::None(_) => false,
+        }
     }
 
     /// Some twice, some late, all in another order.
     fn disturb(&self, messages: Vec<Outgoing>) -> Vec<Outgoing> {
-        let Some(rng) = &self.0 else { return messages };
+        let Mischief::Drawn(rng) = self else { return messages };
         let mut rng = rng.lock().expect("nobody panics with it");
         let mut disturbed = Vec::new();
         for message in messages {
@@ -73,29 +94,33 @@ impl<T> Wild<T> {
 #[async_trait]
 impl Broker for Wild<Arc<dyn Broker>> {
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
-        self.gate.through(self.inner.declare(topology)).await
+        self.gate.through("Broker::declare", self.inner.declare(topology)).await
     }
 
     async fn check(&self, topology: &Topology) -> Result<Vec<Finding>, BrokerError> {
-        self.gate.through(self.inner.check(topology)).await
+        self.gate.through("Broker::check", self.inner.check(topology)).await
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
         let messages = self.mischief.disturb(messages);
-        self.gate.through(self.inner.publish(messages)).await
+        let publish = async {
+            self.mischief.note(&messages);
+            self.inner.publish(messages).await
+        };
+        self.gate.through("Broker::publish", publish).await
     }
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
-        let consumer = self.gate.through(self.inner.consume(queue, prefetch)).await?;
+        let consumer = self.gate.through("Broker::consume", self.inner.consume(queue, prefetch)).await?;
         Ok(Box::new(self.with(consumer)))
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>, BrokerError> {
-        self.gate.through(self.inner.listen()).await
+        self.gate.through("Broker::listen", self.inner.listen()).await
     }
 
     async fn broadcast(&self, body: Bytes) -> Result<(), BrokerError> {
-        self.gate.through(self.inner.broadcast(body)).await
+        self.gate.through("Broker::broadcast", self.inner.broadcast(body)).await
     }
 
     fn emit(&self, routing_key: &str, body: Bytes) {
@@ -103,7 +128,7 @@ impl Broker for Wild<Arc<dyn Broker>> {
     }
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
-        self.gate.through(self.inner.depth(queue)).await
+        self.gate.through("Broker::depth", self.inner.depth(queue)).await
     }
 
     async fn transit(&self) -> Result<Transit, BrokerError> {
@@ -111,15 +136,15 @@ impl Broker for Wild<Arc<dyn Broker>> {
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
-        self.gate.through(self.inner.purge(queue)).await
+        self.gate.through("Broker::purge", self.inner.purge(queue)).await
     }
 
     async fn version(&self) -> Result<String, BrokerError> {
-        self.gate.through(self.inner.version()).await
+        self.gate.through("Broker::version", self.inner.version()).await
     }
 
     async fn close(&self) {
-        self.gate.through(self.inner.close()).await;
+        self.gate.through("Broker::close", self.inner.close()).await;
     }
 }
 
@@ -127,7 +152,7 @@ impl Broker for Wild<Arc<dyn Broker>> {
 impl Consumer for Wild<Box<dyn Consumer>> {
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
         let next = self.inner.next().await?;
-        self.gate.point().await;
+        self.gate.came("Consumer::next").await;
         Some(next.map(|delivery| {
             let wild =
                 Wild { inner: delivery.receipt, gate: self.gate.clone(), mischief: self.mischief.clone() };
@@ -136,9 +161,9 @@ impl Consumer for Wild<Box<dyn Consumer>> {
     }
 
     async fn cancel(&mut self) -> Result<(), BrokerError> {
-        self.gate.point().await;
+        let nth = self.gate.before("Consumer::cancel").await;
         let cancelled = self.inner.cancel().await;
-        self.gate.point().await;
+        self.gate.after("Consumer::cancel", nth).await;
         cancelled
     }
 }
@@ -151,6 +176,6 @@ impl Receipt for Wild<Box<dyn Receipt>> {
             return Err(BrokerError::DeliveryLost);
         }
         let Wild { inner, gate, .. } = *self;
-        gate.through(inner.settle(settlement)).await
+        gate.through("Receipt::settle", inner.settle(settlement)).await
     }
 }
