@@ -17,17 +17,25 @@ use gleitzeit::store::{
     TaskRecord, Turn, Why, WorkflowRecord,
 };
 
+use crate::journal::Journal;
+
 /// The worker's store.
 #[derive(Debug)]
 pub(crate) struct Absent {
     pub(crate) inner: Arc<dyn Store>,
     is_away: AtomicBool,
     missed: Notify,
+    journal: Journal,
 }
 
 impl Absent {
-    pub(crate) fn new(inner: Arc<dyn Store>) -> Absent {
-        Absent { inner, is_away: AtomicBool::new(false), missed: Notify::new() }
+    pub(crate) fn new(inner: Arc<dyn Store>, journal: Journal) -> Absent {
+        Absent { inner, is_away: AtomicBool::new(false), missed: Notify::new(), journal }
+    }
+
+    fn noted<T>(&self, step: &str, answer: T) -> T {
+        self.journal.note(step);
+        answer
     }
 
     /// From now on no beat arrives; waits until one did not.
@@ -82,7 +90,7 @@ impl Store for Absent {
     }
 
     async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
-        self.inner.create(plan, now).await
+        self.noted("create", self.inner.create(plan, now).await)
     }
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
@@ -90,15 +98,15 @@ impl Store for Absent {
     }
 
     async fn finish(&self, lease: &Lease, end: &End, now: Timestamp) -> Result<Finished, StoreError> {
-        self.inner.finish(lease, end, now).await
+        self.noted("finish", self.inner.finish(lease, end, now).await)
     }
 
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
-        self.inner.cancel(root, why, now).await
+        self.noted("cancel", self.inner.cancel(root, why, now).await)
     }
 
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
-        self.inner.retry(root, by, now).await
+        self.noted("retry", self.inner.retry(root, by, now).await)
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
