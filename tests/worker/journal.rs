@@ -39,9 +39,14 @@ impl Journal {
             }
         };
         let found = tokio::time::timeout(SOON, looking).await;
-        let entries = std::mem::take(&mut *self.lock());
+        let entries = self.so_far();
         assert!(found.is_ok(), "no {entry:?} in {entries:?}");
         entries
+    }
+
+    /// Everything since the last question.
+    pub(crate) fn so_far(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lock())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {

@@ -2,6 +2,7 @@
 //! test says so.
 
 mod absent;
+mod admit;
 mod elsewhere;
 mod journal;
 mod order;
