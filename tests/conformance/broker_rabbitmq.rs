@@ -31,6 +31,8 @@ cases![
     a_listener_hears_again_after_a_lost_connection,
     a_listener_that_was_too_slow_says_that_it_missed_broadcasts,
     a_half_open_connection_is_noticed_and_replaced,
+    a_publish_that_is_not_confirmed_in_time_is_an_error,
+    messages_and_replies_are_persistent,
     a_node_that_is_away_is_passed_over,
     a_refused_login_is_waited_out,
     a_queue_of_another_kind_is_reported_and_left,
@@ -241,6 +243,41 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
     }
     broker.close().await;
     admin.close().await;
+}
+
+// Law 1: nothing says whether the server has it.
+async fn a_publish_that_is_not_confirmed_in_time_is_an_error() {
+    let (vhost, admin, tasks) = fresh().await;
+    let proxy = Proxy::start(&vhost.url()).await;
+    let publish_timeout = Duration::from_secs(1);
+    let settings = Settings { publish_timeout, ..Settings::new(&proxy.url, "gleitzeit test") };
+    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(settings).await.expect("connects"));
+    broker.publish(vec![outgoing(&tasks, "1")]).await.expect("confirmed");
+    proxy.freeze();
+    let error = broker.publish(vec![outgoing(&tasks, "2")]).await.expect_err("nobody has answered");
+    assert!(matches!(error, BrokerError::Unconfirmed { .. }), "{error}");
+    proxy.cut();
+    broker.close().await;
+    admin.close().await;
+}
+
+// Law 1: held means across a restart of the server too.
+async fn messages_and_replies_are_persistent() {
+    let (vhost, broker, tasks) = fresh().await;
+    vhost.declare_queue("answers", &json!({}));
+    vhost.bind("gleitzeit.replies", "answers", "answers");
+    let reply = Outgoing { target: Target::Reply("answers".to_owned()), ..outgoing(&tasks, "reply") };
+    let delayed = Outgoing { delay: Some(Duration::from_millis(100)), ..outgoing(&tasks, "delayed") };
+    let others = [Queue::Workflows, Queue::Inbox, Queue::Dead(python())];
+    let mut messages: Vec<Outgoing> = others.iter().map(|queue| outgoing(queue, "held")).collect();
+    messages.extend([delayed, reply]);
+    broker.publish(messages).await.expect("confirmed");
+    let queues = others.iter().map(Queue::name).chain([tasks.name(), "answers".to_owned()]);
+    for queue in queues {
+        let found = eventually("a message", || vhost.take(&queue).into_iter().next());
+        assert_eq!(found["properties"]["delivery_mode"], 2, "{queue}: {found}");
+    }
+    broker.close().await;
 }
 
 // Law 9: the addresses are those of one cluster.

@@ -99,6 +99,7 @@ const CASES: &[Case] = &cases! { None;
     lease::a_session_lives_from_beat_to_beat [13];
     graph::create_can_be_repeated [2, 6];
     graph::a_step_of_a_workflow_can_be_repeated [2, 6];
+    graph::a_repeated_end_counts_once [2, 6];
     graph::a_task_is_not_ready_before_its_dependencies [6];
     graph::a_workflow_that_nobody_knows [1];
     graph::a_refused_plan_ends_with_the_reason [1, 5];

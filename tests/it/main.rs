@@ -16,6 +16,7 @@ mod following;
 mod golden;
 mod guard;
 mod migrate;
+mod mutants;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;

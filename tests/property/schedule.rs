@@ -136,8 +136,8 @@ impl Case {
     }
 
     /// A worker does what is there, later by so many seconds.
-    async fn later(&self, seconds: i64) {
-        self.clock.0.fetch_add(seconds * 1000, Ordering::SeqCst);
+    async fn later(&self, seconds: u64) {
+        self.clock.set(self.clock.now().after(Duration::from_secs(seconds)));
         assert!(!self.life(Gate::new(None)).await);
     }
 

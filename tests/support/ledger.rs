@@ -258,11 +258,11 @@ impl Store for Watched {
     }
 
     async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
-        self.gate.through(self.inner.reopen(workflow, run, now)).await
+        self.gate.through("Store::reopen", self.inner.reopen(workflow, run, now)).await
     }
 
     async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
-        self.gate.through(self.inner.reopened(workflow, run)).await
+        self.gate.through("Store::reopened", self.inner.reopened(workflow, run)).await
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {

@@ -132,7 +132,7 @@ impl Broker for Wild<Arc<dyn Broker>> {
     }
 
     async fn transit(&self) -> Result<Transit, BrokerError> {
-        self.gate.through(self.inner.transit()).await
+        self.gate.through("Broker::transit", self.inner.transit()).await
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {

@@ -17,6 +17,8 @@ use gleitzeit::store::{
     TaskRecord, Turn, Why, WorkflowRecord,
 };
 
+use crate::journal::Journal;
+
 /// The worker's store.
 #[derive(Debug)]
 pub(crate) struct Absent {
@@ -24,16 +26,23 @@ pub(crate) struct Absent {
     is_away: AtomicBool,
     forgets: AtomicBool,
     missed: Notify,
+    journal: Journal,
 }
 
 impl Absent {
-    pub(crate) fn new(inner: Arc<dyn Store>) -> Absent {
+    pub(crate) fn new(inner: Arc<dyn Store>, journal: Journal) -> Absent {
         Absent {
             inner,
             is_away: AtomicBool::new(false),
             forgets: AtomicBool::new(false),
             missed: Notify::new(),
+            journal,
         }
+    }
+
+    fn noted<T>(&self, step: &str, answer: T) -> T {
+        self.journal.note(step);
+        answer
     }
 
     /// From now on no beat arrives; waits until one did not.
@@ -113,7 +122,7 @@ impl Store for Absent {
     }
 
     async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
-        self.inner.create(plan, now).await
+        self.noted("create", self.inner.create(plan, now).await)
     }
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
@@ -124,15 +133,15 @@ impl Store for Absent {
         if self.forgets.swap(false, Ordering::SeqCst) {
             self.forget(lease, now).await?;
         }
-        self.inner.finish(lease, end, now).await
+        self.noted("finish", self.inner.finish(lease, end, now).await)
     }
 
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
-        self.inner.cancel(root, why, now).await
+        self.noted("cancel", self.inner.cancel(root, why, now).await)
     }
 
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
-        self.inner.retry(root, by, now).await
+        self.noted("retry", self.inner.retry(root, by, now).await)
     }
 
     async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {

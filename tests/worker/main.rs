@@ -2,6 +2,10 @@
 //! test says so.
 
 mod absent;
+mod admit;
+mod elsewhere;
+mod journal;
+mod order;
 mod stage;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;
@@ -116,7 +120,10 @@ async fn a_worker_that_has_just_started_takes_over_from_the_dead_at_once() {
     let stage = Stage::new().await;
     stage.claimed_by("other", "t").await;
     stage.task("t").await;
-    let call = stage.call().await;
+    let call = tokio::select! {
+        call = stage.call() => call,
+        () = stage.is_looked_at(1) => panic!("the dead are waited for"),
+    };
     assert_eq!((call.attempt, stage.looks()), (2, 0));
     call.end(Ok(pong()));
     stage.ends_as("t", "completed").await;

@@ -35,6 +35,7 @@ use gleitzeit::wire::record::Head;
 use gleitzeit::worker::{Parts, Settings, Worker};
 
 use crate::absent::Absent;
+use crate::journal::{Journal, Noted};
 use crate::wall_clock::WallClock;
 
 /// The longest that anything may take.
@@ -46,6 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct Stage {
     broker: Arc<Between>,
     pub(crate) store: Arc<Absent>,
+    pub(crate) journal: Journal,
     calls: tokio::sync::Mutex<mpsc::UnboundedReceiver<Call>>,
     hears: mpsc::UnboundedSender<Heard>,
     drain: CancellationToken,
@@ -93,11 +95,11 @@ pub(crate) fn workflow(task: &str) -> Value {
     json!({"name": "W", "tasks": [{"id": task, "method": "echo/ping", "retry": retry}]})
 }
 
-fn echo() -> Address {
+pub(crate) fn echo() -> Address {
     Address::parse("echo.v1").expect("valid")
 }
 
-fn claim(head: Head, session: &str) -> Claim {
+pub(crate) fn claim(head: Head, session: &str) -> Claim {
     Claim {
         head,
         attempt: 1,
@@ -112,17 +114,23 @@ fn claim(head: Head, session: &str) -> Claim {
 
 impl Stage {
     pub(crate) async fn new() -> Stage {
-        let folder = tempfile::tempdir().expect("a folder");
+        Stage::with(|_| {}).await
+    }
+
+    /// With a worker of other settings.
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Stage {
+        let (folder, journal) = (tempfile::tempdir().expect("a folder"), Journal::default());
         let location = Location::File(folder.path().join("state.db"));
         let database = Database::open(location, Durability::Process).await.expect("the file opens");
         let settings = gleitzeit::store::sqlite::Settings::default();
         let store = SqliteStore::new(database.clone(), Arc::new(WallClock), settings);
-        let store = Arc::new(Absent::new(Arc::new(store)));
+        let store = Arc::new(Absent::new(Arc::new(store), journal.clone()));
         let (hears, heard) = mpsc::unbounded_channel();
         let broker = Arc::new(Between {
             inner: SqliteBroker::new(database, Arc::new(WallClock)),
             heard: Mutex::new(Some(heard)),
             published: Mutex::default(),
+            journal: journal.clone(),
         });
         let nested = Address::parse("workflow.v1").expect("valid");
         broker.declare(&Topology::new([echo(), nested])).await.expect("declares");
@@ -138,7 +146,7 @@ impl Stage {
             protocols: Arc::new(Protocols::builtin().expect("built in")),
             clock: Arc::new(WallClock),
         };
-        let settings = Settings {
+        let mut settings = Settings {
             protocols: vec!["echo/v1".parse().expect("valid")],
             concurrency: NonZeroU16::new(4).expect("not zero"),
             max_running: None,
@@ -151,12 +159,13 @@ impl Stage {
             crash_limit: 3,
             events: EventLevel::Off,
         };
+        change(&mut settings);
         let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());
         let stop = drain.clone();
         let mut working = JoinSet::new();
         working.spawn(async move { worker.run(stop).await });
         let calls = tokio::sync::Mutex::new(calls);
-        Stage { broker, store, calls, hears, drain, working, _folder: folder }
+        Stage { broker, store, journal, calls, hears, drain, working, _folder: folder }
     }
 
     pub(crate) async fn submit(&self, root: &str, document: &Value) {
@@ -328,11 +337,22 @@ impl Stage {
         self.publish(Queue::Inbox, body.to_string().into()).await;
     }
 
-    async fn publish(&self, queue: Queue, body: Bytes) {
+    /// How many guards the worker has published.
+    pub(crate) fn guards(&self) -> usize {
+        let is_guard = |message: &&Outgoing| message.properties.headers.contains_key("gleitzeit-guard");
+        self.broker.published().iter().filter(is_guard).count()
+    }
+
+    /// How many consumers a queue has.
+    pub(crate) async fn consumers(&self, queue: &Queue) -> u64 {
+        self.broker.depth(queue).await.expect("it is there").consumers
+    }
+
+    pub(crate) async fn publish(&self, queue: Queue, body: Bytes) {
         self.publish_with(queue, body, Properties::default()).await;
     }
 
-    async fn publish_with(&self, queue: Queue, body: Bytes, properties: Properties) {
+    pub(crate) async fn publish_with(&self, queue: Queue, body: Bytes, properties: Properties) {
         let target = Target::Queue(queue);
         let message = Outgoing { target, body, properties, delay: None };
         self.broker.inner.publish(vec![message]).await.expect("publishes");
@@ -358,6 +378,16 @@ impl Stage {
 
     pub(crate) async fn state(&self, key: &TaskKey) -> Option<TaskState> {
         self.store.task(key).await.expect("task answers").map(|task| task.state)
+    }
+
+    /// Waits until a task is in this state.
+    pub(crate) async fn is(&self, key: &TaskKey, state: TaskState) {
+        let looking = async {
+            while self.state(key).await != Some(state) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.expect("it becomes so in time");
     }
 
     /// What is kept of a task that has ended.
@@ -416,10 +446,16 @@ impl Stage {
         self.broker.published().iter().filter(is_task).map(run).collect()
     }
 
-    pub(crate) async fn stop(mut self) {
+    /// Stops the worker.
+    pub(crate) async fn drain(&mut self) {
         self.drain.cancel();
         let stopped = tokio::time::timeout(SOON, self.working.join_next()).await.expect("it stops in time");
-        stopped.expect("it was started").expect("it does not panic").expect("it could consume");
+        let Some(stopped) = stopped else { return };
+        stopped.expect("it does not panic").expect("it could consume");
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.drain().await;
         self.broker.close().await;
     }
 }
@@ -462,6 +498,7 @@ struct Between {
     inner: SqliteBroker,
     heard: Mutex<Option<mpsc::UnboundedReceiver<Heard>>>,
     published: Mutex<Vec<Outgoing>>,
+    journal: Journal,
 }
 
 impl Between {
@@ -482,11 +519,16 @@ impl Broker for Between {
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
         self.published().extend(messages.iter().cloned());
-        self.inner.publish(messages).await
+        let published = self.inner.publish(messages.clone()).await;
+        if published.is_ok() {
+            self.journal.published(&messages);
+        }
+        published
     }
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
-        self.inner.consume(queue, prefetch).await
+        let inner = self.inner.consume(queue, prefetch).await?;
+        Ok(Box::new(Noted { inner, queue: queue.name(), journal: self.journal.clone() }))
     }
 
     async fn listen(&self) -> Result<Box<dyn Listener>, BrokerError> {

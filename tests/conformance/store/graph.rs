@@ -53,6 +53,20 @@ pub(crate) async fn a_step_of_a_workflow_can_be_repeated(stand: Stand) {
     assert_eq!(released(stand.end(&lease, TaskState::Completed).await), ["c"]);
 }
 
+/// The answer to an end may be lost any number of times.
+pub(crate) async fn a_repeated_end_counts_once(stand: Stand) {
+    stand.create(&plan("w", &[("a", &[]), ("b", &[]), ("c", &["a", "b"])])).await;
+    let lease = stand.lease(&within("w", "a")).await;
+    for _ in 0..3 {
+        assert!(released(stand.end(&lease, TaskState::Completed).await).is_empty());
+    }
+    assert_eq!(stand.claim(&within("w", "c"), 1, "worker").await, not_ready());
+    assert_eq!(released(stand.complete(&within("w", "b")).await), ["c"]);
+    assert_eq!(stand.outcome("w").await, None);
+    stand.complete(&within("w", "c")).await;
+    assert!(stand.outcome("w").await.is_some());
+}
+
 pub(crate) async fn a_task_is_not_ready_before_its_dependencies(stand: Stand) {
     stand.create(&plan("w", &[("a", &[]), ("b", &[]), ("c", &["a", "b"])])).await;
     assert_eq!(stand.claim(&within("w", "c"), 1, "worker").await, not_ready());

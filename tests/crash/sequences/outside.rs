@@ -16,7 +16,7 @@ pub(super) fn a_cancel_of_what_runs(play: &mut Play) {
     play.run(async |beside| {
         let cancel = async {
             beside.cues.runs.notified().await;
-            beside.command(Command::Cancel { id: id("w") }.encode()).await;
+            beside.command(Command::Cancel { id: id("w"), by: None }.encode()).await;
             // Another worker may have recorded it before it died: the call hears of it all the same.
             std::future::pending::<()>().await;
         };
