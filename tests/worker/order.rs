@@ -60,7 +60,7 @@ async fn everything_is_recorded_then_published_then_settled() {
     let b = stage.call().await;
     let entries = stage.journal.until(&settle(WORKFLOWS)).await;
     assert_eq!(entries, recorded("retry", TASKS, WORKFLOWS), "it is retried by hand");
-    stage.command(&Command::Cancel { id: id("w") }).await;
+    stage.command(&Command::Cancel { id: id("w"), by: None }).await;
     b.is_cancelled().await;
     let entries = stage.journal.until(&settle(WORKFLOWS)).await;
     assert_eq!(entries[0], "cancel", "it is cancelled: {entries:?}");
