@@ -42,7 +42,7 @@ class Run:
         self.servers.start()
         self.links = Links()
         program = self.arguments.program
-        self.workers = Workers(program, self.servers, self.links, self.folder, self.journal, 1, 8, settings_of(self.arguments))
+        self.workers = Workers([program], self.servers, self.links, self.folder, self.journal, 1, 8, settings_of(self.arguments))
         self.workers.start()
         self._await_consumers()
         items = [_item(rng, id, delay) for id, delay in wanted.items()]

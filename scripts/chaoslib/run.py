@@ -71,8 +71,9 @@ class Run:
         self.links = Links()
         self.ends = Ends(self.servers.redis_url(), self.journal)
         self.ends.start()
+        programs = [one for one in (arguments.program, arguments.beside) if one]
         self.workers = Workers(
-            arguments.program, self.servers, self.links, self.folder, self.journal, arguments.workers,
+            programs, self.servers, self.links, self.folder, self.journal, arguments.workers,
             arguments.concurrency, self.settings,
         )
         self.faults = Faults(self.plan.faults, self.servers, self.workers, self.links, self.journal,

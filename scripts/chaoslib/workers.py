@@ -14,7 +14,8 @@ SERVERS_AWAY = 4
 
 
 class Workers:
-    def __init__(self, program, servers, links, folder, journal, count, concurrency, settings):
+    def __init__(self, programs, servers, links, folder, journal, count, concurrency, settings):
+        """Of several programs, that is of several versions, the workers take turns."""
         self._journal = journal
         self._deaths = []
         # By us, with kill -9.
@@ -22,7 +23,8 @@ class Workers:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._all = [
-            _Worker(number, program, servers, links, folder, concurrency, settings) for number in range(1, count + 1)
+            _Worker(number, programs[number % len(programs)], servers, links, folder, concurrency, settings)
+            for number in range(1, count + 1)
         ]
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
 

@@ -9,6 +9,7 @@ mod dead;
 mod depth;
 mod distributed;
 mod docs;
+mod drain;
 mod embedded;
 mod examples;
 mod failover;
@@ -26,6 +27,8 @@ mod own;
 mod place;
 mod producers;
 mod providers;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/rabbitmq.rs"]
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;
