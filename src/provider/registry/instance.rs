@@ -38,6 +38,8 @@ struct Known {
     latency: Latency,
     /// It has asked to be left alone until then.
     busy_until: Duration,
+    /// It has answered once.
+    was_fit: bool,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,7 @@ impl Instance {
             breaker: Breaker::new(settings.breaker),
             latency: Latency::default(),
             busy_until: Duration::ZERO,
+            was_fit: false,
         };
         let (traits, busy_max, running) = (settings.traits, settings.breaker.open_max, AtomicU32::new(0));
         Instance { provider, traits, busy_max, running, known: Mutex::new(known) }
@@ -182,9 +185,15 @@ impl Instance {
     /// A check has told how it does. Whether that is news.
     pub(super) fn checked(&self, health: Health) -> bool {
         let mut known = self.lock();
+        known.was_fit |= health == Health::Up;
         let is_news = std::mem::discriminant(&known.health) != std::mem::discriminant(&health);
         known.health = health;
         is_news
+    }
+
+    /// Whether it has ever worked: that it does not is news then.
+    pub(super) fn was_fit(&self) -> bool {
+        self.lock().was_fit
     }
 
     /// Whether it should be looked at often.
@@ -206,6 +215,7 @@ impl Call {
     pub(super) fn end(mut self, is_ok: bool, ending: Ending, wait: Option<Duration>, now: Duration) -> bool {
         let mut known = self.instance.lock();
         let before = (known.breaker.state(now), known.busy_until > now);
+        known.was_fit |= is_ok;
         if is_ok {
             known.latency.observe(now.saturating_sub(self.began), now);
         }

@@ -399,7 +399,11 @@ impl Providers {
             Fit::Open => tracing::info!(provider, "is fit for work"),
             Fit::Degraded => tracing::info!(provider, "works, but others are preferred"),
             Fit::Probes(_) => tracing::info!(provider, "is tried again"),
-            Fit::Shut { left, why } => tracing::warn!(provider, ?left, "{}", instance.told(&why)),
+            Fit::Shut { why, .. } if instance.was_fit() => {
+                tracing::warn!(provider, "{}", instance.told(&why))
+            }
+            // As where nobody has set up the server that is looked for by default.
+            Fit::Shut { why, .. } => tracing::info!(provider, "{}", instance.told(&why)),
         }
         self.changed.notify_waiters();
     }
