@@ -28,7 +28,7 @@ const KEYS: [(&str, &str); 9] = [
 /// The kinds that there are.
 const KINDS: [&str; 1] = ["ollama"];
 /// Names that providers have which are always there.
-const TAKEN: [&str; 3] = ["echo", "mcp", "python"];
+const TAKEN: [&str; 3] = ["echo", "mcp-tools", "python"];
 /// The longest name.
 const NAME_MAX: usize = 64;
 /// The largest number of anything.

@@ -29,6 +29,9 @@ use crate::core::protocol::ProtocolId;
 /// A deadline for calls without a sensible one; far enough to be none.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
+/// The detail of a failure that no permit came free: how many calls may run at once.
+const PERMITS: &str = "permits";
+
 /// How a guard works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -49,7 +52,8 @@ impl Default for Settings {
 pub struct Guard {
     provider: Arc<dyn Provider>,
     grace: Duration,
-    permits: Option<Arc<Semaphore>>,
+    /// And how many there are.
+    permits: Option<(Arc<Semaphore>, usize)>,
     calls: TaskTracker,
 }
 
@@ -68,14 +72,15 @@ impl Guard {
         Guard {
             provider,
             grace: settings.grace,
-            permits: permits.map(|count| Arc::new(Semaphore::new(count))),
+            permits: permits.map(|count| (Arc::new(Semaphore::new(count)), count)),
             calls: TaskTracker::new(),
         }
     }
 
     /// Waits for a permit, up to the deadline. A call that fails here surely did not start.
     async fn permit(&self, cx: &CallCx, deadline: Instant) -> Result<Option<OwnedSemaphorePermit>, Failure> {
-        let Some(permits) = &self.permits else { return Ok(None) };
+        let Some((permits, count)) = &self.permits else { return Ok(None) };
+        let count = *count;
         tokio::select! {
             biased;
             () = cx.cancel.cancelled() => Err(Cause::Cancelled.failure("while it waited for its turn")),
@@ -84,7 +89,7 @@ impl Guard {
             () = sleep_until(deadline) => {
                 let name = self.provider.name();
                 let message = format!("provider {name} had no room within {} s", cx.timeout.as_secs_f64());
-                Err(Failure::new(Code::ProviderOverloaded, message).not_begun())
+                Err(Failure::new(Code::ProviderOverloaded, message).with(PERMITS, count).not_begun())
             }
         }
     }
@@ -165,8 +170,9 @@ impl Provider for Guard {
         }
     }
 
+    /// That too many wait here is nothing that the provider does.
     fn tells(&self, failure: &Failure) -> Ending {
-        self.provider.tells(failure)
+        if failure.details.contains_key(PERMITS) { Ending::Untold } else { self.provider.tells(failure) }
     }
 
     async fn health(&self) -> Health {

@@ -107,8 +107,8 @@ pub enum Health {
     Down(String),
 }
 
-/// What a code tells of the provider when nothing more is known. A time limit may be too short or the caller's code
-/// too slow, so it tells nothing.
+/// What a code tells of the provider when nothing more is known. What the caller did wrong tells nothing, and neither
+/// does a time limit: it may be too short, or the caller's code too slow.
 #[must_use]
 pub fn told_by_code(code: Code) -> Ending {
     match code {
@@ -120,7 +120,6 @@ pub fn told_by_code(code: Code) -> Ending {
         | Code::ProviderError
         | Code::InternalError
         | Code::SystemNotInitialized
-        | Code::ResourceExhausted
         | Code::RateLimitExceeded
         | Code::NetworkUnreachable
         | Code::ConnectionRefused
@@ -128,7 +127,8 @@ pub fn told_by_code(code: Code) -> Ending {
         | Code::ConnectionLost
         | Code::AuthenticationFailed
         | Code::AuthorizationFailed => Ending::Bad,
-        Code::TaskTimeout | Code::TaskCancelled | Code::SystemShutdown => Ending::Untold,
-        _ => Ending::Good,
+        // The caller's code was run, and that is what it is for.
+        Code::TaskExecutionFailed => Ending::Good,
+        _ => Ending::Untold,
     }
 }

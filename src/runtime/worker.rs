@@ -47,7 +47,7 @@ impl Runtime {
     pub async fn worker(&self) -> Result<Worker, Error> {
         self.compare_consumer_timeout().await;
         let asked = asked_protocols(&self.config)?;
-        let (providers, broken) = self.start_providers(&asked, false).await?;
+        let (providers, broken) = self.start_providers(&asked, self.is_embedded()).await?;
         for (provider, error) in broken {
             if asked.contains(provider.protocol()) && !providers.has_started(provider.protocol()) {
                 return Err(error);
@@ -59,9 +59,8 @@ impl Runtime {
             (true, true) => self.every_protocol(),
             (true, false) => asked,
             (false, _) => {
-                let mut protocols = providers.protocols();
-                protocols.retain(|protocol| providers.has_started(protocol));
-                protocols
+                // What cannot start now is consumed as soon as it can.
+                providers.protocols()
             }
         };
         let max_running = self.max_running(&protocols)?;

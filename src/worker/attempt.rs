@@ -67,6 +67,7 @@ impl Shared {
                     outcome
                 }
                 Called::Never(failure) => Err(failure),
+                Called::Elsewhere(failure) => return Ok(Attempt::Elsewhere { failure, started_at }),
                 Called::NotNow { wait, why } => return Ok(Attempt::NotNow { wait, why }),
             },
         };

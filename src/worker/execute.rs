@@ -33,9 +33,6 @@ use crate::wire::task::{self, Decoded, Task};
 
 /// The pause before a delivery that nothing could be done about is given back.
 const RELEASE_PAUSE: Duration = Duration::from_secs(5);
-/// The least wait of a task whose providers cannot be asked now, while others of its protocol can; up to twice as
-/// long, so that not all come back at once.
-const NOT_NOW_WAIT_MIN: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// Brings one task delivery to its end, settles it, and only then tells of it. `place` is held until then.
@@ -91,7 +88,7 @@ impl Shared {
         begun.under(run.lease.fence);
         self.begin(&entered, run.lease.fence, &cancel).await?;
         let attempt = self.attempt(&task, &head, &run, cancel).await?;
-        let verdict = self.judge(&task, &run, attempt);
+        let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
         self.conclude(delivery, &task, &head, &run, verdict, events).await
     }
 
@@ -168,10 +165,13 @@ impl Shared {
     ) -> Result<(), Stop> {
         let end = self.end_of(head, task, &verdict);
         let step = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
-        let finished = if matches!(verdict, Verdict::NotNow { .. } | Verdict::Abandoned) {
-            self.give_back(&run.lease).await?
-        } else {
-            insist(&self.abort, "finish", step).await?
+        let finished = match verdict {
+            Verdict::NotNow { .. } | Verdict::Elsewhere { .. } | Verdict::Abandoned => {
+                self.give_back(&run.lease).await?
+            }
+            Verdict::Ended { .. } | Verdict::Again { .. } | Verdict::Expanded(_) => {
+                insist(&self.abort, "finish", step).await?
+            }
         };
         let (released, ended, workflow) = match finished {
             Finished::Done { released, ended, workflow } => (released, ended, workflow),
@@ -187,14 +187,14 @@ impl Shared {
         match &verdict {
             Verdict::Abandoned => return Err(Stop::Aborted),
             Verdict::NotNow { wait, why } => {
-                if self.parts.providers.is_shut(&task.spec.protocol) {
-                    tracing::debug!(task = %head.key, why, "nobody can take it now; its queue is left alone");
-                    return Err(Stop::Crowded);
-                }
-                // Others of the protocol go on meanwhile.
+                tracing::debug!(task = %head.key, why, "no provider can be asked now");
                 let next = Task { attempt: run.lease.attempt, ..task.clone() };
-                let wait = (*wait).max(NOT_NOW_WAIT_MIN).mul_f64(1.0 + self.parts.clock.chance());
-                self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
+                self.wait_for_providers(delivery, next, *wait).await?;
+            }
+            Verdict::Elsewhere { failure } => {
+                tracing::info!(task = %head.key, %failure, "left to another worker");
+                let next = Task { attempt: run.lease.attempt, ..task.clone() };
+                self.search(delivery, next).await?;
             }
             Verdict::Expanded(expansion) => {
                 // Others first: once the children have ended, nobody asks again what this step has released.

@@ -17,6 +17,7 @@ mod attempt;
 mod command;
 mod control;
 mod coordinate;
+mod elsewhere;
 mod execute;
 mod expand;
 mod guard;
@@ -182,7 +183,7 @@ impl Worker {
     pub async fn run(&self, drain: CancellationToken) -> Result<(), BrokerError> {
         let shared = &self.shared;
         let (broker, store) = (&shared.parts.broker, &shared.parts.store);
-        let mut consumers = Vec::new();
+        let (mut consumers, mut waiting) = (Vec::new(), Vec::new());
         let mut listener = broker.listen().await?;
         // The first beat comes before the first claim: a lease of a silent session would look dead.
         match store.beat(&shared.session, BEAT_TTL, shared.parts.clock.now()).await {
@@ -194,10 +195,16 @@ impl Worker {
         }
         for (queue, prefetch) in shared.queues() {
             let places = Places::new(queue, prefetch);
+            if shared.is_shut(&places.queue) {
+                // Until one of its providers can be asked.
+                waiting.push(places);
+                continue;
+            }
             let Some(subscription) = places.subscribe() else { continue };
             let consumer = broker.consume(&places.queue, subscription.prefetch()).await?;
             let consumer = shared.liveness.watch(consumer, format!("consuming {}", places.queue));
-            consumers.push((places, subscription, consumer));
+            consumers.push((subscription, consumer));
+            waiting.push(places);
         }
 
         let (loops, takers, deliveries) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -213,10 +220,13 @@ impl Worker {
         );
         loops.spawn(beats);
         loops.spawn(Arc::clone(&shared.liveness).run(beat_stop.clone()));
-        let (providers, looking_stop) = (Arc::clone(&shared.parts.providers), beat_stop.clone());
+        let look_stop = CancellationToken::new();
+        let (providers, looking_stop) = (Arc::clone(&shared.parts.providers), look_stop.clone());
         loops.spawn(async move { providers.look_after(looking_stop).await });
-        for (places, subscription, consumer) in consumers {
+        for (subscription, consumer) in consumers {
             takers.spawn(Arc::clone(shared).take(consumer, subscription, taking.clone()));
+        }
+        for places in waiting {
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));
         }
         let control = {
@@ -236,6 +246,7 @@ impl Worker {
         takers.close();
         takers.wait().await;
         self.wind_down(&deliveries).await;
+        look_stop.cancel();
         shared.parts.providers.stop().await;
         // The heart stops last, when no lease is held any more.
         beat_stop.cancel();
@@ -305,6 +316,14 @@ impl Shared {
             }
         }
         queues
+    }
+
+    /// Whether the queue's protocol has nobody who could be asked.
+    fn is_shut(&self, queue: &Queue) -> bool {
+        match queue {
+            Queue::Tasks(_) => self.parts.providers.is_shut(&execute::protocol_of(queue)),
+            Queue::Workflows | Queue::Inbox | Queue::Dead(_) => false,
+        }
     }
 
     /// One delivery, by the queue it came from.

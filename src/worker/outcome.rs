@@ -42,6 +42,13 @@ pub(super) enum Attempt {
     },
     /// It has planned children, and goes on when they have ended.
     Expanded(Expansion),
+    /// No provider of this worker can do it; another worker's may.
+    Elsewhere {
+        /// Why none here can.
+        failure: Failure,
+        /// When that was found.
+        started_at: Timestamp,
+    },
     /// No provider may be asked now; it counts as not made.
     NotNow {
         /// When one may be.
@@ -64,13 +71,16 @@ pub(super) enum Verdict {
     Expanded(Expansion),
     /// The attempt is given back, uncounted, until providers can be asked again.
     NotNow { wait: Duration, why: String },
+    /// The attempt is given back, uncounted, for another worker.
+    Elsewhere { failure: Failure },
     /// The attempt is given back, uncounted.
     Abandoned,
 }
 
 impl Shared {
     /// Judges an attempt by the task's retry policy, else its method's, else the default.
-    pub(super) fn judge(&self, task: &Task, run: &Run, attempt: Attempt) -> Verdict {
+    /// `is_too_late`: others have had their time to take it.
+    pub(super) fn judge(&self, task: &Task, run: &Run, attempt: Attempt, is_too_late: bool) -> Verdict {
         let (outcome, provider, started_at, took, is_last) = match attempt {
             Attempt::Made { outcome, provider, started_at, took, is_last } => {
                 (outcome, provider, started_at, took, is_last)
@@ -78,6 +88,10 @@ impl Shared {
             Attempt::Skipped { reason } => return self.skipped(task, run, reason),
             Attempt::Expanded(expansion) => return Verdict::Expanded(expansion),
             Attempt::NotNow { wait, why } => return Verdict::NotNow { wait, why },
+            Attempt::Elsewhere { failure, .. } if !is_too_late => return Verdict::Elsewhere { failure },
+            Attempt::Elsewhere { failure, started_at } => {
+                (Err(failure.final_now()), None, started_at, Duration::ZERO, false)
+            }
             Attempt::Abandoned => return Verdict::Abandoned,
         };
         let ended_at = self.parts.clock.now();
@@ -144,7 +158,7 @@ impl Shared {
             Verdict::Expanded(Expansion { tasks, max_parallel }) => {
                 End::Expanded { tasks: tasks.clone(), max_parallel: *max_parallel }
             }
-            Verdict::NotNow { .. } | Verdict::Abandoned => End::Abandoned,
+            Verdict::NotNow { .. } | Verdict::Elsewhere { .. } | Verdict::Abandoned => End::Abandoned,
         }
     }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 use super::Shared;
+use super::elsewhere::HEADER_ELSEWHERE;
 use super::execute::protocol_of;
 use super::guard::{HEADER_CROWDED, HEADER_GUARD, HEADER_HELD};
 use super::patience::{Stop, insist};
@@ -253,7 +254,7 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
-    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED] {
+    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE] {
         message.properties.headers.remove(ours);
     }
     message.body = task::encode(task);

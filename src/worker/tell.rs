@@ -43,7 +43,10 @@ impl Shared {
         let key = head.key.clone();
         let mut events = Vec::new();
         match verdict {
-            Verdict::NotNow { .. } | Verdict::Abandoned | Verdict::Expanded(_) => {}
+            Verdict::NotNow { .. }
+            | Verdict::Elsewhere { .. }
+            | Verdict::Abandoned
+            | Verdict::Expanded(_) => {}
             Verdict::Again { wait, failure, max_attempts, .. } => events.push(Event::TaskRetried {
                 key,
                 failure: failure.clone(),

@@ -7,7 +7,7 @@
 //!
 //! Time is moved on by the play, so delays cost nothing. A failure names the sequence, the call and the moment;
 //! `GLEITZEIT_CRASH='NUMBER before'` (or `after`) with the test's name as the filter plays that one alone. Over Redis
-//! only the deaths at calls to the store are played, unless `GLEITZEIT_TEST_FULL` asks for all.
+//! they are played where `GLEITZEIT_TEST_FULL` asks for it.
 
 mod actor;
 mod end;
@@ -64,14 +64,14 @@ fn main() {
     for sequence in SEQUENCES {
         let (name, own) = (format!("embedded::{}", sequence.name), Arc::clone(&protocols));
         let called = name.clone();
-        let embedded = move || suite(&called, sequence, &own, Deaths::All, Place::memory);
+        let embedded = move || suite(&called, sequence, &own, Place::memory);
         trials.push(Trial::test(name, embedded));
         let (name, own) = (format!("redis::{}", sequence.name), Arc::clone(&protocols));
         let called = name.clone();
-        trials.push(match (redis.clone(), environment("CI")) {
-            (Some(url), _) => Trial::test(name, move || over_redis(&called, sequence, &own, &url)),
+        trials.push(match (redis.clone(), environment("GLEITZEIT_TEST_FULL")) {
+            (Some(url), Some(_)) => Trial::test(name, move || over_redis(&called, sequence, &own, &url)),
             (None, Some(_)) => Trial::test(name, || Err("GLEITZEIT_REDIS_URL names no server".into())),
-            (None, None) => Trial::test(name, || Ok(())).with_ignored_flag(true),
+            (_, None) => Trial::test(name, || Ok(())).with_ignored_flag(true),
         });
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -83,14 +83,6 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Which deaths are played.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Deaths {
-    All,
-    /// At calls to the store: those at the broker are as they are over another store.
-    AtTheStore,
-}
-
 /// The store in Redis, each play under a prefix of its own.
 fn over_redis(name: &str, sequence: &Sequence, protocols: &Arc<Protocols>, url: &str) -> Result<(), Failed> {
     let (own, plays) = (format!("crash-{}", Uuid::now_v7()), AtomicU32::new(0));
@@ -98,8 +90,7 @@ fn over_redis(name: &str, sequence: &Sequence, protocols: &Arc<Protocols>, url: 
         let play = plays.fetch_add(1, Ordering::Relaxed);
         Place::memory().and_redis(url, format!("{own}:{play}"))
     };
-    let deaths = if environment("GLEITZEIT_TEST_FULL").is_some() { Deaths::All } else { Deaths::AtTheStore };
-    let outcome = suite(name, sequence, protocols, deaths, place);
+    let outcome = suite(name, sequence, protocols, place);
     process::runtime().block_on(Place::memory().and_redis(url, own).remove());
     outcome
 }
@@ -109,7 +100,6 @@ fn suite(
     name: &str,
     sequence: &Sequence,
     protocols: &Arc<Protocols>,
-    deaths: Deaths,
     place: impl Fn() -> Place,
 ) -> Result<(), Failed> {
     let counted = Tally::new(None);
@@ -124,10 +114,7 @@ fn suite(
     for (at, call) in calls.iter().enumerate() {
         for (moment, word) in [(Moment::Before, "before"), (Moment::After, "after")] {
             let number = format!("{} {word}", at + 1);
-            let is_meant = match &only {
-                Some(only) => *only == number,
-                None => deaths == Deaths::All || call.is_to_the_store(),
-            };
+            let is_meant = only.as_ref().is_none_or(|only| *only == number);
             if !is_meant || !call.has(moment) {
                 continue;
             }
@@ -193,9 +180,5 @@ impl Call {
     /// Whether a death can come at this moment: a delivery comes by itself, so nothing is before it.
     fn has(&self, moment: Moment) -> bool {
         moment == Moment::After || self.name() != "Consumer::next"
-    }
-
-    fn is_to_the_store(&self) -> bool {
-        self.name().starts_with("Store::")
     }
 }

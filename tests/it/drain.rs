@@ -9,12 +9,14 @@ use crate::place::Place;
 use crate::proxy::Proxy;
 use crate::support::{Running, until};
 
-/// A task that is not over by itself while a test looks.
-const LONG: &str = r#"{"seconds": 300}"#;
-
 fn tell(worker: &Running, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(worker.0.id()).expect("a pid"));
     nix::sys::signal::kill(pid, signal).expect("a child of ours");
+}
+
+/// A task that is not over by itself while a test looks.
+fn start_long(place: &Place) {
+    place.run(&["exec", "import time; time.sleep(300)", "--id", "long", "--no-wait"]).expect(0);
 }
 
 /// The exit code, and how long it took from now.
@@ -32,7 +34,7 @@ fn runs(place: &Place, id: &str) -> bool {
 fn a_second_signal_ends_a_worker_at_once_and_its_task_is_taken_over() {
     let Some(place) = Place::new() else { return };
     let mut worker = place.worker(&["--log-level", "info"]);
-    place.run(&["call", "echo/v1", "delay", "--params", LONG, "--id", "long", "--no-wait"]).expect(0);
+    start_long(&place);
     until("the task to run", || runs(&place, "long"));
     tell(&worker, Signal::SIGTERM);
     until("it to say what is left", || place.said().contains("draining"));
@@ -53,7 +55,7 @@ async fn a_worker_whose_broker_is_away_drains_within_its_grace() {
     let mut command = place.command(&["worker"]);
     command.env("GLEITZEIT_AMQP_URL", &proxy.url).env("GLEITZEIT_WORKER_GRACE", "2");
     let mut worker = Running(command.spawn().expect("the binary starts"));
-    place.run(&["call", "echo/v1", "delay", "--params", LONG, "--id", "long", "--no-wait"]).expect(0);
+    start_long(&place);
     place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 1}"#, "--id", "short", "--no-wait"]);
     until("both to run", || runs(&place, "long") && runs(&place, "short"));
     proxy.refuse(true);

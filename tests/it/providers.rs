@@ -120,3 +120,20 @@ fn the_fallback_is_asked_only_when_nobody_else_can_be() {
     all_at_the_first_try(&place, 20);
     assert_eq!(spare.chats().len(), 10);
 }
+
+#[test]
+fn a_task_finds_the_worker_that_has_its_model() {
+    let Some(place) = Place::new() else { return };
+    let [other, ours] = [(); 2].map(|()| Ollama::start());
+    place.run(&["topology", "apply"]).expect(0);
+    let mut workers = Vec::new();
+    for (name, model, server) in [("other", "mistral", &other), ("ours", "llama3.2", &ours)] {
+        let url = server.url();
+        let text = format!("[providers.{name}]\nkind = 'ollama'\nurl = '{url}'\nmodels = ['{model}']\n");
+        let file = place.write(&format!("{name}.toml"), &text);
+        workers.push(place.worker(&["--config", &file, "--protocol", "llm/v1"]));
+    }
+    (0..10).for_each(|number| submit(&place, &format!("t{number}")));
+    all_at_the_first_try(&place, 10);
+    assert_eq!((other.chats().len(), ours.chats().len()), (0, 10));
+}

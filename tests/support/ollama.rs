@@ -6,9 +6,9 @@
 //! | model               | what happens                                                                |
 //! |---------------------|-----------------------------------------------------------------------------|
 //! | `absent`            | 404, as for a model that was not pulled                                     |
-//! | `busy`; `busy-once` | 503 with `Retry-After`; only for the first request                          |
+//! | `busy`              | 503 with `Retry-After`                                                      |
 //! | `limited`           | 429 with `Retry-After`                                                      |
-//! | `crashed`           | 500 with the words of a runner that died                                    |
+//! | `crashed`; `crashed-once` | 500 with the words of a runner that died; only for the first request  |
 //! | `choosy`            | 400                                                                         |
 //! | `garbled`           | 200 with something that is no JSON                                          |
 //! | `endless`           | 200 with a body that does not end                                           |
@@ -199,14 +199,14 @@ fn answer(out: &mut &TcpStream, method: &str, asked: &Asked, earlier: usize) -> 
             let words = format!("model \"{model}\" not found, try pulling it first");
             return whole(out, 404, "", &json!({"error": words}));
         }
-        ("busy", _) | ("busy-once", 0) => {
+        ("busy", _) => {
             let words = "server busy, please try again.  maximum pending requests exceeded";
             return whole(out, 503, "Retry-After: 0\r\n", &json!({"error": words}));
         }
         ("limited", _) => {
             return whole(out, 429, "Retry-After: 7\r\n", &json!({"error": "too many requests"}));
         }
-        ("crashed", _) => {
+        ("crashed", _) | ("crashed-once", 0) => {
             return whole(
                 out,
                 500,

@@ -155,12 +155,11 @@ impl Wish {
         }
     }
 
-    /// Whether an instance can do it at all.
+    /// Whether an instance has what it takes.
     #[must_use]
     pub fn is_met_by(&self, traits: &Traits) -> bool {
         let has_model = |model: &String| traits.models.is_empty() || traits.models.contains(model);
-        traits.weight > 0
-            && self.model.as_ref().is_none_or(has_model)
+        self.model.as_ref().is_none_or(has_model)
             && self.labels.iter().all(|label| traits.labels.contains(label))
             && self.gpu_memory_mb.is_none_or(|need| traits.gpu_memory_mb.is_some_and(|has| has >= need))
     }
@@ -221,7 +220,8 @@ pub fn choose(
 
 /// Those that can do it, of the first rank that has any, the healthy before the degraded.
 fn narrowed(candidates: &[Candidate<'_>], wish: &Wish) -> Vec<usize> {
-    let able = (0..candidates.len()).filter(|index| wish.is_met_by(candidates[*index].traits));
+    let is_able = |traits: &Traits| traits.weight > 0 && wish.is_met_by(traits);
+    let able = (0..candidates.len()).filter(|index| is_able(candidates[*index].traits));
     let mut able: Vec<usize> = able.collect();
     let place = |index: usize| (candidates[index].traits.rank, candidates[index].is_degraded);
     let first = able.iter().map(|index| place(*index)).min();

@@ -21,7 +21,9 @@ use crate::core::protocol::ProtocolId;
 use crate::provider::{Answer, CallCx, Health, Provider, told_by_code};
 
 /// How long the server may take to say how it is.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+/// A call that got no answer for so long tells that the server is stuck, in seconds.
+const STUCK_SECONDS: f64 = 30.0;
 /// What an answer needs beside the result made of it: a stream repeats model and time with every token.
 const ANSWER_FACTOR: usize = 4;
 
@@ -110,7 +112,11 @@ impl Ollama {
         for (file, part) in parts {
             let request = request.clone().with(part);
             let result = self.ask(cx, &request).await;
-            let result = result.map_err(|failure| failure.with("file", file.as_str()))?;
+            let result = result.map_err(|failure| Failure {
+                // Of the batch something has begun.
+                not_begun: failure.not_begun && results.is_empty(),
+                ..failure.with("file", file.as_str())
+            })?;
             bytes += result.get("content").and_then(Value::as_str).map_or(0, str::len);
             if bytes > self.result_bytes_max {
                 let max = self.result_bytes_max;
@@ -160,10 +166,11 @@ impl Provider for Ollama {
         Ok(Value::Object(self.ask(cx, &request).await?).into())
     }
 
-    /// A server that does not answer within the limit is slow or stuck.
+    /// A server that does not answer within a limit that would do for most is stuck.
     fn tells(&self, failure: &Failure) -> Ending {
+        let limit = failure.details.get("timeout").and_then(Value::as_f64);
         match failure.code {
-            Code::TaskTimeout => Ending::Bad,
+            Code::TaskTimeout if limit.is_some_and(|seconds| seconds >= STUCK_SECONDS) => Ending::Bad,
             code => told_by_code(code),
         }
     }
@@ -174,10 +181,11 @@ impl Provider for Ollama {
             Err(failure) => return Health::Down(failure.message),
         };
         match tokio::time::timeout(HEALTH_TIMEOUT, server.get("/api/tags")).await {
-            Ok(Ok(reply)) if reply.is_ok() => Health::Up,
+            // Something before it may not hand this path on; that says nothing of the others.
+            Ok(Ok(reply)) if reply.status < 500 => Health::Up,
             Ok(Ok(reply)) => Health::Down(reply.refusal(server, self.clock.now()).message),
             Ok(Err(failure)) => Health::Down(failure.message),
-            Err(_) => Health::Down(format!("{} did not answer within {HEALTH_TIMEOUT:?}", server.shown)),
+            Err(_) => Health::Degraded(format!("{} did not answer within {HEALTH_TIMEOUT:?}", server.shown)),
         }
     }
 }
@@ -303,5 +311,7 @@ fn no_model(model: &str, server: &Server) -> Failure {
         "the Ollama server at {} has no model {model:?}; run `ollama pull {model}` there",
         server.shown
     );
-    Failure::new(Code::InvalidParams, message).with("model", model).with("server", server.shown.as_str())
+    let failure = Failure::new(Code::InvalidParams, message).with("model", model);
+    // Another server may have it.
+    failure.with("server", server.shown.as_str()).not_begun()
 }

@@ -42,7 +42,8 @@ impl Providers {
         loop {
             let changed = self.changed.notified();
             self.look(instance).await;
-            pause = match instance.is_doubtful(self.now()) {
+            // What cannot start is no more likely to the next moment.
+            pause = match instance.is_doubtful(self.now()) && instance.is_started() {
                 true => settings.doubtful,
                 false => pause.saturating_mul(2).min(settings.steady),
             };
@@ -56,7 +57,8 @@ impl Providers {
 
     async fn look(&self, instance: &Instance) {
         if !instance.is_started() {
-            if instance.start().await.is_ok() {
+            let started = timeout(self.settings.health.steady, instance.start()).await;
+            if started.is_ok_and(|started| started.is_ok()) {
                 self.tell_change(instance);
             }
             return;

@@ -38,9 +38,8 @@ struct Known {
     latency: Latency,
     /// It has asked to be left alone until then.
     busy_until: Duration,
-    /// Calls and failures since the start.
-    calls: u64,
-    failures: u64,
+    /// It has answered once.
+    was_fit: bool,
 }
 
 #[derive(Debug)]
@@ -61,11 +60,21 @@ pub(super) enum Fit {
     Probes(u32),
     /// Not at all, for about so long.
     Shut {
-        /// Zero: nobody knows.
-        left: Duration,
-        /// In words.
-        why: String,
+        /// `None`: nobody knows.
+        left: Option<Duration>,
+        /// What is the matter.
+        why: Why,
     },
+}
+
+/// Why an instance may not be called.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Why {
+    NotStarted(Option<Failure>),
+    Down(String),
+    Busy,
+    Failing,
+    Tried,
 }
 
 /// A call under way. Dropped without an end, it tells nothing.
@@ -85,8 +94,7 @@ impl Instance {
             breaker: Breaker::new(settings.breaker),
             latency: Latency::default(),
             busy_until: Duration::ZERO,
-            calls: 0,
-            failures: 0,
+            was_fit: false,
         };
         let (traits, busy_max, running) = (settings.traits, settings.breaker.open_max, AtomicU32::new(0));
         Instance { provider, traits, busy_max, running, known: Mutex::new(known) }
@@ -120,33 +128,39 @@ impl Instance {
     /// Whether it may be called.
     pub(super) fn fit(&self, now: Duration) -> Fit {
         let known = self.lock();
-        let name = self.provider.name();
-        let shut = |left, why: String| Fit::Shut { left, why: format!("{name} {why}") };
-        match &known.state {
-            State::New => return shut(Duration::ZERO, "is not started".to_owned()),
-            State::Failed(failure) => {
-                return shut(Duration::ZERO, format!("could not start: {}", failure.message));
-            }
-            State::Started => {}
+        let shut = |left, why| Fit::Shut { left, why };
+        match (&known.state, &known.health) {
+            (State::New, _) => return shut(None, Why::NotStarted(None)),
+            (State::Failed(failure), _) => return shut(None, Why::NotStarted(Some(failure.clone()))),
+            (State::Started, Health::Down(why)) => return shut(None, Why::Down(why.clone())),
+            (State::Started, Health::Up | Health::Degraded(_)) => {}
         }
         if known.busy_until > now {
-            return shut(known.busy_until - now, "has asked to be left alone".to_owned());
+            return shut(Some(known.busy_until - now), Why::Busy);
         }
         match (known.breaker.state(now), &known.health) {
-            (_, Health::Down(why)) => shut(Duration::ZERO, format!("is down: {why}")),
-            (breaker::State::Open { left }, _) => {
-                shut(left, "fails too often, its breaker is open".to_owned())
-            }
-            (breaker::State::HalfOpen { free: 0 }, _) => {
-                shut(Duration::ZERO, "is being tried, its breaker is half-open".to_owned())
-            }
+            (breaker::State::Open { left }, _) => shut(Some(left), Why::Failing),
+            (breaker::State::HalfOpen { free: 0 }, _) => shut(None, Why::Tried),
             (breaker::State::HalfOpen { free }, _) => Fit::Probes(free),
-            (breaker::State::Closed, Health::Degraded(_)) => Fit::Degraded,
+            (breaker::State::Closed, Health::Degraded(_) | Health::Down(_)) => Fit::Degraded,
             (breaker::State::Closed, Health::Up) => Fit::Open,
         }
     }
 
-    /// As a candidate. Who must be tried with care is no worse than who is degraded.
+    /// In words, with its name.
+    pub(super) fn told(&self, why: &Why) -> String {
+        let name = self.name();
+        match why {
+            Why::NotStarted(None) => format!("{name} is not started"),
+            Why::NotStarted(Some(failure)) => format!("{name} could not start: {}", failure.message),
+            Why::Down(why) => format!("{name} is down: {why}"),
+            Why::Busy => format!("{name} has asked to be left alone"),
+            Why::Failing => format!("{name} fails too often, its breaker is open"),
+            Why::Tried => format!("{name} is being tried, its breaker is half-open"),
+        }
+    }
+
+    /// As a candidate.
     pub(super) fn candidate(&self, now: Duration, is_degraded: bool) -> Candidate<'_> {
         Candidate {
             name: self.provider.name(),
@@ -171,9 +185,15 @@ impl Instance {
     /// A check has told how it does. Whether that is news.
     pub(super) fn checked(&self, health: Health) -> bool {
         let mut known = self.lock();
-        let is_news = known.health != health;
+        known.was_fit |= health == Health::Up;
+        let is_news = std::mem::discriminant(&known.health) != std::mem::discriminant(&health);
         known.health = health;
         is_news
+    }
+
+    /// Whether it has ever worked: that it does not is news then.
+    pub(super) fn was_fit(&self) -> bool {
+        self.lock().was_fit
     }
 
     /// Whether it should be looked at often.
@@ -191,13 +211,12 @@ impl Instance {
 }
 
 impl Call {
-    /// The call has ended; the instance may ask to be left alone for `wait`. Whether its breaker has changed.
-    pub(super) fn end(mut self, ending: Ending, wait: Option<Duration>, now: Duration) -> bool {
+    /// The call has ended; the instance may ask to be left alone for `wait`. Whether it may be called has changed.
+    pub(super) fn end(mut self, is_ok: bool, ending: Ending, wait: Option<Duration>, now: Duration) -> bool {
         let mut known = self.instance.lock();
-        let before = known.breaker.state(now);
-        known.calls += 1;
-        known.failures += u64::from(ending == Ending::Bad);
-        if ending == Ending::Good {
+        let before = (known.breaker.state(now), known.busy_until > now);
+        known.was_fit |= is_ok;
+        if is_ok {
             known.latency.observe(now.saturating_sub(self.began), now);
         }
         if let Some(wait) = wait {
@@ -206,10 +225,9 @@ impl Call {
         if let Some(pass) = self.pass.take() {
             known.breaker.end(pass, ending, now);
         }
-        let after = known.breaker.state(now);
-        let has_changed = wait.is_some() || std::mem::discriminant(&before) != std::mem::discriminant(&after);
+        let after = (known.breaker.state(now), known.busy_until > now);
         drop(known);
-        has_changed
+        std::mem::discriminant(&before.0) != std::mem::discriminant(&after.0) || before.1 != after.1
     }
 }
 

@@ -31,13 +31,15 @@ use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
-use instance::{Call, Fit, Instance};
+use instance::{Call, Fit, Instance, Why};
 
 pub use health::Settings as HealthSettings;
 pub use instance::Settings as InstanceSettings;
 
 /// How often it is looked whether somebody may be called again, where nobody can say when.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest time that a call waits for somebody before it looks again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How calls are given out.
 #[derive(Debug, Clone, Default)]
@@ -48,8 +50,8 @@ pub struct Settings {
     pub strategies: Vec<(ProtocolId, Strategy)>,
     /// When providers are looked after.
     pub health: HealthSettings,
-    /// Nobody else serves these tasks, so that waiting helps nobody: where no provider is fit, one that is not
-    /// gets the call, and its failure tells why.
+    /// Nobody else serves these tasks, so that waiting helps nobody: where every provider is down, one of them gets the
+    /// call all the same, and its failure tells why.
     pub is_last_resort: bool,
 }
 
@@ -100,7 +102,9 @@ pub enum Called {
         /// Why, in words.
         why: String,
     },
-    /// Nobody here can serve it.
+    /// Nobody in this worker can serve it; another worker may.
+    Elsewhere(Failure),
+    /// Nobody can serve it.
     Never(Failure),
 }
 
@@ -204,30 +208,41 @@ impl Providers {
     pub async fn call(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
         let (lane, mut left, wish) = match self.able(ask) {
             Ok(able) => able,
-            Err(failure) => return Called::Never(failure),
+            Err(failure) if self.settings.is_last_resort => return Called::Never(failure),
+            Err(failure) => return Called::Elsewhere(failure),
         };
         let deadline = Instant::now() + cx.timeout;
-        let (mut params, mut last) = (Some(params), None);
+        let (all, mut params, mut cx, mut last) = (left.clone(), Some(params), cx.clone(), None);
         while let Some(call) = self.next(lane, &left, &wish, clock) {
             left.retain(|one| !Arc::ptr_eq(one, &call.instance));
             let given = if left.is_empty() { params.take() } else { params.clone() };
-            let timeout = deadline.saturating_duration_since(Instant::now());
-            let cx = CallCx { timeout, ..cx.clone() };
             let by = call.instance.name().to_owned();
             let provider = Arc::clone(&call.instance.provider);
             let outcome = provider.call(&cx, ask.method, given.unwrap_or_default()).await;
             self.ended(call, &outcome);
-            match outcome {
-                Err(failure) if failure.not_begun && !left.is_empty() => {
-                    tracing::info!(provider = by, %failure, "the call did not start here; another one is asked");
-                    last = Some((by, failure));
-                }
+            let failure = match outcome {
+                Err(failure) if failure.not_begun => failure,
                 outcome => return Called::Made { by, outcome },
+            };
+            tracing::info!(provider = by, %failure, "the call did not start here");
+            last = Some((by, failure));
+            cx.timeout = deadline.saturating_duration_since(Instant::now());
+            if cx.timeout.is_zero() {
+                break;
             }
         }
         match last {
+            // Nothing was begun, and another time something may be.
+            Some((_, failure)) if failure.retryable && !self.settings.is_last_resort => {
+                let known = self.not_now(&all);
+                let wait = failure.retry_after.unwrap_or(known.0).min(WAIT_MAX);
+                Called::NotNow { wait, why: failure.message }
+            }
             Some((by, failure)) => Called::Made { by, outcome: Err(failure) },
-            None => self.not_now(&left),
+            None => {
+                let (wait, why) = self.not_now(&all);
+                Called::NotNow { wait, why }
+            }
         }
     }
 
@@ -268,16 +283,13 @@ impl Providers {
 
     fn room(&self, protocol: &ProtocolId) -> Room {
         let Some(lane) = self.by_protocol.get(protocol) else { return Room::Open };
-        if self.settings.is_last_resort {
-            return Room::Open;
-        }
         let (now, mut probes, mut soonest) = (self.now(), 0_u32, LOOK_EVERY);
         for instance in lane.instances.iter().filter(|one| one.traits().weight > 0) {
             match instance.fit(now) {
                 Fit::Open | Fit::Degraded => return Room::Open,
                 Fit::Probes(count) => probes = probes.saturating_add(count),
-                Fit::Shut { left, .. } if !left.is_zero() => soonest = soonest.min(left),
-                Fit::Shut { .. } => {}
+                Fit::Shut { why, .. } if self.is_asked_anyway(&why) => return Room::Open,
+                Fit::Shut { left, .. } => soonest = soonest.min(left.unwrap_or(LOOK_EVERY)),
             }
         }
         match NonZeroU16::new(u16::try_from(probes).unwrap_or(u16::MAX)) {
@@ -286,7 +298,15 @@ impl Providers {
         }
     }
 
-    /// Who could serve it at all.
+    /// Whether who is in this state gets the call because waiting helps nobody.
+    fn is_asked_anyway(&self, why: &Why) -> bool {
+        match why {
+            Why::Down(_) | Why::NotStarted(_) => self.settings.is_last_resort,
+            Why::Busy | Why::Failing | Why::Tried => false,
+        }
+    }
+
+    /// Who could serve it at all, and what is asked of them.
     fn able(&self, ask: &Ask<'_>) -> Result<(&Lane, Vec<Arc<Instance>>, Wish), Failure> {
         let unavailable = |reason: String| {
             let message =
@@ -296,25 +316,23 @@ impl Providers {
         let Some(lane) = self.by_protocol.get(ask.protocol) else {
             return Err(unavailable("configure one for this protocol".to_owned()));
         };
-        let names = |of: &[Arc<Instance>]| of.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ");
+        let told = |of: &[Arc<Instance>]| of.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ");
         let serving = lane.instances.iter().filter(|one| one.provider.serves(ask.method));
         let mut able: Vec<Arc<Instance>> = serving.cloned().collect();
         if able.is_empty() {
-            return Err(unavailable(format!("{} does not serve this method", names(&lane.instances))));
-        }
-        if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
-            let reasons: Vec<String> = able.iter().filter_map(|one| self.reason(one)).collect();
-            return Err(unavailable(reasons.join("; ")));
+            return Err(unavailable(format!("{} does not serve this method", told(&lane.instances))));
         }
         let mut wish = ask.wish.clone();
         if !able.iter().any(|one| one.traits().gpu_memory_mb.is_some()) {
             // Nobody says what there is, which does not mean that there is none.
             wish.gpu_memory_mb = None;
         }
-        let all = names(&able);
-        able.retain(|one| wish.is_met_by(one.traits()) || one.traits().weight == 0);
+        able.retain(|one| one.traits().weight > 0 && wish.is_met_by(one.traits()));
         if able.is_empty() {
-            return Err(unavailable(format!("{all} has not what it asks for: {wish}")));
+            return Err(unavailable(format!("{} has not what it asks for: {wish}", told(&lane.instances))));
+        }
+        if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
+            return Err(unavailable(self.not_now(&able).1));
         }
         Ok((lane, able, wish))
     }
@@ -322,18 +340,21 @@ impl Providers {
     /// The next one of these to ask, admitted; `None` if nobody may be asked now.
     fn next(&self, lane: &Lane, of: &[Arc<Instance>], wish: &Wish, clock: &dyn Clock) -> Option<Call> {
         let now = self.now();
-        let mut left: Vec<(&Arc<Instance>, bool)> = Vec::with_capacity(of.len());
+        let (mut left, mut anyway) = (Vec::with_capacity(of.len()), Vec::new());
         for instance in of {
             match instance.fit(now) {
                 // A probe is a call like any other, or it would never be made while others are healthy.
                 Fit::Open | Fit::Probes(_) => left.push((instance, false)),
                 Fit::Degraded => left.push((instance, true)),
+                Fit::Shut { why, .. } if self.is_asked_anyway(&why) && instance.is_started() => {
+                    anyway.push((instance, true));
+                }
                 Fit::Shut { .. } => {}
             }
         }
-        let is_regardless = left.is_empty() && self.settings.is_last_resort;
+        let is_regardless = left.is_empty();
         if is_regardless {
-            left.extend(of.iter().filter(|one| one.is_started()).map(|one| (one, true)));
+            left = anyway;
         }
         let turn = lane.turn.fetch_add(1, Ordering::Relaxed);
         while !left.is_empty() {
@@ -348,21 +369,16 @@ impl Providers {
         None
     }
 
-    fn not_now(&self, of: &[Arc<Instance>]) -> Called {
-        let (now, mut wait, mut reasons) = (self.now(), LOOK_EVERY, Vec::new());
+    /// When one of these may be asked, and why none may be now.
+    fn not_now(&self, of: &[Arc<Instance>]) -> (Duration, String) {
+        let (now, mut soonest, mut reasons) = (self.now(), None::<Duration>, Vec::new());
         for instance in of {
-            match instance.fit(now) {
-                Fit::Shut { left, why } => {
-                    reasons.push(why);
-                    wait = if left.is_zero() { wait } else { wait.min(left) };
-                }
-                Fit::Open | Fit::Degraded | Fit::Probes(_) if instance.traits().weight == 0 => {
-                    reasons.push(format!("{} has a weight of 0", instance.name()));
-                }
-                Fit::Open | Fit::Degraded | Fit::Probes(_) => {}
+            if let Fit::Shut { left, why } = instance.fit(now) {
+                reasons.push(instance.told(&why));
+                soonest = soonest.into_iter().chain(left).min();
             }
         }
-        Called::NotNow { wait, why: reasons.join("; ") }
+        (soonest.unwrap_or(LOOK_EVERY).min(WAIT_MAX), reasons.join("; "))
     }
 
     fn ended(&self, call: Call, outcome: &Result<Answer, Failure>) {
@@ -371,28 +387,25 @@ impl Providers {
             Ok(_) => (Ending::Good, None),
             Err(failure) => (instance.provider.tells(failure), failure.retry_after),
         };
-        if call.end(ending, wait, self.now()) {
+        if call.end(outcome.is_ok(), ending, wait, self.now()) {
             self.tell_change(&instance);
         }
     }
 
-    /// Who may be called has changed.
+    /// Whether somebody may be called has changed.
     fn tell_change(&self, instance: &Instance) {
         let provider = instance.name();
         match instance.fit(self.now()) {
             Fit::Open => tracing::info!(provider, "is fit for work"),
             Fit::Degraded => tracing::info!(provider, "works, but others are preferred"),
             Fit::Probes(_) => tracing::info!(provider, "is tried again"),
-            Fit::Shut { left, why } => tracing::warn!(provider, ?left, "{why}"),
+            Fit::Shut { why, .. } if instance.was_fit() => {
+                tracing::warn!(provider, "{}", instance.told(&why))
+            }
+            // As where nobody has set up the server that is looked for by default.
+            Fit::Shut { why, .. } => tracing::info!(provider, "{}", instance.told(&why)),
         }
         self.changed.notify_waiters();
-    }
-
-    fn reason(&self, instance: &Instance) -> Option<String> {
-        match instance.fit(self.now()) {
-            Fit::Shut { why, .. } => Some(why),
-            Fit::Open | Fit::Degraded | Fit::Probes(_) => None,
-        }
     }
 
     fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {

@@ -124,7 +124,7 @@ async fn who(providers: &Providers) -> Option<(String, bool)> {
     match ask_for(providers, "a/v1", "who", Wish::default()).await {
         Called::Made { by, outcome } => Some((by, outcome.is_ok())),
         Called::NotNow { .. } => None,
-        Called::Never(failure) => panic!("{failure}"),
+        Called::Elsewhere(failure) | Called::Never(failure) => panic!("{failure}"),
     }
 }
 
@@ -159,7 +159,7 @@ async fn who_cannot_be_served_is_told_why() {
         ("a/v1", "who", vision, "one has not what it asks for: label \"vision\""),
     ] {
         let called = ask_for(&providers, of, method, wish).await;
-        let Called::Never(failure) = called else { panic!("{called:?}") };
+        let Called::Elsewhere(failure) = called else { panic!("{called:?}") };
         assert_eq!((failure.code, failure.retryable), (Code::ProviderNotAvailable, true));
         assert!(failure.message.contains(part), "{failure}");
     }
@@ -179,14 +179,12 @@ async fn a_call_that_did_not_start_is_made_elsewhere_in_the_same_attempt() {
     assert_eq!(who(&providers).await, answered("two"));
     one.fails(1, &refused());
     two.fails(1, &refused());
-    let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
-    let Called::Made { outcome, .. } = called else { panic!("{called:?}") };
-    assert_eq!(outcome, Err(refused()), "nobody is left");
+    assert_eq!(who(&providers).await, None, "nobody is left, and nothing was begun");
     one.fails(1, &lost());
     two.fails(1, &lost());
-    for name in ["one", "two"] {
-        assert_eq!(who(&providers).await, Some((name.to_owned(), false)), "it may have started");
-    }
+    let mut asked = [who(&providers).await, who(&providers).await];
+    asked.sort();
+    assert_eq!(asked, ["one", "two"].map(|name| Some((name.to_owned(), false))), "it may have started");
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,10 +219,17 @@ async fn who_fails_is_left_alone_and_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn a_callers_mistakes_never_count() {
     let (providers, [one]) = started(["one"]).await;
-    for code in [Code::InvalidParams, Code::TaskExecutionFailed, Code::TaskCancelled, Code::TaskTimeout] {
+    let codes = [
+        Code::InvalidParams,
+        Code::TaskExecutionFailed,
+        Code::TaskCancelled,
+        Code::TaskTimeout,
+        Code::ResourceExhausted,
+    ];
+    for code in codes {
         one.fails(50, &Failure::new(code, "wrong"));
     }
-    for _ in 0..200 {
+    for _ in 0..250 {
         assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
     }
     assert_eq!(who(&providers).await, answered("one"));
@@ -280,11 +285,21 @@ async fn where_waiting_helps_nobody_the_failure_tells_why() {
     let (one, broken) = (named("one"), named("broken"));
     providers.register(Arc::clone(&one) as Arc<dyn Provider>).expect("its own name");
     providers.start().await;
-    one.fails(9, &lost());
-    for _ in 0..9 {
-        assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
-    }
-    assert!(!providers.is_shut(&protocol("a/v1")));
+    one.is(Health::Down("no disk".to_owned()));
+    let stop = CancellationToken::new();
+    let story = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        one.fails(9, &lost());
+        for _ in 0..9 {
+            assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
+        }
+        assert!(!providers.is_shut(&protocol("a/v1")));
+        one.is(Health::Up);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stop.cancel();
+    };
+    tokio::join!(providers.look_after(stop.clone()), story);
+    assert_eq!(who(&providers).await, answered("one"), "by a probe");
 
     let mut providers = Providers::new(Settings { is_last_resort: true, ..in_turn() });
     providers.register(broken).expect("its own name");
@@ -310,4 +325,32 @@ async fn fallbacks_are_asked_in_their_order_and_weights_of_zero_never() {
         who(&providers).await;
     }
     assert_eq!(who(&providers).await, None);
+}
+
+#[tokio::test]
+async fn a_wait_is_as_long_as_somebody_asked_for() {
+    let (providers, [one]) = started(["one"]).await;
+    one.fails(1, &Failure { retry_after: Some(Duration::from_secs(7)), ..refused() });
+    let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
+    assert!(matches!(called, Called::NotNow { wait, .. } if wait == Duration::from_secs(7)), "{called:?}");
+    let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
+    let Called::NotNow { wait, why } = called else { panic!("{called:?}") };
+    assert!((6..=7).contains(&wait.as_secs()) && why == "one has asked to be left alone", "{wait:?} {why}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_tells_nothing_and_leaves_nothing_behind() {
+    let (providers, [one]) = started(["one"]).await;
+    one.fails(5, &lost());
+    for _ in 0..5 {
+        who(&providers).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..3 {
+        // Polled once, then dropped.
+        let probe = who(&providers);
+        tokio::pin!(probe);
+        let _ = futures_util::poll!(&mut probe);
+    }
+    assert_eq!(who(&providers).await, answered("one"), "the probe's place is free again");
 }

@@ -1,0 +1,54 @@
+//! Tasks that cannot run here now, and are given back uncounted: their providers cannot be asked at the moment, or
+//! this worker has none for them and another may.
+
+use std::time::Duration;
+
+use super::Shared;
+use super::guard::header;
+use super::patience::Stop;
+use super::publish::message_of;
+use crate::broker::Delivery;
+use crate::core::clock::Timestamp;
+use crate::wire::task::Task;
+
+/// The least wait of a task whose providers cannot be asked now, while others of its protocol can; up to twice as
+/// long, so that not all come back at once.
+const WAIT_MIN: Duration = Duration::from_secs(1);
+/// How long a task looks for a worker that can do it.
+const SEARCH_MAX: Duration = Duration::from_secs(60);
+/// Since when it looks.
+pub(super) const HEADER_ELSEWHERE: &str = "gleitzeit-elsewhere-since";
+
+impl Shared {
+    /// Whether other workers have had their time to take it.
+    pub(super) fn has_searched(&self, delivery: &Delivery) -> bool {
+        searches_since(delivery).is_some_and(|since| self.parts.clock.now().since(since) >= SEARCH_MAX)
+    }
+
+    /// Waits until providers can be asked. Where none of the protocol can, its queue is left alone: the message
+    /// goes back to it.
+    pub(super) async fn wait_for_providers(
+        &self,
+        delivery: &Delivery,
+        task: Task,
+        wait: Duration,
+    ) -> Result<(), Stop> {
+        if self.parts.providers.is_shut(&task.spec.protocol) {
+            return Err(Stop::Crowded);
+        }
+        let wait = wait.max(WAIT_MIN).mul_f64(1.0 + self.parts.clock.chance());
+        self.publish(vec![message_of(delivery, &task, Some(wait))]).await
+    }
+
+    /// Looks for another worker.
+    pub(super) async fn search(&self, delivery: &Delivery, task: Task) -> Result<(), Stop> {
+        let since = searches_since(delivery).unwrap_or(self.parts.clock.now());
+        let mut message = message_of(delivery, &task, Some(WAIT_MIN));
+        message.properties.headers.insert(HEADER_ELSEWHERE.to_owned(), since.to_string());
+        self.publish(vec![message]).await
+    }
+}
+
+fn searches_since(delivery: &Delivery) -> Option<Timestamp> {
+    header(delivery, HEADER_ELSEWHERE)?.parse().ok()
+}
