@@ -174,3 +174,49 @@ fn the_topology_is_applied_once_and_found_as_declared() {
 fn messages(place: &Place, queue: &str) -> Vec<Value> {
     place.vhost.peek(queue)
 }
+
+#[test]
+fn a_key_is_one_task_and_one_workflow_however_often_it_is_sent() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    let task = json!({"idempotency_key": "monday", "method": "ping", "metadata": {"by": "pika"}}).to_string();
+    for _ in 0..3 {
+        place.publish("gleitzeit.tasks", "echo.v1", &task, &json!({}));
+    }
+    let tasks = json!([{"id": "a", "method": "echo/ping"}]);
+    let workflow = json!({"name": "W", "idempotency_key": "tuesday", "tasks": tasks}).to_string();
+    for _ in 0..3 {
+        place.publish("gleitzeit.workflows", "", &workflow, &json!({}));
+    }
+    let ended = || place.run(&["list", "--status", "completed", "--json"]).json();
+    until("both to end", || ended().as_array().is_some_and(|rows| rows.len() == 2));
+    until("the repeats to be gone", || {
+        ["gleitzeit.tasks.echo.v1", "gleitzeit.workflows"]
+            .iter()
+            .all(|queue| place.vhost.queue(queue)["messages"] == json!(0))
+    });
+    for row in ended().as_array().expect("a list") {
+        let id = row["id"].as_str().expect("an id");
+        let record = place.run(&["status", id, "--json"]).expect(0).json();
+        let task = record.get("tasks").map_or(&record, |tasks| &tasks[0]);
+        assert_eq!(task["attempts"], json!(1), "{record}");
+    }
+}
+
+#[test]
+fn the_history_tells_of_each_attempt_when_where_how_long_and_how_it_ended() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    let body = json!({
+        "id": "twice", "method": "error", "params": {"message": "as asked"},
+        "retry": {"max_attempts": 2, "base_delay": 0.1},
+    });
+    place.publish("gleitzeit.tasks", "echo.v1", &body.to_string(), &json!({}));
+    let ended = place.run(&["result", "--wait", "--timeout", "30", "twice", "--json"]).expect(5).json();
+    let history = ended["error"]["details"]["attempts"].as_array().cloned().unwrap_or_default();
+    assert_eq!(history.len(), 2, "{ended}");
+    for (number, entry) in history.iter().enumerate() {
+        let at = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(entry["attempt"], json!(number + 1), "{entry}");
+        assert!(at("started_at") <= at("ended_at") && at("started_at").starts_with("20"), "{entry}");
+        assert!(!at("worker_id").is_empty() && entry["error"]["message"] == "as asked", "{entry}");
+    }
+}
