@@ -149,7 +149,7 @@ impl Case {
 
     /// How many ticks wait for their time.
     async fn ticks(&self) -> u64 {
-        self.broker().transit().await.expect("answers").delayed.values().sum()
+        self.broker().transit().await.expect("answers").delayed.expect("known").values().sum()
     }
 
     fn state(&self) -> rusqlite::Connection {
