@@ -60,8 +60,8 @@ pub struct Messages {
     pub ready: u64,
     /// Delivered and not settled; `None` if the broker tells nobody.
     pub unacknowledged: Option<u64>,
-    /// By the delay queue that they are in; embedded by the queue that they come to.
-    pub delayed: BTreeMap<String, u64>,
+    /// By the delay queue that they are in; embedded by the queue that they come to; `None` if that may not be seen.
+    pub delayed: Option<BTreeMap<String, u64>>,
     /// In the dead queues.
     pub dead: u64,
     /// In the dead inbox.
@@ -167,7 +167,7 @@ impl Balance {
             format!(
                 "messages: {} ready, {held}{} delayed, {} in the dead inbox, {} dead letters; {} schedules",
                 self.messages.ready,
-                self.messages.delayed_in_all(),
+                self.messages.delayed_in_all().map_or_else(|| "unknown".to_owned(), |all| all.to_string()),
                 self.messages.inbox,
                 self.messages.dead,
                 self.schedules,
@@ -201,15 +201,16 @@ impl Messages {
         messages
     }
 
-    /// Wherever they wait for their time.
+    /// Wherever they wait for their time; `None` if that is not known.
     #[must_use]
-    pub fn delayed_in_all(&self) -> u64 {
-        self.delayed.values().sum()
+    pub fn delayed_in_all(&self) -> Option<u64> {
+        self.delayed.as_ref().map(|delayed| delayed.values().sum())
     }
 
     fn to_json(&self) -> Value {
-        let queues: BTreeMap<&String, &u64> =
-            self.delayed.iter().filter(|(_, waiting)| **waiting > 0).collect();
+        let queues = self.delayed.as_ref().map(|delayed| -> BTreeMap<&String, &u64> {
+            delayed.iter().filter(|(_, waiting)| **waiting > 0).collect()
+        });
         json!({
             "ready": self.ready,
             "unacknowledged": self.unacknowledged,
@@ -223,6 +224,18 @@ impl Messages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_not_be_counted_is_unknown_and_not_none() {
+        let mut balance = Balance::default();
+        let transit = |delayed| Transit { delayed, unacknowledged: None };
+        balance.messages = Messages::of(&Depths::default(), transit(None));
+        assert_eq!(balance.to_json()["messages"]["delayed"], json!({"total": null, "queues": null}));
+        assert!(balance.lines()[2].contains(" unknown delayed,"), "{:?}", balance.lines());
+        balance.messages = Messages::of(&Depths::default(), transit(Some(BTreeMap::new())));
+        assert_eq!(balance.to_json()["messages"]["delayed"], json!({"total": 0, "queues": {}}));
+        assert!(balance.lines()[2].contains(" 0 delayed,"), "{:?}", balance.lines());
+    }
 
     #[test]
     fn each_open_task_is_at_one_place() {

@@ -59,7 +59,7 @@ pub const NOT_COVERED: [&str; 7] = [
     "what ended longer ago than its record is kept (seven times its result's time to live, at least a week) does not count as accepted",
     "which messages are unacknowledged: RabbitMQ tells nobody over AMQP; a queued task that is not ready is with a worker, on its way, or lost",
     "tasks of other producers that no worker has claimed: nothing but their message knows them",
-    "bringing back tasks on their own whose message is larger than 16 KiB, came from another producer or a schedule",
+    "bringing back tasks on their own whose message is larger than 16 KiB, or came from another producer",
     "bringing back workflows that no worker has taken in: their document is in their message only",
     "commands (cancel, retry), timeouts of workflows, changes of schedules, dead letters and replies that were purged",
     "single messages lost from a queue that is not empty: they are named once it is",

@@ -235,8 +235,8 @@ pub struct Depth {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transit {
     /// How many wait for their time, by where they do: the delay queue that they are in now, or the queue that they
-    /// come to. Where there are none, there may be no entry.
-    pub delayed: BTreeMap<String, u64>,
+    /// come to. Where there are none, there may be no entry. `None` if this user may not look.
+    pub delayed: Option<BTreeMap<String, u64>>,
     /// How many are delivered and not settled; `None` if this broker tells nobody.
     pub unacknowledged: Option<u64>,
 }

@@ -29,10 +29,12 @@ impl Client {
     /// What the broker says.
     pub async fn run_scheduled(&self, name: &Id, definition: &Definition) -> Result<Id, Error> {
         let id = self.clock.new_id();
-        let message = Outgoing::of_run(definition.run(name, &id, None), &id)
+        let run = definition.run(name, &id, None);
+        let accepted = Accepted::of_run(definition, &id, &run);
+        let message = Outgoing::of_run(run, &id)
             .map_err(|error| Error::new(Code::ProtocolNotFound, error.to_string()))?;
         self.broker.publish(vec![message]).await?;
-        self.note(Accepted::of_run(definition, &id)).await;
+        self.note(accepted).await;
         Ok(id)
     }
 }

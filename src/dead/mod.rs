@@ -20,6 +20,6 @@ mod letter;
 mod replay;
 
 pub use filter::Filter;
-pub use hold::{LETTERS_MAX, Look, hold};
+pub use hold::{BYTES_MAX, LETTERS_MAX, Look, hold};
 pub use letter::{Keep, Letter};
 pub use replay::{Group, Step, plan, replay};

@@ -39,6 +39,28 @@ const QUEUES_CONSUMER_TIMEOUT: Release = Release { major: 3, minor: 12 };
 /// From here on our queues say it.
 const OWN_CONSUMER_TIMEOUT: Release = Release { major: 4, minor: 3 };
 
+/// For how long the broker lets a delivery be held, as far as a worker can tell at its start.
+#[derive(Debug, PartialEq, Eq)]
+struct Held<'a> {
+    /// The server's own setting decides, and cannot be asked: the configuration's word is taken for it.
+    is_assumed: bool,
+    /// The queues that say something else than the configuration.
+    others: Vec<&'a Finding>,
+}
+
+/// Judges what was found of the queues; `None` is a release that is not known.
+fn held_by(release: Option<Release>, findings: &[Finding]) -> Held<'_> {
+    let counts = release.is_none_or(|release| release >= QUEUES_CONSUMER_TIMEOUT);
+    let differs = |finding: &&Finding| counts && finding.problem.contains("x-consumer-timeout");
+    let is_assumed = release.is_none_or(|release| release < OWN_CONSUMER_TIMEOUT);
+    Held { is_assumed, others: findings.iter().filter(differs).collect() }
+}
+
+/// Of `RabbitMQ 4.3.6`.
+fn release_of(version: &str) -> Option<Release> {
+    version.rsplit(' ').next().and_then(Release::parse)
+}
+
 impl Runtime {
     /// A worker for whoever submits, with every provider that the configuration gives it, started.
     ///
@@ -121,31 +143,28 @@ impl Runtime {
         if self.is_embedded() {
             return;
         }
-        let Ok(version) = self.broker.version().await else { return };
-        let Some(release) = version.rsplit(' ').next().and_then(Release::parse) else { return };
-        if release < OWN_CONSUMER_TIMEOUT {
+        let version = self.broker.version().await.ok();
+        let release = version.as_deref().and_then(release_of);
+        let findings = if release.is_some_and(|release| release < QUEUES_CONSUMER_TIMEOUT) {
+            Vec::new()
+        } else {
+            self.broker.check(&topology_of(&self.protocols)).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "the consumer timeout of the queues cannot be compared");
+                Vec::new()
+            })
+        };
+        let ours = self.config.seconds("amqp.consumer_timeout");
+        let Held { is_assumed, others } = held_by(release, &findings);
+        if is_assumed {
             tracing::info!(
-                assumed = ?self.config.seconds("amqp.consumer_timeout"), %version,
+                assumed = ?ours, version = version.as_deref().unwrap_or("unknown"),
                 "amqp.consumer_timeout must not be larger than the server's consumer_timeout, which it tells nobody over \
                  AMQP: compare with `rabbitmqctl environment`"
             );
         }
-        if release < QUEUES_CONSUMER_TIMEOUT {
-            return;
-        }
-        let findings = match self.broker.check(&topology_of(&self.protocols)).await {
-            Ok(findings) => findings,
-            Err(error) => {
-                tracing::debug!(%error, "the consumer timeout of the queues cannot be compared");
-                return;
-            }
-        };
-        let differs = |finding: &&Finding| finding.problem.contains("x-consumer-timeout");
-        let others: Vec<&str> =
-            findings.iter().filter(differs).map(|finding| finding.what.as_str()).collect();
-        if let Some(first) = findings.iter().find(differs) {
-            let ours = self.config.seconds("amqp.consumer_timeout");
-            tracing::warn!(queues = ?others, first = %first.problem, "queues have another consumer timeout than \
+        if let Some(first) = others.first() {
+            let names: Vec<&str> = others.iter().map(|finding| finding.what.as_str()).collect();
+            tracing::warn!(queues = ?names, first = %first.problem, "queues have another consumer timeout than \
                 amqp.consumer_timeout ({ours:?}); where it is shorter, long tasks may come back too soon");
         }
     }
@@ -271,4 +290,37 @@ fn asked_protocols(config: &Config) -> Result<Vec<ProtocolId>, Error> {
         text.parse::<ProtocolId>().map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))
     };
     config.texts("worker.protocols").into_iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(what: &str, problem: &str) -> Finding {
+        Finding { what: what.to_owned(), problem: problem.to_owned() }
+    }
+
+    #[test]
+    fn queues_that_say_another_consumer_timeout_are_told_where_that_counts() {
+        let findings = [
+            finding("queue a", "inequivalent arg 'x-max-priority' for queue 'a'"),
+            finding("queue b", "inequivalent arg 'x-consumer-timeout' for queue 'b'"),
+        ];
+        let told = |version: &str| {
+            let Held { is_assumed, others } = held_by(release_of(version), &findings);
+            (is_assumed, others.iter().map(|finding| finding.what.as_str()).collect::<Vec<&str>>())
+        };
+        let (none, b): (Vec<&str>, Vec<&str>) = (Vec::new(), vec!["queue b"]);
+        for (version, is_assumed, others) in [
+            ("RabbitMQ 3.10.8", true, &none),
+            ("RabbitMQ 3.11.28", true, &none),
+            ("RabbitMQ 3.12.1", true, &b),
+            ("RabbitMQ 4.2.0", true, &b),
+            ("RabbitMQ 4.3.6", false, &b),
+            ("something else", true, &b),
+        ] {
+            assert_eq!(told(version), (is_assumed, others.clone()), "{version}");
+        }
+        assert_eq!(held_by(None, &findings[..1]).others, [] as [&Finding; 0]);
+    }
 }

@@ -14,12 +14,14 @@ use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Accepted, StoreError};
+use super::{Accepted, Message, SENT_BYTES_MAX, StoreError};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
+use crate::core::priority::Priority;
 use crate::core::workflow::UNNAMED;
+use crate::topology::Address;
 use crate::wire::record::Head;
-use crate::wire::schedule::{Definition, Work};
+use crate::wire::schedule::{Definition, Run, Work};
 
 /// Most schedules that [`Schedules::schedules`] answers at once.
 pub const SCHEDULES_MAX: usize = 10_000;
@@ -168,9 +170,9 @@ pub struct Schedule {
 }
 
 impl Accepted {
-    /// What is noted of a scheduled run once the broker has confirmed it.
+    /// What is noted of a scheduled run once the broker has confirmed it: with its message, if that is small.
     #[must_use]
-    pub fn of_run(definition: &Definition, id: &Id) -> Accepted {
+    pub fn of_run(definition: &Definition, id: &Id, run: &Run) -> Accepted {
         match &definition.work {
             Work::Task(task) => {
                 let head = Head {
@@ -179,7 +181,11 @@ impl Accepted {
                     protocol: task.spec.protocol.to_string(),
                     method: task.spec.method.clone(),
                 };
-                Accepted::Task { head, digest: None, due: None, sent: None }
+                let address = Address::parse(&task.spec.protocol.routing()).ok();
+                let address = address.filter(|_| run.body.len() <= SENT_BYTES_MAX);
+                let priority = run.priority.unwrap_or(Priority::NORMAL.number());
+                let message = |address| Message { address, priority, body: run.body.clone() };
+                Accepted::Task { head, digest: None, due: None, sent: address.map(message) }
             }
             Work::Workflow(document) => {
                 let name = document.get("name").and_then(Value::as_str).unwrap_or(UNNAMED);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::guard::{Begun, Hold, crowded, is_submission, may_have_been_cut};
+use super::guard::{Begun, Held, Hold, crowded, is_submission, may_have_been_cut};
 use super::lease::{Purpose, Run, Taken};
 use super::outcome::Verdict;
 use super::patience::{Stop, insist};
@@ -69,7 +69,7 @@ impl Shared {
         let Some((task, head)) = self.admit(delivery, task).await? else { return Ok(()) };
         let cancel = self.abort.child_token();
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
-            return self.publish_held(delivery, &task, self.running.lease(&head.key)).await;
+            return self.publish_held(delivery, &task, self.running.held(&head.key)).await;
         };
         let _seat = match seats {
             Some(seats) => Some(seat(seats, &self.abort).await?),
@@ -79,13 +79,13 @@ impl Shared {
         let (of, inputs) = (run_of(delivery), task.needs());
         let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
             Taken::Run(run) => run,
-            Taken::Held(fence) => return self.publish_held(delivery, &task, Some(fence)).await,
+            Taken::Held(fence) => return self.publish_held(delivery, &task, Held::Elsewhere(fence)).await,
             Taken::Crowded { attempt } => return self.publish_crowded(delivery, &task, attempt).await,
             Taken::Lost(failure) => return self.bury(delivery, Some(&task), &failure, Past::default()).await,
             Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
-        begun.under(run.lease.fence);
+        begun.under(&run.lease);
         self.begin(&entered, run.lease.fence, &cancel).await?;
         let attempt = self.attempt(&task, &head, &run, cancel).await?;
         let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
@@ -128,7 +128,7 @@ impl Shared {
             }
             // Whoever sent it waits for an answer, and the end of the present run is one.
             Claimed::Superseded if task.reply.is_some() && is_submission(delivery, task) => {
-                self.publish_held(delivery, task, None).await
+                self.publish_held(delivery, task, Held::Unknown).await
             }
             Claimed::Superseded => {
                 tracing::info!(task = %head.key, "a message of a run before the present one; it runs nothing");

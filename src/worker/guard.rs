@@ -18,9 +18,10 @@
 //! nothing to repeat, unless it dies between the two. The guard waits once more until that must have been done
 //! or its maker be dead; only then it is dropped, or all is done again.
 //!
-//! *It is held under a later lease than the guard's*: whoever has that lease got it by a message of its own, which
-//! is held or has a guard of its own. So the guard of an earlier lease goes when it sees that, and long attempts
-//! leave no guards behind. It stays if it may be that message itself: it took over, and its delivery was lost.
+//! *It is held under a later lease than the guard's*: it may be the very message by which that lease was taken over,
+//! and the last one of the task, if its delivery was lost. So it goes only where it is known that the later lease has
+//! a message of its own: in the worker that holds it, once a guard of that one stands. Everywhere else it looks
+//! again. So long attempts leave no guards behind for long.
 
 use async_trait::async_trait;
 use std::fmt;
@@ -39,7 +40,7 @@ use super::turn::away;
 use crate::broker::{BrokerError, Delivery, Outgoing, Receipt, Settlement};
 use crate::core::id::Id;
 use crate::core::priority::Priority;
-use crate::store::Fence;
+use crate::store::{Fence, Lease};
 use crate::topology::plan::PRIORITY_MAX;
 use crate::wire::task::{self, Decoded, Task};
 
@@ -56,7 +57,7 @@ const HELD_LOOKS_SOON: u32 = 304;
 /// Which live lease a message met, and how often: `FENCE:TIMES`.
 pub(super) const HEADER_HELD: &str = "gleitzeit-held";
 /// Who made this guard, under which lease, and whether it has seen that the task has gone on: `SESSION:FENCE` or
-/// `SESSION:FENCE:over`. Older versions leave the fence out.
+/// `SESSION:FENCE:over`.
 pub(super) const HEADER_GUARD: &str = "gleitzeit-guard";
 /// How often a suspect has waited in vain for its worker to be free of others.
 pub(super) const HEADER_CROWDED: &str = "gleitzeit-crowded";
@@ -96,22 +97,22 @@ impl Hold {
 /// Tells when a task has begun, and under which lease.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
-    lease: OnceLock<Fence>,
+    lease: OnceLock<Lease>,
     told: Notify,
 }
 
 impl Begun {
     /// It has.
-    pub(super) fn under(&self, lease: Fence) {
+    pub(super) fn under(&self, lease: &Lease) {
         // A delivery begins one attempt.
-        self.lease.get_or_init(|| lease);
+        self.lease.get_or_init(|| lease.clone());
         self.told.notify_one();
     }
 
-    async fn lease(&self) -> Fence {
+    async fn lease(&self) -> &Lease {
         loop {
             if let Some(lease) = self.lease.get() {
-                return *lease;
+                return lease;
             }
             self.told.notified().await;
         }
@@ -158,8 +159,8 @@ impl Shared {
     }
 
     /// Publishes a guard, for as long as that takes, and only then settles the delivery.
-    async fn guard(&self, delivery: &Delivery, hold: &mut Hold, lease: Fence) {
-        match self.publish(vec![self.guard_of(delivery, lease)]).await {
+    async fn guard(&self, delivery: &Delivery, hold: &mut Hold, lease: &Lease) {
+        match self.publish(vec![self.guard_of(delivery, lease.fence)]).await {
             Ok(()) => {}
             Err(Stop::Aborted | Stop::Crowded) => return,
             Err(Stop::Broken { message, .. }) => {
@@ -167,6 +168,7 @@ impl Shared {
                 return;
             }
         }
+        self.running.guarded(&lease.key, lease.fence);
         hold.close().await;
         hold.settle(Settlement::Done).await;
         tracing::debug!(queue = %delivery.queue, "a guard stands for a long task");
@@ -179,7 +181,7 @@ impl Shared {
             Ok(Decoded::Task(task)) => first_in_line(delivery, *task, LOOK_EVERY),
             Ok(Decoded::Newer { .. }) | Err(_) => again(delivery, Some(LOOK_EVERY)),
         };
-        let made = Made { maker: self.session.clone(), lease: Some(lease), is_over: false };
+        let made = Made { maker: self.session.clone(), lease, is_over: false };
         message.properties.headers.insert(HEADER_GUARD.to_owned(), made.to_string());
         message
     }
@@ -210,14 +212,14 @@ impl Shared {
         &self,
         delivery: &Delivery,
         task: &Task,
-        fence: Option<Fence>,
+        held: Held,
     ) -> Result<(), Stop> {
-        match Made::of(delivery).map(|made| made.fate(fence, delivery.redelivered)) {
+        match Made::of(delivery).map(|made| made.fate(held, delivery.redelivered)) {
             Some(Fate::Waits) => return self.publish(vec![again(delivery, Some(LOOK_EVERY))]).await,
             Some(Fate::Goes) => return Ok(()),
             Some(Fate::StandsForAnother) | None => {}
         }
-        let fence = fence.map_or(0, |Fence(number)| number);
+        let fence = held.fence().map_or(0, |Fence(number)| number);
         let seen = header(delivery, HEADER_HELD).and_then(|text| text.split_once(':'));
         let times: u32 = match seen {
             Some((lease, times)) if lease == fence.to_string() => times.parse().unwrap_or(0),
@@ -283,10 +285,35 @@ pub(super) fn may_have_been_cut(delivery: &Delivery) -> bool {
 struct Made {
     /// The session that made it.
     maker: Id,
-    /// The lease that it stands for; `None` if an older version made it.
-    lease: Option<Fence>,
+    /// The lease that it stands for.
+    lease: Fence,
     /// Whether it has seen that the task has gone on.
     is_over: bool,
+}
+
+/// By whom a task is held that a message met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Not known, or by nobody yet.
+    Unknown,
+    /// By another worker.
+    Elsewhere(Fence),
+    /// By this one.
+    Here {
+        /// Under this lease.
+        lease: Fence,
+        /// Whether a guard stands for it.
+        is_guarded: bool,
+    },
+}
+
+impl Held {
+    fn fence(self) -> Option<Fence> {
+        match self {
+            Held::Unknown => None,
+            Held::Elsewhere(lease) | Held::Here { lease, .. } => Some(lease),
+        }
+    }
 }
 
 /// What becomes of a guard whose task is held.
@@ -294,7 +321,7 @@ struct Made {
 enum Fate {
     /// It looks again.
     Waits,
-    /// What holds the task has a message of its own.
+    /// What holds the task surely has a message of its own.
     Goes,
     /// It may be the message of what holds the task, and waits as any message of a held task does.
     StandsForAnother,
@@ -311,32 +338,29 @@ impl Made {
             Some(rest) => (rest, true),
             None => (text, false),
         };
-        let numbered = text.rsplit_once(':').and_then(|(maker, fence)| Some((maker, fence.parse().ok()?)));
-        let (maker, lease) = match numbered {
-            Some((maker, fence)) => (maker, Some(Fence(fence))),
-            None => (text, None),
-        };
-        Some(Made { maker: Id::parse(maker).ok()?, lease, is_over })
+        let (maker, fence) = text.rsplit_once(':')?;
+        Some(Made { maker: Id::parse(maker).ok()?, lease: Fence(fence.parse().ok()?), is_over })
     }
 
-    /// By the lease that the task is held under, if that is known. Who took over by this very message has a later
-    /// lease than it says; then it was delivered before.
-    fn fate(&self, held: Option<Fence>, is_redelivered: bool) -> Fate {
-        let is_past = self.is_over || matches!((self.lease, held), (Some(lease), Some(held)) if lease < held);
-        match (is_past, is_redelivered && held.is_some()) {
-            (false, _) => Fate::Waits,
-            (true, false) => Fate::Goes,
-            (true, true) => Fate::StandsForAnother,
+    /// By what the task is held. Who took over by this very message has a later lease than it says; then it was
+    /// delivered before. That is told by a flag, which gets lost when it is published again: so without the flag it
+    /// may be such a message too.
+    fn fate(&self, held: Held, is_redelivered: bool) -> Fate {
+        let is_past = held.fence().is_some_and(|fence| self.lease < fence);
+        match held {
+            Held::Here { is_guarded: true, .. } if is_past => Fate::Goes,
+            Held::Elsewhere(_) | Held::Here { .. } if (is_past || self.is_over) && is_redelivered => {
+                Fate::StandsForAnother
+            }
+            Held::Unknown | Held::Elsewhere(_) | Held::Here { .. } => Fate::Waits,
         }
     }
 }
 
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.maker.fmt(f)?;
-        if let Some(Fence(number)) = self.lease {
-            write!(f, ":{number}")?;
-        }
+        let Fence(number) = self.lease;
+        write!(f, "{}:{number}", self.maker)?;
         if self.is_over { f.write_str(":over") } else { Ok(()) }
     }
 }
@@ -350,32 +374,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guard_says_who_made_it_under_which_lease_and_reads_what_older_ones_said() {
+    fn a_guard_says_who_made_it_and_under_which_lease() {
         let maker = Id::parse("0197-a").expect("valid");
-        for (text, lease, is_over) in [
-            ("0197-a", None, false),
-            ("0197-a:over", None, true),
-            ("0197-a:7", Some(7), false),
-            ("0197-a:7:over", Some(7), true),
-        ] {
-            let made = Made { maker: maker.clone(), lease: lease.map(Fence), is_over };
+        for (text, is_over) in [("0197-a:7", false), ("0197-a:7:over", true)] {
+            let made = Made { maker: maker.clone(), lease: Fence(7), is_over };
             assert_eq!((Made::parse(text).as_ref(), made.to_string().as_str()), (Some(&made), text));
+        }
+        for text in ["0197-a", "0197-a:over", "0197-a:x", ":7"] {
+            assert_eq!(Made::parse(text), None, "{text}");
         }
     }
 
     #[test]
-    fn the_guard_of_an_earlier_lease_goes_unless_it_may_have_taken_over_itself() {
-        let fate = |text: &str, held: Option<u64>, is_redelivered| {
-            Made::parse(text).expect("a guard").fate(held.map(Fence), is_redelivered)
+    fn the_guard_of_an_earlier_lease_goes_only_where_the_later_one_surely_has_a_message() {
+        let fate = |text: &str, held: Held, is_redelivered| {
+            Made::parse(text).expect("a guard").fate(held, is_redelivered)
         };
-        assert_eq!(fate("s:7", Some(7), false), Fate::Waits);
-        assert_eq!(fate("s:7", Some(8), false), Fate::Goes);
-        assert_eq!(fate("s:7", Some(8), true), Fate::StandsForAnother);
-        // The store has lost its last writes, or it is not known here what holds the task.
-        assert_eq!(fate("s:7", Some(6), false), Fate::Waits);
-        assert_eq!(fate("s:7", None, true), Fate::Waits);
-        assert_eq!(fate("s", Some(8), false), Fate::Waits);
-        assert_eq!(fate("s:over", Some(8), false), Fate::Goes);
+        let elsewhere = |lease| Held::Elsewhere(Fence(lease));
+        let here = |lease, is_guarded| Held::Here { lease: Fence(lease), is_guarded };
+        for text in ["s:7", "s:7:over"] {
+            assert_eq!(fate(text, here(8, true), false), Fate::Goes);
+            assert_eq!(fate(text, here(8, true), true), Fate::Goes);
+            // It may be the message that the later lease was taken over by, published again.
+            assert_eq!(fate(text, here(8, false), false), Fate::Waits);
+            assert_eq!(fate(text, elsewhere(8), false), Fate::Waits);
+            assert_eq!(fate(text, elsewhere(8), true), Fate::StandsForAnother);
+            assert_eq!(fate(text, here(8, false), true), Fate::StandsForAnother);
+            // It is not known what holds the task.
+            assert_eq!(fate(text, Held::Unknown, false), Fate::Waits);
+            assert_eq!(fate(text, Held::Unknown, true), Fate::Waits);
+        }
+        assert_eq!(fate("s:7", here(7, true), false), Fate::Waits);
+        assert_eq!(fate("s:7", elsewhere(7), true), Fate::Waits);
+        // The store has lost its last writes.
+        assert_eq!(fate("s:7", here(6, true), false), Fate::Waits);
     }
 
     #[test]

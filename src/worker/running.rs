@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
+use super::guard::Held;
 use crate::core::id::{Id, TaskKey};
 use crate::store::Fence;
 
@@ -19,6 +20,8 @@ struct Present {
     cancel: CancellationToken,
     /// The lease that it runs under, once there is one.
     lease: Option<Fence>,
+    /// Whether a guard stands for it: the task has a message beside the delivery.
+    is_guarded: bool,
     /// Somebody wanted to look at its lease before there was one.
     is_doubted: bool,
 }
@@ -31,7 +34,7 @@ impl Running {
         match self.lock().entry(key.clone()) {
             Entry::Occupied(_) => None,
             Entry::Vacant(vacant) => {
-                vacant.insert(Present { cancel, lease: None, is_doubted: false });
+                vacant.insert(Present { cancel, lease: None, is_guarded: false, is_doubted: false });
                 Some(Entered { running: self, key: key.clone() })
             }
         }
@@ -55,8 +58,23 @@ impl Running {
     }
 
     /// The lease that a task runs under here, if it does.
-    pub(super) fn lease(&self, key: &TaskKey) -> Option<Fence> {
-        self.lock().get(key).and_then(|present| present.lease)
+    pub(super) fn held(&self, key: &TaskKey) -> Held {
+        let tasks = self.lock();
+        match tasks.get(key) {
+            Some(Present { lease: Some(lease), is_guarded, .. }) => {
+                Held::Here { lease: *lease, is_guarded: *is_guarded }
+            }
+            Some(Present { lease: None, .. }) | None => Held::Unknown,
+        }
+    }
+
+    /// Notes that a guard stands for this lease.
+    pub(super) fn guarded(&self, key: &TaskKey, lease: Fence) {
+        if let Some(present) = self.lock().get_mut(key)
+            && present.lease == Some(lease)
+        {
+            present.is_guarded = true;
+        }
     }
 
     /// The keys of the running tasks, sorted.

@@ -1,13 +1,14 @@
 //! The runs of a schedule: sent, buried where they cannot be sent, and whether the last one is over.
 //!
 //! A run is published like anything else, for as long as that takes, unless no waiting helps: its queue is not there,
-//! or no broker takes it as it is. Then it ends as failed and is a dead letter in its protocol's dead queue, under
-//! its id and with its message, so that `dead replay` sends it when the queue is back. The other runs, and the
-//! schedule, go on.
+//! or no broker takes it as it is. Then it is a dead letter in its protocol's dead queue, under its id and with its
+//! message, so that `dead replay` sends it when the queue is back, and ends as failed. The letter comes first: whoever
+//! dies between the two may find the queue back and send the run, and a letter of what completed does no harm, but a
+//! failed run without one would be lost. The other runs, and the schedule, go on.
 //!
-//! *Over* is a run that has ended, of which nothing is known (its record is gone; what is published is noted before
-//! the next slot is armed), or whose message is gone: it waits for a worker, but nothing of it has moved for a
-//! minute and its queue is empty at two looks.
+//! *Over* is a run that has ended, or of which nothing is known: its record is gone (what is published is noted before
+//! the next slot is armed). Any other may still come, wherever its message is: one that was purged is not over before
+//! `audit --repair` has sent it again, or it is cancelled.
 
 use serde_json::Value;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::core::clock::Timestamp;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::schedule::Overlap;
-use crate::core::state::{TaskState, WorkflowState};
+use crate::core::state::TaskState;
 use crate::core::workflow::UNNAMED;
 use crate::store::Accepted;
 use crate::topology::{Address, Queue, unrouted};
@@ -33,12 +34,9 @@ use crate::wire::task::{self, Decoded};
 const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How often a run is sent that no queue takes: one may be missing for a moment while it is moved.
 const TRIES: u32 = 3;
-/// Between two tries. All of them fit into the time that a worker has its slot to itself.
+/// Between two tries. All of them fit into the time that a worker has its slot to itself: only the first run of a turn
+/// that no queue takes is tried so often.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// How long a run must have waited before its message may be missed.
-const MISSED_AFTER: Duration = Duration::from_secs(60);
-/// Between the two looks for its message: one that is on its way has come then.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 impl Shared {
     /// Publishes the runs of these slots, in order.
@@ -49,33 +47,36 @@ impl Shared {
         slots: &[Timestamp],
     ) -> Result<(), Stop> {
         let Some(first) = slots.first() else { return Ok(()) };
+        let mut tries = TRIES;
         let bytes = definition.run(name, &Definition::run_id(name, *first), Some(*first)).body.len();
         for some in slots.chunks((PUBLISHED_BYTES_MAX / bytes.max(1)).max(1)) {
             let mut messages = Vec::with_capacity(some.len());
             let mut accepted = Vec::with_capacity(some.len());
             for slot in some {
                 let id = Definition::run_id(name, *slot);
-                match Outgoing::of_run(definition.run(name, &id, Some(*slot)), &id) {
+                let run = definition.run(name, &id, Some(*slot));
+                accepted.push(Accepted::of_run(definition, &id, &run));
+                match Outgoing::of_run(run, &id) {
                     Ok(message) => messages.push((id.clone(), message)),
                     // Nothing whose protocol has no queue is taken in as a schedule.
                     Err(error) => tracing::error!(schedule = %name, %error, "a run without a queue"),
                 }
-                accepted.push(Accepted::of_run(definition, &id));
             }
-            self.send_runs(name, messages).await?;
+            self.send_runs(name, messages, &mut tries).await?;
             self.note_runs(definition, &accepted).await?;
         }
         Ok(())
     }
 
-    /// Together; or one by one, if the broker refuses one of them.
-    async fn send_runs(&self, name: &Id, messages: Vec<(Id, Outgoing)>) -> Result<(), Stop> {
+    /// Together; or one by one, if the broker refuses one of them: each `tries` times, until one has no queue.
+    async fn send_runs(&self, name: &Id, messages: Vec<(Id, Outgoing)>, tries: &mut u32) -> Result<(), Stop> {
         let all = messages.iter().map(|(_, message)| message.clone()).collect();
         if self.try_publish(all, 1).await?.is_ok() {
             return Ok(());
         }
         for (id, message) in messages {
-            if let Err(error) = self.try_publish(vec![message.clone()], TRIES).await? {
+            if let Err(error) = self.try_publish(vec![message.clone()], *tries).await? {
+                *tries = 1;
                 let failure = Failure::new(error.code(), format!("the run cannot be sent: {error}"));
                 let failure = failure.with("schedule", name.as_str()).final_now();
                 tracing::error!(schedule = %name, run = %id, %failure, "a run cannot be sent; it is a dead letter");
@@ -108,7 +109,7 @@ impl Shared {
         Ok(refused)
     }
 
-    /// Ends a run that cannot be sent, and buries it as if it had been delivered.
+    /// Buries a run that cannot be sent as if it had been delivered, and ends it.
     async fn bury_run(&self, id: &Id, message: Outgoing, failure: Failure) -> Result<(), Stop> {
         let Target::Queue(queue) = message.target else { return Ok(()) };
         let run = Delivery {
@@ -130,11 +131,12 @@ impl Shared {
             Ok(Decoded::Task(task)) => Some(task),
             Ok(Decoded::Newer { .. }) | Err(_) => None,
         };
+        let address = self.letters_of(address).await;
+        self.bury_at(address, &run, task.as_deref().into(), &failure, Past::default()).await?;
         if let Some((task, head)) = task.as_deref().and_then(|task| Some((task, task.head()?))) {
             self.end_unrun(&run, &head, Some(task), TaskState::Failed, &failure).await?;
         }
-        let address = self.letters_of(address).await;
-        self.bury_at(address, &run, task.as_deref().into(), &failure, Past::default()).await
+        Ok(())
     }
 
     /// Where the letters of a protocol go: its dead queue may be gone with its queue.
@@ -161,50 +163,19 @@ impl Shared {
     }
 
     /// Whether nothing comes of this run any more.
-    pub(super) async fn is_over(&self, work: &Work, slot: Timestamp, run: &Id) -> Result<bool, Stop> {
-        let stand = self.stand_of(work, run).await?;
-        let Stand::Waits(queue) = &stand else { return Ok(stand == Stand::Over) };
-        let is_missed = self.parts.clock.now().since(slot) >= MISSED_AFTER;
-        if !is_missed || !self.is_empty(queue).await {
-            return Ok(false);
-        }
-        self.pause(LOOK_AGAIN).await?;
-        let is_purged = self.is_empty(queue).await && self.stand_of(work, run).await? == stand;
-        if is_purged {
-            tracing::warn!(%run, %queue, "the last run of a schedule waits for a worker, but its queue is empty: it counts as over");
-        }
-        Ok(is_purged)
-    }
-
-    async fn stand_of(&self, work: &Work, run: &Id) -> Result<Stand, Stop> {
+    pub(super) async fn is_over(&self, work: &Work, run: &Id) -> Result<bool, Stop> {
         let store = &self.parts.store;
         match work {
-            Work::Task(task) => {
+            Work::Task(_) => {
                 let key = TaskKey::alone(run.clone());
                 let record = insist(&self.abort, "task", || store.task(&key)).await?;
-                let address = Address::parse(&task.spec.protocol.routing()).ok();
-                Ok(match (record.map(|record| record.state), address) {
-                    (Some(TaskState::Accepted | TaskState::Queued), Some(address)) => {
-                        Stand::Waits(Queue::Tasks(address))
-                    }
-                    (Some(state), _) if !state.is_ended() => Stand::GoesOn,
-                    (Some(_) | None, _) => Stand::Over,
-                })
+                Ok(record.is_none_or(|record| record.state.is_ended()))
             }
             Work::Workflow(_) => {
                 let record = insist(&self.abort, "workflow", || store.workflow(run)).await?;
-                Ok(match record.map(|record| record.state) {
-                    Some(WorkflowState::Accepted) => Stand::Waits(Queue::Workflows),
-                    Some(state) if !state.is_ended() => Stand::GoesOn,
-                    Some(_) | None => Stand::Over,
-                })
+                Ok(record.is_none_or(|record| record.state.is_ended()))
             }
         }
-    }
-
-    /// Whether nothing is ready in a queue that is there; unknown is no.
-    async fn is_empty(&self, queue: &Queue) -> bool {
-        self.parts.broker.depth(queue).await.is_ok_and(|depth| depth.ready == 0)
     }
 
     async fn pause(&self, time: Duration) -> Result<(), Stop> {
@@ -213,17 +184,6 @@ impl Shared {
             () = self.abort.cancelled() => Err(Stop::Aborted),
         }
     }
-}
-
-/// How a run stands.
-#[derive(Debug, PartialEq, Eq)]
-enum Stand {
-    /// It has ended, or nothing is known of it.
-    Over,
-    /// Its message must be in this queue, or with a worker that has not begun it.
-    Waits(Queue),
-    /// It runs, or comes again.
-    GoesOn,
 }
 
 /// Whether no waiting makes the broker take it.

@@ -140,7 +140,7 @@ impl Shared {
             Overlap::Skip => {}
         }
         let is_running = match &schedule.last {
-            Some((slot, run)) => !self.is_over(&definition.work, *slot, run).await?,
+            Some((_, run)) => !self.is_over(&definition.work, run).await?,
             None => false,
         };
         let left_out = runs.split_off(usize::from(!is_running));

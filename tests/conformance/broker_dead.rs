@@ -37,6 +37,7 @@ macro_rules! cases {
 
 cases![
     letters_that_are_released_are_there_in_order_of_death,
+    large_letters_hide_none_of_those_behind_them,
     two_who_look_at_once_see_no_letter_twice,
     a_dead_queue_that_is_not_there_holds_nothing,
     two_letters_of_one_death_are_known_as_one,
@@ -114,6 +115,18 @@ async fn letters_that_are_released_are_there_in_order_of_death(broker: Arc<dyn B
     let held = look(&broker, &address).await;
     let left: Vec<String> = names.into_iter().filter(|name| name != "t7").collect();
     assert_eq!(labels(&held.letters), left);
+}
+
+async fn large_letters_hide_none_of_those_behind_them(broker: Arc<dyn Broker>, address: Address) {
+    ready(&broker, &address).await;
+    let names: Vec<String> = (0..2 * MANY).map(|n| format!("t{n}")).collect();
+    let mut letters: Vec<Envelope> = (0..).zip(&names).map(|(at, name)| letter(Some(name), at, 1)).collect();
+    letters[0].original = Original::new(vec![b'x'; 2 << 20].into(), Properties::default());
+    bury(&broker, &address, letters).await;
+    let mut held = look(&broker, &address).await;
+    assert_eq!(labels(&held.letters), names);
+    assert!(!held.has_more);
+    settled(std::mem::take(&mut held.letters)).await;
 }
 
 async fn two_who_look_at_once_see_no_letter_twice(broker: Arc<dyn Broker>, address: Address) {

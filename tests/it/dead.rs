@@ -63,6 +63,8 @@ fn a_task_on_its_own_is_listed_shown_and_replayed() {
     here.run(&["resume", "bad"]);
     let document = listed(&here);
     assert_eq!((&document["total"], &document["letters"][0]["replays"]), (&json!(1), &json!(1)));
+    let again = here.run(&["dead", "show", "bad", "--json"]).expect(0).json();
+    assert_eq!(again["original"]["properties"]["priority"], json!(7), "{again}");
 
     std::fs::write(&flag, "").expect("a file");
     here.run(&["dead", "replay", "--code", "-29002"]).expect(0);
@@ -275,16 +277,28 @@ fn over_servers_what_cannot_be_replayed_says_why_and_stays() {
 
 #[test]
 fn over_servers_a_letter_of_a_forgotten_task_is_published_again_under_its_id() {
-    let Some((place, _worker)) = Place::with_worker() else { return };
+    let Some((place, mut worker)) = Place::with_worker() else { return };
     let flag = place.path("flag");
     let code = flaky(&flag);
-    let body = json!({"id": "old", "method": "execute", "params": {"code": code}, "retry": {"max_attempts": 2, "base_delay": 0.1}});
-    place.publish("gleitzeit.tasks", "python.v1", &body.to_string(), &json!({"priority": 7}));
+    let body = json!({"id": "old", "method": "execute", "params": {"code": code}, "retry": {"max_attempts": 2, "base_delay": 0.1}, "metadata": {"order": "17"}});
+    let lineage = json!({"gleitzeit-root": "day-3", "origin": "shop"});
+    let properties = json!({"priority": 7, "headers": lineage});
+    place.publish("gleitzeit.tasks", "python.v1", &body.to_string(), &properties);
     wait_for(&place, 1);
+    assert_eq!(worker.drain(), Some(0));
     let keys = ["root", "result"].map(|what| place.key("old", what));
     place.redis_cli(&["DEL", &keys[0], &keys[1]]);
     std::fs::write(&flag, "").expect("a file");
     place.run(&["dead", "replay", "old"]).expect(0);
+    let replayed = place.vhost.peek("gleitzeit.tasks.python.v1");
+    let properties = &replayed[0]["properties"];
+    assert_eq!((replayed.len(), &properties["priority"]), (1, &json!(7)), "{replayed:?}");
+    assert_eq!(properties["headers"]["gleitzeit-root"], lineage["gleitzeit-root"], "{replayed:?}");
+    assert_eq!(properties["headers"]["origin"], lineage["origin"], "{replayed:?}");
+    assert_eq!(properties["headers"]["gleitzeit-replays"], json!("1"), "{replayed:?}");
+    let payload: Value = serde_json::from_str(replayed[0]["payload"].as_str().expect("text")).expect("JSON");
+    assert_eq!((&payload["id"], &payload["metadata"]), (&body["id"], &body["metadata"]));
+    let _worker = place.worker(&[]);
     let document = completed(&place, "old").json();
     assert_eq!(document["attempts"], 1, "a first attempt, though the letter's message was a later one");
     assert_eq!(place_list(&place)["total"], 0);

@@ -149,7 +149,7 @@ impl Case {
 
     /// How many ticks wait for their time.
     async fn ticks(&self) -> u64 {
-        self.broker().transit().await.expect("answers").delayed.values().sum()
+        self.broker().transit().await.expect("answers").delayed.expect("known").values().sum()
     }
 
     fn state(&self) -> rusqlite::Connection {
@@ -331,12 +331,16 @@ async fn a_schedule_that_nobody_can_read_for_a_day_is_a_dead_letter() {
     assert_eq!(case.ticks().await, 1);
 }
 
+/// Of a protocol that has no queue.
+fn every_minute_without_queue() -> Order {
+    every_minute_of(&serde_json::json!({"cron": "* * * * *", "catch_up": "all",
+        "task": {"protocol": "python/v1", "method": "execute", "params": {"code": "1"}}}))
+}
+
 #[tokio::test]
 async fn a_run_whose_queue_is_gone_is_a_dead_letter_and_the_schedule_goes_on() {
     let case = Case::new().await;
-    case.send(&every_minute_of(&serde_json::json!({"cron": "* * * * *",
-        "task": {"protocol": "python/v1", "method": "execute", "params": {"code": "1"}}})))
-        .await;
+    case.send(&every_minute_without_queue()).await;
     assert!(!case.life(Gate::new(None)).await);
     for (minute, count) in [("00:01:00", 1), ("00:02:00", 2)] {
         case.set(&format!("2026-01-01T{minute}Z"));
@@ -351,6 +355,46 @@ async fn a_run_whose_queue_is_gone_is_a_dead_letter_and_the_schedule_goes_on() {
         let task = case.store.task(&TaskKey::alone(id)).await.expect("answers").expect("it is known");
         assert_eq!((task.state, case.fired().await, case.ticks().await), (TaskState::Failed, count, 1));
     }
+}
+
+#[tokio::test]
+async fn many_missed_runs_whose_queue_is_gone_are_buried_in_one_turn() {
+    let case = Case::new().await;
+    case.send(&every_minute_without_queue()).await;
+    assert!(!case.life(Gate::new(None)).await);
+    case.set("2026-01-01T00:20:00Z");
+    let begun = std::time::Instant::now();
+    case.later(0).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "only one of them is tried for long");
+    assert_eq!((case.letters().await.len(), case.fired().await, case.ticks().await), (20, 20, 1));
+}
+
+/// The queue is back when the next worker comes.
+#[tokio::test]
+async fn a_worker_that_dies_while_it_buries_a_run_leaves_no_failed_run_without_a_letter() {
+    die_at_every_point(async |points| {
+        let case = Case::new().await;
+        case.send(&every_minute_without_queue()).await;
+        assert!(!case.life(Gate::new(None)).await);
+        case.set("2026-01-01T00:01:00Z");
+        let died = case.life(Gate::new(Some(points))).await;
+        let python = Address::parse("python.v1").expect("valid");
+        case.broker().declare(&Topology::new([python.clone()])).await.expect("declares");
+        case.settle_down().await;
+        let mut letters = case.letters().await.len();
+        letters += case.all_of(&Queue::Dead(python.clone())).await.len();
+        let sent = case.all_of(&Queue::Tasks(python)).await.len();
+        let key = TaskKey::alone(Definition::run_id(&name(), at("2026-01-01T00:01:00Z")));
+        let task = case.store.task(&key).await.expect("answers").expect("it is known");
+        let told = (task.state, letters, sent);
+        match task.state {
+            TaskState::Failed => assert!(letters > 0, "death after {points} points: {told:?}"),
+            _ => assert_eq!(sent, 1, "death after {points} points: {told:?}"),
+        }
+        assert_eq!(case.fired().await, 1, "death after {points} points");
+        died
+    })
+    .await;
 }
 
 fn skipping() -> Order {
@@ -369,15 +413,19 @@ async fn skipped_once(case: &Case) {
     assert_eq!((schedule.fired, schedule.overlapped), (1, 1), "its message is there: it is not over");
 }
 
+/// It may wait for its time, or with a worker; if it was purged, an audit sends it again.
 #[tokio::test]
-async fn a_last_run_whose_message_was_purged_is_over() {
+async fn a_last_run_whose_message_is_not_in_its_queue_is_not_over() {
     let case = Case::new().await;
     skipped_once(&case).await;
     assert_eq!(case.broker().purge(&echo()).await, Ok(1));
-    case.set("2026-01-01T00:03:00Z");
+    case.set("2026-01-01T00:09:00Z");
     case.later(0).await;
     let schedule = case.schedule().await;
-    assert_eq!((schedule.fired, schedule.overlapped), (2, 1));
+    assert_eq!((schedule.fired, schedule.overlapped), (1, 2));
+    let last = Definition::run_id(&name(), at("2026-01-01T00:01:00Z"));
+    let kept = case.store.messages(&[TaskKey::alone(last)]).await.expect("answers");
+    assert!(matches!(kept.as_slice(), [Some(_)]), "an audit can send it again: {kept:?}");
 }
 
 #[tokio::test]

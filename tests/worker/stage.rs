@@ -247,7 +247,7 @@ impl Stage {
                 let ready = self.broker.depth(&Queue::Tasks(echo())).await.expect("depth answers").ready;
                 let transit = self.broker.transit().await.expect("transit answers");
                 if ready == 0 && transit.unacknowledged == Some(0) {
-                    return transit.delayed.values().sum();
+                    return transit.delayed.expect("known").values().sum();
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             }

@@ -256,12 +256,12 @@ impl Broker for RabbitBroker {
                 // Newer servers want some permission even to look.
                 Err(error @ BrokerError::AccessRefused { .. }) => {
                     tracing::warn!(%error, "the delay queues cannot be counted");
-                    break;
+                    return Ok(Transit { delayed: None, unacknowledged: None });
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Transit { delayed, unacknowledged: None })
+        Ok(Transit { delayed: Some(delayed), unacknowledged: None })
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {

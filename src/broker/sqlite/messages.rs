@@ -277,7 +277,7 @@ pub(super) fn transit(tx: &Connection, now: Timestamp) -> rusqlite::Result<Trans
     let held: i64 = tx
         .prepare_cached("SELECT count(*) FROM messages WHERE owner IS NOT NULL")?
         .query_row([], |row| row.get(0))?;
-    Ok(Transit { delayed, unacknowledged: Some(held.unsigned_abs()) })
+    Ok(Transit { delayed: Some(delayed), unacknowledged: Some(held.unsigned_abs()) })
 }
 
 /// Removes every ready message and tells how many.

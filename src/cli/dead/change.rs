@@ -115,7 +115,7 @@ fn join_companions(groups: &mut [Group], look: &mut Look) {
 /// The letters that are meant, the oldest if there are more than the limit.
 fn choose(look: &mut Look, args: &Change, asked: &Asked) -> Result<Vec<Letter>, Error> {
     let mut chosen = look.take(|letter| asked.filter.takes(letter));
-    unknown(asked, &chosen)?;
+    unknown(asked, &chosen, look.has_more)?;
     let limit = args.which.limit.map_or(usize::MAX, |limit| limit as usize);
     if chosen.len() > limit {
         look.letters.extend(chosen.split_off(limit));

@@ -9,7 +9,7 @@ use self::args::Asked;
 use super::print;
 use crate::config::Config;
 use crate::core::code::Code;
-use crate::dead::{self, Keep, LETTERS_MAX, Letter, Look};
+use crate::dead::{self, BYTES_MAX, Keep, LETTERS_MAX, Letter, Look};
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
 use crate::topology::Queue;
@@ -42,8 +42,9 @@ async fn hold(runtime: &Runtime, asked: &Asked, keep: Keep) -> Result<Look, Erro
     let look = dead::hold(&runtime.broker, &asked.addresses, of).await?;
     if look.has_more {
         print::note(&format!(
-            "only a part was looked at: at most {LETTERS_MAX} letters of a queue (fewer where they are large) and 256 MiB \
-             fit in one look"
+            "only a part was looked at: {LETTERS_MAX} letters and {} MiB of a queue fit in one look; those come first \
+             again until they are replayed or dropped: name ids, or a --protocol",
+            BYTES_MAX / (1024 * 1024)
         ));
     }
     for address in &look.missing {
@@ -52,16 +53,20 @@ async fn hold(runtime: &Runtime, asked: &Asked, keep: Keep) -> Result<Look, Erro
     Ok(look)
 }
 
-/// Ids that were named and are called by no letter.
-fn unknown(asked: &Asked, chosen: &[Letter]) -> Result<(), Error> {
+/// Ids that were named and are called by no letter of this look.
+fn unknown(asked: &Asked, chosen: &[Letter], has_more: bool) -> Result<(), Error> {
     let is_there = |id: &String| chosen.iter().any(|letter| dead::filter::is_called(letter, id));
     let missing: Vec<&str> = asked.filter.ids.iter().filter(|id| !is_there(id)).map(String::as_str).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let text = format!(
-        "no dead letter of {} was found here; somebody else may hold it at this moment",
-        missing.join(", ")
-    );
+    let names = missing.join(", ");
+    let text = if has_more {
+        format!(
+            "no dead letter of {names} is among those that were looked at, and there are more: replay or drop some"
+        )
+    } else {
+        format!("no dead letter of {names} was found here; somebody else may hold it at this moment")
+    };
     Err(Error::new(Code::TaskNotFound, text))
 }

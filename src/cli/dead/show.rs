@@ -25,7 +25,7 @@ const ADVICE: &str = include_str!("../../../docs/errors.md");
 pub(super) async fn show(runtime: &Runtime, args: &Show, asked: &Asked, json: bool) -> Result<u8, Error> {
     let mut look = hold(runtime, asked, Keep::Whole).await?;
     let chosen = look.take(|letter| asked.filter.takes(letter));
-    unknown(asked, &chosen)?;
+    unknown(asked, &chosen, look.has_more)?;
     let deaths = deaths(&chosen);
     let limit = args.which.limit.map_or(SHOWN, |limit| limit as usize);
     let shown = &deaths[deaths.len().saturating_sub(limit)..];
