@@ -9,8 +9,8 @@ use crate::core::id::{Id, TaskKey};
 /// cancels that were answered.
 pub(super) const REQUESTS_MAX: usize = 16;
 
-/// How far fences are raised when a run begins that the store has lost: further than there can have been leases that
-/// are lost with it.
+/// How far the fence of a task on its own is raised when a run begins that the store has lost: further than there can
+/// have been leases that are lost with it.
 pub(super) const FORGOTTEN_LEASES_MAX: u32 = 1_000;
 
 /// What became of [`Store::cancel`](super::Store::cancel).

@@ -145,7 +145,7 @@ impl Shared {
                     return Ok(Unrun::Left);
                 }
                 Taken::Other(Claimed::Superseded) => return Ok(Unrun::Superseded),
-                Taken::Lost(_) | Taken::Other(_) => return Ok(Unrun::Left),
+                Taken::Other(_) => return Ok(Unrun::Left),
             }
         };
         // An end after attempts of this run is told as the last of them: one told as attempt 0 begins a run.

@@ -130,6 +130,9 @@ impl Model {
         session: &str,
         over: Option<u32>,
     ) -> Answer {
+        if run > self.run {
+            return Answer::LostRun { present: self.run };
+        }
         let released = self.released_by(self.tasks[index].finished);
         let children = self.children(index);
         let free = self
@@ -244,31 +247,14 @@ impl Model {
         if !self.state().is_ended() {
             return Ok(Again::NotEnded);
         }
-        let again = self.begin(self.run + 1, chosen)?;
-        if again != Again::Nothing {
-            self.retries.push(by.to_owned());
-        }
-        Ok(again)
-    }
-
-    /// A message tells of a run that the store has lost.
-    pub(crate) fn reopen(&mut self, run: u32, chosen: &[String]) -> Result<Again, String> {
-        if self.run >= run {
-            let is_running = !self.state().is_ended();
-            let released = if is_running { self.unclaimed() } else { Vec::new() };
-            return Ok(Again::Running { released, run: self.run });
-        }
-        self.begin(run, chosen)
-    }
-
-    fn begin(&mut self, run: u32, chosen: &[String]) -> Result<Again, String> {
         let own: Vec<usize> = (0..self.tasks.len()).filter(|at| self.tasks[*at].parent.is_none()).collect();
         if !own.iter().any(|at| self.tasks[*at].did_not_complete()) {
             return Ok(Again::Nothing);
         }
         self.step += 1;
-        self.run = run;
+        self.run += 1;
         self.forced = None;
+        self.retries.push(by.to_owned());
         self.reset(&own);
         self.settle(chosen)?;
         let mut released = chosen.to_vec();
@@ -497,7 +483,7 @@ impl Task {
     }
 
     fn did_not_complete(&self) -> bool {
-        !matches!(self.state, TaskState::Completed | TaskState::Skipped)
+        matches!(self.state, TaskState::Failed | TaskState::Cancelled | TaskState::Expired)
     }
 
     /// Makes every lease before this void.
