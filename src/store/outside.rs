@@ -23,12 +23,15 @@ pub enum Cancelled {
         /// The plan's `reply`, if it was a workflow.
         reply: Option<String>,
     },
-    /// This request, or one like it, has ended it before; maybe it runs again since. Maybe whoever made that died
-    /// then: what follows from the end is to be done again.
+    /// This request, or one like it, has ended the present run before. Maybe whoever made that died then: what
+    /// follows from the end is to be done again.
     Again {
         /// As in `Done`.
         reply: Option<String>,
     },
+    /// This request has ended an earlier run than the present one: nobody is to be told of an end. Maybe whoever
+    /// made it died before it stopped what ran then.
+    Earlier,
     /// It had ended otherwise before (state by name), or had when this request came first, or the time of a run was
     /// over that is not the present one.
     Over(String),

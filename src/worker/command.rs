@@ -44,6 +44,11 @@ impl Shared {
                 tracing::debug!(%id, ?why, "had ended so before");
                 (true, reply)
             }
+            // Of the present run there is nothing to tell.
+            Cancelled::Earlier => {
+                tracing::debug!(%id, ?why, "had ended an earlier run");
+                return self.stop_what_runs(id).await;
+            }
             Cancelled::Over(state) => {
                 tracing::debug!(%id, state, "nothing to end");
                 return Ok(());
@@ -59,6 +64,11 @@ impl Shared {
         if !was_running {
             return Ok(());
         }
+        self.stop_what_runs(id).await
+    }
+
+    /// Tells every worker. Whoever runs a part of it under a lease that holds goes on.
+    async fn stop_what_runs(&self, id: &Id) -> Result<(), Stop> {
         let body = control::cancelled(id);
         insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
     }

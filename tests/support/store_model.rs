@@ -71,8 +71,8 @@ pub(crate) struct Model {
     forced: Option<WorkflowState>,
     /// Who began the last runs.
     retries: Vec<String>,
-    /// Named cancels in their order, and whether each has ended it or found it cancelled.
-    cancels: Vec<(String, bool)>,
+    /// Named cancels in their order, and the run that each has ended or found cancelled.
+    cancels: Vec<(String, Option<u32>)>,
 }
 
 impl Model {
@@ -195,21 +195,22 @@ impl Model {
         Ok(Ended::Done { released, ended, workflow: self.state() })
     }
 
-    /// Whether a request like this has ended it before.
-    pub(crate) fn was_ended_so(&self, why: &Why) -> bool {
+    /// The run that a request like this has ended before.
+    pub(crate) fn ended_so(&self, why: &Why) -> Option<u32> {
+        let present = |state| (self.forced == Some(state)).then_some(self.run);
         match why {
             Why::Request { by } => {
                 let known = by.as_ref().and_then(|by| self.answered(by));
-                known.unwrap_or(self.forced == Some(WorkflowState::Cancelled))
+                known.unwrap_or_else(|| present(WorkflowState::Cancelled))
             }
-            Why::Timeout { run } => *run == self.run && self.forced == Some(WorkflowState::Failed),
+            Why::Timeout { run } => present(WorkflowState::Failed).filter(|present| run == present),
         }
     }
 
     /// How a request of this name was answered before: one of the last 16.
-    fn answered(&self, by: &Id) -> Option<bool> {
+    fn answered(&self, by: &Id) -> Option<Option<u32>> {
         let known = self.cancels.iter().rev().take(16).find(|(name, _)| name == by.as_str());
-        known.map(|(_, has_ended_it)| *has_ended_it)
+        known.map(|(_, ended)| *ended)
     }
 
     /// Whether something was to be ended.
@@ -219,7 +220,7 @@ impl Model {
                 return false;
             }
             let is_so = !self.state().is_ended() || self.forced == Some(WorkflowState::Cancelled);
-            self.cancels.push((by.to_string(), is_so));
+            self.cancels.push((by.to_string(), is_so.then_some(self.run)));
         }
         let state = match why {
             Why::Request { .. } => WorkflowState::Cancelled,

@@ -47,6 +47,7 @@ impl RedisStore {
                 Ok(Cancelled::Done { running, reply })
             }
             "again" => Ok(Cancelled::Again { reply: reply.text()?.strip_prefix('=').map(str::to_owned) }),
+            "earlier" => Ok(Cancelled::Earlier),
             "over" => Ok(Cancelled::Over(reply.text()?)),
             "marked" => Ok(Cancelled::Marked),
             other => Err(reply.corrupt(format!("the answer {other:?}"))),

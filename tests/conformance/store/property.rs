@@ -280,7 +280,7 @@ impl Play {
 
     async fn cancel(&mut self, why: &Why) -> Result<(), TestCaseError> {
         let running = self.model.tasks.iter().filter(|task| task.state == TaskState::Running).count();
-        let was_ended_so = self.model.was_ended_so(why);
+        let ended_so = self.model.ended_so(why);
         let is_done = self.model.cancel(why);
         self.is_cancelled |= is_done;
         match self.stand.cancel(&self.workflow, why.clone()).await {
@@ -288,9 +288,10 @@ impl Play {
                 prop_assert!(is_done);
                 prop_assert_eq!(told.len(), running);
             }
-            Cancelled::Again { .. } => prop_assert!(!is_done && was_ended_so),
+            Cancelled::Again { .. } => prop_assert!(!is_done && ended_so == Some(self.model.run)),
+            Cancelled::Earlier => prop_assert!(!is_done && ended_so.is_some_and(|run| run < self.model.run)),
             Cancelled::Over(state) => {
-                prop_assert!(!is_done && !was_ended_so);
+                prop_assert!(!is_done && ended_so.is_none());
                 prop_assert_eq!(state, self.model.state().name());
             }
             Cancelled::Marked => prop_assert!(false, "the workflow is known"),
