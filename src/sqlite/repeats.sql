@@ -1,7 +1,6 @@
--- The embedded state, version 3: what repeats of cancels, of timeouts and of lost retries are known by.
+-- The embedded state, version 3: what repeats of cancels and of timeouts are known by.
 
-ALTER TABLE marks ADD COLUMN cancels TEXT;          -- the requests that were answered last, newest last
+ALTER TABLE marks ADD COLUMN cancels TEXT;          -- the requests that were answered last, newest last: NAME@RUN
 ALTER TABLE tasks ADD COLUMN cancels TEXT;          -- as above, of a task on its own
 ALTER TABLE workflows ADD COLUMN cancels TEXT;      -- as above
 ALTER TABLE workflows ADD COLUMN timed_out INTEGER; -- the run whose time was over
-ALTER TABLE workflows ADD COLUMN reopened INTEGER;  -- the run that messages brought back, until all is published

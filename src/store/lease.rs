@@ -76,10 +76,12 @@ pub enum Claimed {
     /// The message is of a run before the present one, in which the task is open and has a message of its own:
     /// settle.
     Superseded,
-    /// The message is of a later run of its workflow than the store knows of, so it has lost a retry:
-    /// [`Store::reopen`](super::Store::reopen) begins that run. Publish what it releases, say so by
-    /// [`Store::reopened`](super::Store::reopened), and claim again.
-    Forgotten,
+    /// The message is of a later run of its workflow than the store knows of: the store has lost a retry. Nothing
+    /// runs and nothing is changed; tell somebody, and settle.
+    LostRun {
+        /// The run that the store knows of.
+        present: u32,
+    },
     /// It has ended. Publish what it released (again), and settle.
     Over {
         /// How it ended.

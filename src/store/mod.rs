@@ -48,11 +48,10 @@
 //!     [`Claimed::Superseded`]: the present run has released it under a message of its own, or will, so no
 //!     attempt of the run before is counted in it and each run has one chain of messages. A message of the
 //!     present run for a later attempt than the record knows of is believed: the store has lost its last writes.
-//!     So is one of a later run: a retry is lost, and all that it and its run have changed. A task on its own
-//!     begins that run with the claim. Of a workflow the claim is [`Claimed::Forgotten`]; `reopen` then does what
-//!     the lost `retry` did, as far as the store knows what had not completed, with fences far above those that
-//!     may be lost, and nothing of that run is claimed before `reopened` says that what it has released is
-//!     published.
+//!     One of a later run tells that a retry is lost, and all that it and its run have changed. A task on its own
+//!     that failed, expired or has not ended begins that run with the claim, with a fence far above those that may
+//!     be lost. Of a workflow the claim is [`Claimed::LostRun`] and changes nothing: what that run had ended is
+//!     not known, so only who asks for a retry once more can begin it.
 //! 11. A result exists from the step that ends its task on, until its TTL is over; the record of the end (the
 //!     tombstone) outlives it. A running workflow's results have no TTL; it starts when the workflow ends.
 //! 12. After a result can be read, everyone who watches its root is told. `watch` may tell too often, never
@@ -114,15 +113,6 @@ pub trait Store: Schedules + OpenWork + fmt::Debug + Send + Sync + 'static {
     /// Runs an ended task or workflow again as far as it did not complete. `by` names the request: a repeat of
     /// one of the last 16 that began a run changes nothing and answers what is still to be published.
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError>;
-
-    /// Begins a run of a workflow that the store has lost, because a message tells of it ([`Claimed::Forgotten`]):
-    /// as `retry`, and also for a workflow that has not ended, as far as the store knows. A repeat changes nothing
-    /// and answers what is still to be published.
-    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError>;
-
-    /// What [`Store::reopen`] has released in this run is published: its tasks may be claimed. A repeat changes
-    /// nothing.
-    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError>;
 
     /// Keeps a worker session alive for `ttl` from now.
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError>;

@@ -9,8 +9,8 @@ use crate::core::id::{Id, TaskKey};
 /// cancels that were answered.
 pub(super) const REQUESTS_MAX: usize = 16;
 
-/// How far fences are raised when a run begins that the store has lost: further than there can have been leases that
-/// are lost with it.
+/// How far the fence of a task on its own is raised when a run begins that the store has lost: further than there can
+/// have been leases that are lost with it.
 pub(super) const FORGOTTEN_LEASES_MAX: u32 = 1_000;
 
 /// What became of [`Store::cancel`](super::Store::cancel).
@@ -23,12 +23,15 @@ pub enum Cancelled {
         /// The plan's `reply`, if it was a workflow.
         reply: Option<String>,
     },
-    /// This request, or one like it, has ended it before; maybe it runs again since. Maybe whoever made that died
-    /// then: what follows from the end is to be done again.
+    /// This request, or one like it, has ended the present run before. Maybe whoever made that died then: what
+    /// follows from the end is to be done again.
     Again {
         /// As in `Done`.
         reply: Option<String>,
     },
+    /// This request has ended an earlier run than the present one: nobody is to be told of an end. Maybe whoever
+    /// made it died before it stopped what ran then.
+    Earlier,
     /// It had ended otherwise before (state by name), or had when this request came first, or the time of a run was
     /// over that is not the present one.
     Over(String),

@@ -4,8 +4,6 @@ use super::Shared;
 use super::control;
 use super::patience::{Stop, insist};
 use crate::broker::{Outgoing, Properties, Target};
-use crate::core::code::Code;
-use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Cancelled, Retried, Why};
@@ -46,6 +44,11 @@ impl Shared {
                 tracing::debug!(%id, ?why, "had ended so before");
                 (true, reply)
             }
+            // Of the present run there is nothing to tell.
+            Cancelled::Earlier => {
+                tracing::debug!(%id, ?why, "had ended an earlier run");
+                return self.stop_what_runs(id).await;
+            }
             Cancelled::Over(state) => {
                 tracing::debug!(%id, state, "nothing to end");
                 return Ok(());
@@ -61,6 +64,11 @@ impl Shared {
         if !was_running {
             return Ok(());
         }
+        self.stop_what_runs(id).await
+    }
+
+    /// Tells every worker. Whoever runs a part of it under a lease that holds goes on.
+    async fn stop_what_runs(&self, id: &Id) -> Result<(), Stop> {
         let body = control::cancelled(id);
         insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
     }
@@ -77,29 +85,6 @@ impl Shared {
                 Event::WorkflowEnded { id: id.clone(), state: WorkflowState::Failed }
             }
         })
-    }
-
-    /// Begins a run of a workflow that the store has lost, because a message tells of it. What did not complete, as
-    /// far as the store knows, runs again. An error says why there is nothing that could.
-    pub(super) async fn reopen(&self, workflow: &Id, run: u32) -> Result<Result<(), Failure>, Stop> {
-        let reopen = || self.parts.store.reopen(workflow, run, self.parts.clock.now());
-        let why = match insist(&self.abort, "reopen", reopen).await? {
-            Retried::Running { released, run, timeout } => {
-                tracing::warn!(%workflow, run, released = released.len(), "the store has lost a retry; a message tells of it: the run begins anew");
-                self.publish_released(released).await?;
-                self.publish_timeout(workflow, run, timeout).await?;
-                insist(&self.abort, "reopened", || self.parts.store.reopened(workflow, run)).await?;
-                return Ok(Ok(()));
-            }
-            Retried::Gone(missing) if missing.is_empty() => "messages of its tasks are not kept any more",
-            Retried::Gone(_) => "results that it needs are not kept any more",
-            Retried::Nothing => "all that the store knows of it completed or was skipped",
-            Retried::NotTakenIn | Retried::NotEnded | Retried::Unknown => "the store does not know its tasks",
-        };
-        let text = format!(
-            "run {run} of workflow {workflow} is lost in the store and cannot begin anew: {why}; submit the workflow again under another id"
-        );
-        Ok(Err(Failure::new(Code::WorkflowInvalidState, text).final_now()))
     }
 
     /// Runs again what did not complete: record, publish what that released and the new run's timeout.

@@ -81,7 +81,6 @@ impl Shared {
             Taken::Run(run) => run,
             Taken::Held(fence) => return self.publish_held(delivery, &task, Held::Elsewhere(fence)).await,
             Taken::Crowded { attempt } => return self.publish_crowded(delivery, &task, attempt).await,
-            Taken::Lost(failure) => return self.bury(delivery, Some(&task), &failure, Past::default()).await,
             Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
             Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
         };
@@ -148,8 +147,16 @@ impl Shared {
                 let failure = Failure::new(Code::WorkflowNotFound, text);
                 self.bury(delivery, Some(task), &failure, Past::default()).await
             }
+            Claimed::LostRun { present } => {
+                let (run, workflow) = (run_of(delivery), &head.key.root);
+                let text = format!(
+                    "the store has lost a retry of workflow {workflow}: this message is of run {run}, the store knows of run {present} as the last one; `gleitzeit retry {workflow}` or a replay of this letter retries it again"
+                );
+                let failure = Failure::new(Code::WorkflowInvalidState, text).final_now();
+                self.bury(delivery, Some(task), &failure, Past::default()).await
+            }
             // Dealt with before it comes here.
-            Claimed::Run { .. } | Claimed::Held { .. } | Claimed::Forgotten => Ok(()),
+            Claimed::Run { .. } | Claimed::Held { .. } => Ok(()),
         }
     }
 

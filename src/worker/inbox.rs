@@ -10,7 +10,7 @@ use super::execute::{protocol_of, settle};
 use super::guard::{HELD_LOOKS, may_have_been_cut};
 use super::lease::{Purpose, Taken};
 use super::patience::{Stop, insist};
-use super::publish::{About, Past, came_from, document, message_of, run_of};
+use super::publish::{About, Past, came_from, document, letters_of, message_of, run_of};
 use super::session::BEAT_EVERY;
 use crate::broker::{Death, Delivery};
 use crate::core::code::Code;
@@ -52,13 +52,27 @@ impl Shared {
             return self.bury_at(address, delivery, task.as_ref().into(), &failure, Past::default()).await;
         };
         let unrun = self.end_unrun(delivery, &head, task.as_ref(), state, &failure).await?;
+        self.bury_unrun(delivery, address, &head, unrun, &failure, reply.as_ref()).await
+    }
+
+    /// Answers who waits for what has ended without a run, and buries its message. One of a run before the present
+    /// one is no dead letter, whatever it died of: that run has messages of its own, and nothing is lost.
+    async fn bury_unrun(
+        &self,
+        delivery: &Delivery,
+        address: Address,
+        head: &Head,
+        unrun: Unrun,
+        failure: &Failure,
+        reply: Option<&Reply>,
+    ) -> Result<(), Stop> {
         if matches!(unrun, Unrun::Superseded) {
-            tracing::info!(task = %head.key, code = %failure.code, "the broker ended a message of a run before the present one; nothing is lost with it");
+            tracing::info!(task = %head.key, code = %failure.code, "a message of a run before the present one came to nothing; nothing is lost with it");
             return Ok(());
         }
-        self.answer(unrun, reply.as_ref(), &head).await?;
-        let past = self.past_of(&head).await?;
-        self.bury_at(address, delivery, (&head).into(), &failure, past).await
+        self.answer(unrun, reply, head).await?;
+        let past = self.past_of(head).await?;
+        self.bury_at(address, delivery, head.into(), failure, past).await
     }
 
     /// A workflow ends with the broker's reason; a command is carried out all the same, late.
@@ -82,22 +96,16 @@ impl Shared {
     /// A task message that cannot be understood: ends its task where the id can be read, and dies.
     pub(super) async fn refuse(&self, delivery: &Delivery, refused: Refused) -> Result<(), Stop> {
         let Refused { head, reply, failure } = refused;
-        match (&head, &reply) {
-            (Some(head), reply) => {
-                let unrun = self.end_unrun(delivery, head, None, TaskState::Failed, &failure).await?;
-                self.answer(unrun, reply.as_ref(), head).await?;
-            }
-            (None, Some(reply)) => {
-                let body = serde_json::json!({"status": "failed", "error": failure}).to_string();
-                self.reply_to(reply, None, body.into()).await?;
-            }
-            (None, None) => {}
+        if let Some(head) = head {
+            let unrun = self.end_unrun(delivery, &head, None, TaskState::Failed, &failure).await?;
+            let address = letters_of(delivery);
+            return self.bury_unrun(delivery, address, &head, unrun, &failure, reply.as_ref()).await;
         }
-        let Some(head) = head else {
-            return self.bury(delivery, About::default(), &failure, Past::default()).await;
-        };
-        let past = self.past_of(&head).await?;
-        self.bury(delivery, &head, &failure, past).await
+        if let Some(reply) = reply {
+            let body = serde_json::json!({"status": "failed", "error": failure}).to_string();
+            self.reply_to(&reply, None, body.into()).await?;
+        }
+        self.bury(delivery, About::default(), &failure, Past::default()).await
     }
 
     /// Records the end of a task that never ran, and publishes what it released. A task that really runs is
@@ -145,7 +153,7 @@ impl Shared {
                     return Ok(Unrun::Left);
                 }
                 Taken::Other(Claimed::Superseded) => return Ok(Unrun::Superseded),
-                Taken::Lost(_) | Taken::Other(_) => return Ok(Unrun::Left),
+                Taken::Other(_) => return Ok(Unrun::Left),
             }
         };
         // An end after attempts of this run is told as the last of them: one told as attempt 0 begins a run.

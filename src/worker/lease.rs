@@ -9,7 +9,6 @@ use super::patience::{Stop, insist};
 use super::session::{BEAT_TTL, Sign};
 use super::turn::{Turn, patience};
 use crate::core::clock::Timestamp;
-use crate::core::failure::Failure;
 use crate::core::id::Id;
 use crate::store::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
 use crate::wire::record::Head;
@@ -33,9 +32,7 @@ pub(super) enum Taken {
     Held(Fence),
     /// Workers have died with it, and this one does too much else to try it alone. Its attempt.
     Crowded { attempt: u32 },
-    /// The store has lost the run that this message is of, and it cannot begin anew.
-    Lost(Failure),
-    /// Anything else that [`Claimed`] says; never `Run`, `Held` or `Forgotten`.
+    /// Anything else that [`Claimed`] says; never `Run` or `Held`.
     Other(Claimed),
 }
 
@@ -129,16 +126,10 @@ impl Shared {
                     return Ok(Taken::Run(Run { lease, inputs, crashes, history, children, _turn: held }));
                 }
                 Claimed::Held { session, fence } => (session, fence),
-                Claimed::Forgotten => {
-                    if let Err(failure) = self.reopen(&head.key.root, run).await? {
-                        return Ok(Taken::Lost(failure));
-                    }
-                    (claim.over, turn) = (None, Some(held));
-                    continue;
-                }
                 other @ (Claimed::NotReady { .. }
                 | Claimed::Next { .. }
                 | Claimed::Superseded
+                | Claimed::LostRun { .. }
                 | Claimed::Over { .. }
                 | Claimed::NoWorkflow) => return Ok(Taken::Other(other)),
             };

@@ -98,11 +98,7 @@ impl Shared {
         failure: &Failure,
         past: Past,
     ) -> Result<(), Stop> {
-        let address = match &delivery.queue {
-            Queue::Tasks(address) | Queue::Dead(address) => address.clone(),
-            Queue::Workflows | Queue::Inbox => unrouted(),
-        };
-        self.bury_at(address, delivery, about.into(), failure, past).await
+        self.bury_at(letters_of(delivery), delivery, about.into(), failure, past).await
     }
 
     /// What a dead letter tells of a task that ended without a run here: its history, as it is recorded.
@@ -229,6 +225,14 @@ impl Shared {
         }
         // The store may be what is broken: the letter does not wait for what it says.
         self.bury(delivery, Some(&*task), &failure, Past::default()).await
+    }
+}
+
+/// Whose dead queue has the letter of what died in this queue.
+pub(super) fn letters_of(delivery: &Delivery) -> Address {
+    match &delivery.queue {
+        Queue::Tasks(address) | Queue::Dead(address) => address.clone(),
+        Queue::Workflows | Queue::Inbox => unrouted(),
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) enum Answer {
     NotReady { released: Vec<String> },
     Next { attempt: u32 },
     Superseded,
-    Forgotten,
+    LostRun { present: u32 },
     Over { state: TaskState, released: Vec<String> },
     NoWorkflow,
 }
@@ -46,7 +46,7 @@ impl Answer {
             Claimed::NotReady { released } => Answer::NotReady { released: sort(released) },
             Claimed::Next { attempt, .. } => Answer::Next { attempt: *attempt },
             Claimed::Superseded => Answer::Superseded,
-            Claimed::Forgotten => Answer::Forgotten,
+            Claimed::LostRun { present } => Answer::LostRun { present: *present },
             Claimed::Over { state, released, .. } => Answer::Over { state: *state, released: sort(released) },
             Claimed::NoWorkflow => Answer::NoWorkflow,
         }

@@ -71,8 +71,8 @@ pub(crate) struct Model {
     forced: Option<WorkflowState>,
     /// Who began the last runs.
     retries: Vec<String>,
-    /// Named cancels in their order, and whether each has ended it or found it cancelled.
-    cancels: Vec<(String, bool)>,
+    /// Named cancels in their order, and the run that each has ended or found cancelled.
+    cancels: Vec<(String, Option<u32>)>,
 }
 
 impl Model {
@@ -130,6 +130,9 @@ impl Model {
         session: &str,
         over: Option<u32>,
     ) -> Answer {
+        if run > self.run {
+            return Answer::LostRun { present: self.run };
+        }
         let released = self.released_by(self.tasks[index].finished);
         let children = self.children(index);
         let free = self
@@ -192,21 +195,22 @@ impl Model {
         Ok(Ended::Done { released, ended, workflow: self.state() })
     }
 
-    /// Whether a request like this has ended it before.
-    pub(crate) fn was_ended_so(&self, why: &Why) -> bool {
+    /// The run that a request like this has ended before.
+    pub(crate) fn ended_so(&self, why: &Why) -> Option<u32> {
+        let present = |state| (self.forced == Some(state)).then_some(self.run);
         match why {
             Why::Request { by } => {
                 let known = by.as_ref().and_then(|by| self.answered(by));
-                known.unwrap_or(self.forced == Some(WorkflowState::Cancelled))
+                known.unwrap_or_else(|| present(WorkflowState::Cancelled))
             }
-            Why::Timeout { run } => *run == self.run && self.forced == Some(WorkflowState::Failed),
+            Why::Timeout { run } => present(WorkflowState::Failed).filter(|present| run == present),
         }
     }
 
     /// How a request of this name was answered before: one of the last 16.
-    fn answered(&self, by: &Id) -> Option<bool> {
+    fn answered(&self, by: &Id) -> Option<Option<u32>> {
         let known = self.cancels.iter().rev().take(16).find(|(name, _)| name == by.as_str());
-        known.map(|(_, has_ended_it)| *has_ended_it)
+        known.map(|(_, ended)| *ended)
     }
 
     /// Whether something was to be ended.
@@ -216,7 +220,7 @@ impl Model {
                 return false;
             }
             let is_so = !self.state().is_ended() || self.forced == Some(WorkflowState::Cancelled);
-            self.cancels.push((by.to_string(), is_so));
+            self.cancels.push((by.to_string(), is_so.then_some(self.run)));
         }
         let state = match why {
             Why::Request { .. } => WorkflowState::Cancelled,
@@ -244,31 +248,14 @@ impl Model {
         if !self.state().is_ended() {
             return Ok(Again::NotEnded);
         }
-        let again = self.begin(self.run + 1, chosen)?;
-        if again != Again::Nothing {
-            self.retries.push(by.to_owned());
-        }
-        Ok(again)
-    }
-
-    /// A message tells of a run that the store has lost.
-    pub(crate) fn reopen(&mut self, run: u32, chosen: &[String]) -> Result<Again, String> {
-        if self.run >= run {
-            let is_running = !self.state().is_ended();
-            let released = if is_running { self.unclaimed() } else { Vec::new() };
-            return Ok(Again::Running { released, run: self.run });
-        }
-        self.begin(run, chosen)
-    }
-
-    fn begin(&mut self, run: u32, chosen: &[String]) -> Result<Again, String> {
         let own: Vec<usize> = (0..self.tasks.len()).filter(|at| self.tasks[*at].parent.is_none()).collect();
         if !own.iter().any(|at| self.tasks[*at].did_not_complete()) {
             return Ok(Again::Nothing);
         }
         self.step += 1;
-        self.run = run;
+        self.run += 1;
         self.forced = None;
+        self.retries.push(by.to_owned());
         self.reset(&own);
         self.settle(chosen)?;
         let mut released = chosen.to_vec();
@@ -497,7 +484,7 @@ impl Task {
     }
 
     fn did_not_complete(&self) -> bool {
-        !matches!(self.state, TaskState::Completed | TaskState::Skipped)
+        matches!(self.state, TaskState::Failed | TaskState::Cancelled | TaskState::Expired)
     }
 
     /// Makes every lease before this void.

@@ -278,10 +278,6 @@ impl Stand {
         self.store.retry(&id(root), &id(by), self.now()).await.expect("retry answers")
     }
 
-    pub(crate) async fn reopen(&self, root: &str, run: u32) -> Retried {
-        self.store.reopen(&id(root), run, self.now()).await.expect("reopen answers")
-    }
-
     /// The names of what a retry of this request has released and nobody has claimed yet.
     pub(crate) async fn retried(&self, root: &str, by: &str) -> Vec<String> {
         match self.retry(root, by).await {

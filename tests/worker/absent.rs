@@ -144,14 +144,6 @@ impl Store for Absent {
         self.noted("retry", self.inner.retry(root, by, now).await)
     }
 
-    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
-        self.inner.reopen(workflow, run, now).await
-    }
-
-    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
-        self.inner.reopened(workflow, run).await
-    }
-
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
         if self.is_away.load(Ordering::SeqCst) {
             self.missed.notify_one();

@@ -130,6 +130,7 @@ impl Stage {
             inner: SqliteBroker::new(database, Arc::new(WallClock)),
             heard: Mutex::new(Some(heard)),
             published: Mutex::default(),
+            emitted: Mutex::default(),
             journal: journal.clone(),
         });
         let nested = Address::parse("workflow.v1").expect("valid");
@@ -429,6 +430,11 @@ impl Stage {
         self.broker.published().iter().filter_map(letters).collect()
     }
 
+    /// The kinds of the events so far.
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.broker.emitted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until there is one of these.
     pub(crate) async fn comes(&self, what: &str, found: impl Fn(&Stage) -> bool) {
         let looking = async {
@@ -498,6 +504,7 @@ struct Between {
     inner: SqliteBroker,
     heard: Mutex<Option<mpsc::UnboundedReceiver<Heard>>>,
     published: Mutex<Vec<Outgoing>>,
+    emitted: Mutex<Vec<String>>,
     journal: Journal,
 }
 
@@ -542,6 +549,7 @@ impl Broker for Between {
     }
 
     fn emit(&self, routing_key: &str, body: Bytes) {
+        self.emitted.lock().unwrap_or_else(PoisonError::into_inner).push(routing_key.to_owned());
         self.inner.emit(routing_key, body);
     }
 

@@ -38,9 +38,8 @@
 //!
 //! *What is known of the past.* The root has the names of the last retries that began a run (`by`) and of the last
 //! cancels that were answered (`cancels`), and the run whose time was over (`timed_out`), so that a late repeat of
-//! one is known. A message of a later run than the root's tells that a failover has lost a retry: `lua/retry.lua`
-//! then makes it good without anybody's asking, and `reopened` keeps claims of that run out until what it has
-//! released is published, because whoever began it may die before.
+//! one is known. A message of a later run than a workflow's tells that a failover has lost a retry: the claim says
+//! so and changes nothing.
 //!
 //! *Documents are joined, never parsed.* A task's document is its head, kept from the start, and an ending
 //! (`wire::record`). Scripts end unrun tasks and whole workflows by joining texts; those that they write by
@@ -195,14 +194,6 @@ impl Store for RedisStore {
 
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
         self.retry_step(root, by, now).await
-    }
-
-    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
-        self.reopen_step(workflow, run, now).await
-    }
-
-    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
-        self.reopened_step(workflow, run).await
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {

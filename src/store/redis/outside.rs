@@ -47,6 +47,7 @@ impl RedisStore {
                 Ok(Cancelled::Done { running, reply })
             }
             "again" => Ok(Cancelled::Again { reply: reply.text()?.strip_prefix('=').map(str::to_owned) }),
+            "earlier" => Ok(Cancelled::Earlier),
             "over" => Ok(Cancelled::Over(reply.text()?)),
             "marked" => Ok(Cancelled::Marked),
             other => Err(reply.corrupt(format!("the answer {other:?}"))),
@@ -54,41 +55,14 @@ impl RedisStore {
     }
 
     pub(super) async fn retry_step(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
-        self.begin_run("retry", root, by.as_str(), None, now).await
-    }
-
-    pub(super) async fn reopen_step(
-        &self,
-        workflow: &Id,
-        run: u32,
-        now: Timestamp,
-    ) -> Result<Retried, StoreError> {
-        self.begin_run("reopen", workflow, "", Some(run), now).await
-    }
-
-    pub(super) async fn reopened_step(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
-        let mut script = self.scripts.reopened.key(self.prefix.root(workflow));
-        script.arg(run);
-        self.connection.invoke("reopened", &script).await.map(drop)
-    }
-
-    /// `lost` is the run to begin, if nobody asks for one but a message tells of it.
-    async fn begin_run(
-        &self,
-        step: &'static str,
-        root: &Id,
-        by: &str,
-        lost: Option<u32>,
-        now: Timestamp,
-    ) -> Result<Retried, StoreError> {
+        const STEP: &str = "retry";
         let mut script = self.scripts.retry.key(self.prefix.root(root));
         script
             .key(self.prefix.outcome(root))
-            .arg(by)
+            .arg(by.as_str())
             .arg(now.to_string())
-            .arg(self.prefix.channel(root))
-            .arg(lost.map(|run| run.to_string()).unwrap_or_default());
-        let mut reply = Reply::new(step, self.connection.invoke(step, &script).await?)?;
+            .arg(self.prefix.channel(root));
+        let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "running" => {
                 let run = reply.parsed()?;

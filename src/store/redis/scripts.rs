@@ -28,7 +28,6 @@ pub(super) struct Scripts {
     pub(super) finish: Script,
     pub(super) cancel: Script,
     pub(super) retry: Script,
-    pub(super) reopened: Script,
     pub(super) accept: Script,
     pub(super) workflow: Script,
 }
@@ -57,7 +56,6 @@ impl Scripts {
             ),
             cancel: step(&[ending, include_str!("lua/cancel.lua")]),
             retry: step(&[ending, graph, include_str!("lua/retry.lua")]),
-            reopened: Script::new(include_str!("lua/reopened.lua")),
             accept: step(&[include_str!("lua/accept.lua")]),
             workflow: step(&[include_str!("lua/workflow.lua")]),
         }

@@ -61,7 +61,7 @@ impl RedisStore {
                 Ok(Claimed::NotReady { released: released(&key.root, reply.parsed()?, ready)? })
             }
             "superseded" => Ok(Claimed::Superseded),
-            "forgotten" => Ok(Claimed::Forgotten),
+            "lost" => Ok(Claimed::LostRun { present: reply.parsed()? }),
             "next" => {
                 let attempt = reply.parsed()?;
                 Ok(Claimed::Next { attempt, due: reply.time()?.unwrap_or(now) })

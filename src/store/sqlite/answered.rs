@@ -7,6 +7,8 @@ use crate::store::REQUESTS_MAX;
 
 /// Before the name of a request that found its root ended otherwise. No id begins with it.
 const OTHERWISE: char = '!';
+/// Between the name of a request and the run that it found. In no id either.
+const OF_RUN: char = '@';
 
 /// Where the requests for one root are remembered.
 #[derive(Clone, Copy)]
@@ -23,25 +25,41 @@ pub(super) enum Record<'a> {
 pub(super) struct Found {
     pub(super) is_cancelled: bool,
     pub(super) has_ended: bool,
+    pub(super) run: u32,
 }
 
-/// Remembers that the request is answered. If it was before: whether it has ended the root then (or found it
-/// cancelled), so that it has nothing to end any more.
+/// How a request was answered before.
+#[derive(Clone, Copy)]
+pub(super) enum Answered {
+    /// It has ended the present run, or found it cancelled.
+    Present,
+    /// The same of an earlier run.
+    Earlier,
+    /// It had ended otherwise.
+    Otherwise,
+}
+
+/// Remembers that the request is answered. If it was before, it has nothing to end any more.
 pub(super) fn answered(
     tx: &Connection,
     record: Record<'_>,
     by: Option<&Id>,
     found: Found,
-) -> rusqlite::Result<Option<bool>> {
+) -> rusqlite::Result<Option<Answered>> {
     let Some(by) = by else { return Ok(None) };
     let known = read(tx, record)?;
     let mut requests: Vec<&str> = known.split_ascii_whitespace().collect();
-    let of_it = requests.iter().find(|request| request.trim_start_matches(OTHERWISE) == by.as_str());
-    if let Some(request) = of_it {
-        return Ok(Some(!request.starts_with(OTHERWISE)));
+    let is_it = |(name, _): &(&str, &str)| name.trim_start_matches(OTHERWISE) == by.as_str();
+    if let Some((name, run)) = requests.iter().filter_map(|request| request.split_once(OF_RUN)).find(is_it) {
+        return Ok(Some(match (name.starts_with(OTHERWISE), run == found.run.to_string()) {
+            (true, _) => Answered::Otherwise,
+            (false, true) => Answered::Present,
+            (false, false) => Answered::Earlier,
+        }));
     }
-    let otherwise = format!("{OTHERWISE}{by}");
-    requests.push(if found.has_ended && !found.is_cancelled { &otherwise } else { by.as_str() });
+    let sign = if found.has_ended && !found.is_cancelled { OTHERWISE.to_string() } else { String::new() };
+    let request = format!("{sign}{by}{OF_RUN}{}", found.run);
+    requests.push(&request);
     let surplus = requests.len().saturating_sub(REQUESTS_MAX);
     write(tx, record, &requests.split_off(surplus).join(" "))?;
     Ok(None)

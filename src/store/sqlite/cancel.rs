@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
-use super::answered::{Found, Record, answered};
+use super::answered::{Answered, Found, Record, answered};
 use super::ending;
 use super::flow::Flow;
 use super::rows::{self, Cleaning, Workflow};
@@ -36,11 +36,12 @@ fn end_on_request(
 ) -> rusqlite::Result<Cancelled> {
     let key = TaskKey::alone(root.clone());
     if let Some(task) = rows::find_task(tx, &key)? {
-        let found =
-            Found { is_cancelled: task.state == TaskState::Cancelled, has_ended: task.state.is_ended() };
+        let (is_cancelled, has_ended) = (task.state == TaskState::Cancelled, task.state.is_ended());
+        let found = Found { is_cancelled, has_ended, run: task.run };
         return match answered(tx, Record::Task(task.n), by, found)? {
-            Some(true) => Ok(Cancelled::Again { reply: None }),
-            Some(false) => Ok(Cancelled::Over(task.state.name().to_owned())),
+            Some(Answered::Present) => Ok(Cancelled::Again { reply: None }),
+            Some(Answered::Earlier) => Ok(Cancelled::Earlier),
+            Some(Answered::Otherwise) => Ok(Cancelled::Over(task.state.name().to_owned())),
             None => cancel_task(tx, key, &task, result_ttl, now),
         };
     }
@@ -49,14 +50,15 @@ fn end_on_request(
             "INSERT INTO marks (root, forget) VALUES (?1, ?2) ON CONFLICT (root) DO UPDATE SET forget = ?2",
         )?
         .execute(params![root.as_str(), Cleaning::kept_back(now, result_ttl).forget_at])?;
-        answered(tx, Record::Mark(root), by, Found { is_cancelled: true, has_ended: true })?;
+        answered(tx, Record::Mark(root), by, Found { is_cancelled: true, has_ended: true, run: 1 })?;
         return Ok(Cancelled::Marked);
     };
     let is_cancelled = workflow.state == WorkflowState::Cancelled;
-    let found = Found { is_cancelled, has_ended: workflow.state.is_ended() };
+    let found = Found { is_cancelled, has_ended: workflow.state.is_ended(), run: workflow.run };
     match answered(tx, Record::Workflow(root), by, found)? {
-        Some(true) => return Ok(Cancelled::Again { reply: reply(tx, root)? }),
-        Some(false) => return Ok(Cancelled::Over(workflow.state.name().to_owned())),
+        Some(Answered::Present) => return Ok(Cancelled::Again { reply: reply(tx, root)? }),
+        Some(Answered::Earlier) => return Ok(Cancelled::Earlier),
+        Some(Answered::Otherwise) => return Ok(Cancelled::Over(workflow.state.name().to_owned())),
         None => {}
     }
     if workflow.state == WorkflowState::Cancelled {

@@ -23,11 +23,11 @@ pub(super) fn claim(
 ) -> rusqlite::Result<Result<Claimed, Clash>> {
     let key = &claim.head.key;
     let found = rows::find_task(tx, key)?;
-    if let (Some(workflow), Some(told)) = (key.workflow(), claim.run)
-        && found.as_ref().is_none_or(|task| told > 1 && told >= task.run)
-        && is_forgotten(tx, workflow, told)?
+    if let (Some(workflow), Some(told)) = (key.workflow(), claim.run.filter(|told| *told > 1))
+        && found.as_ref().is_none_or(|task| told > task.run)
+        && let Some(present) = run_before(tx, workflow, told)?
     {
-        return Ok(Ok(Claimed::Forgotten));
+        return Ok(Ok(Claimed::LostRun { present }));
     }
     let Some(mut task) = found else {
         return match key.workflow() {
@@ -36,7 +36,7 @@ pub(super) fn claim(
         };
     };
     if let Some(told) = claim.run.filter(|told| key.task.is_none() && *told > task.run)
-        && !matches!(task.state, TaskState::Completed | TaskState::Skipped)
+        && !matches!(task.state, TaskState::Completed | TaskState::Skipped | TaskState::Cancelled)
     {
         task = begin_lost_run(tx, task, told)?;
     }
@@ -151,12 +151,11 @@ fn run(
     })
 }
 
-/// Whether the file has lost the retry that began this run of a workflow, or begins it again just now.
-fn is_forgotten(tx: &Connection, workflow: &Id, told: u32) -> rusqlite::Result<bool> {
-    tx.prepare_cached(
-        "SELECT 1 FROM workflows WHERE id = ?1 AND state <> 'accepted' AND (run < ?2 OR (run = ?2 AND reopened = ?2))",
-    )?
-    .exists(params![workflow.as_str(), told])
+/// The run that a workflow is in, if the file has lost the retry that began this one.
+fn run_before(tx: &Connection, workflow: &Id, told: u32) -> rusqlite::Result<Option<u32>> {
+    tx.prepare_cached("SELECT run FROM workflows WHERE id = ?1 AND state <> 'accepted' AND run < ?2")?
+        .query_row(params![workflow.as_str(), told], |row| row.get(0))
+        .optional()
 }
 
 /// The file has lost the retry that began this run of a task on its own: it begins now.

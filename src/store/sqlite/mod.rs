@@ -205,18 +205,6 @@ impl Store for SqliteStore {
         self.database.write("retry", retry).await.map_err(|error| self.failed("retry", error))
     }
 
-    async fn reopen(&self, workflow: &Id, run: u32, now: Timestamp) -> Result<Retried, StoreError> {
-        let workflow = workflow.clone();
-        let reopen = move |tx: &rusqlite::Connection| retry::reopen(tx, &workflow, run, now);
-        self.database.write("reopen", reopen).await.map_err(|error| self.failed("reopen", error))
-    }
-
-    async fn reopened(&self, workflow: &Id, run: u32) -> Result<(), StoreError> {
-        let workflow = workflow.clone();
-        let reopened = move |tx: &rusqlite::Connection| retry::reopened(tx, &workflow, run);
-        self.database.write("reopened", reopened).await.map_err(|error| self.failed("reopened", error))
-    }
-
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
         let process = self.process(now).await?;
         let session = session.clone();

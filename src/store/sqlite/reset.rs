@@ -77,7 +77,7 @@ impl Graph {
         let mut graph = Graph { tasks: BTreeMap::new(), levels: HashMap::new() };
         let mut tasks = tx.prepare_cached(
             "SELECT t.n, t.task, t.state, t.parent,
-                 r.task IS NULL OR (r.kept = 1 AND ifnull(w.clean_at <= ?2, 0)),
+                 r.task IS NULL OR (r.kept = 1 AND w.clean_at <= ?2),
                  NOT EXISTS (SELECT 1 FROM planned WHERE task = t.n)
              FROM tasks t JOIN workflows w ON w.id = t.root LEFT JOIN results r ON r.task = t.n
              WHERE t.root = ?1 AND t.task <> '' ORDER BY t.n",
@@ -153,7 +153,8 @@ impl Graph {
 
     /// Finds what runs again in a level. Gives how many.
     fn look_at(&self, parent: Option<i64>, because: &mut HashMap<i64, Because>) -> i64 {
-        let did_not_complete = |n: &i64| self.tasks.get(n).is_some_and(|node| !is_done(node.state));
+        let did_not_complete =
+            |n: &i64| self.tasks.get(n).is_some_and(|node| flow::worst_of(node.state) == flow::FAIL);
         let mut ahead: Vec<i64> = self.level(parent).filter(did_not_complete).collect();
         because.extend(ahead.iter().map(|n| (*n, Because::Itself)));
         while let Some(n) = ahead.pop() {
@@ -193,11 +194,6 @@ impl Graph {
     }
 }
 
-/// Whether a task that ended so need not run again. In a run that is lost, others may be open.
-fn is_done(state: TaskState) -> bool {
-    matches!(state, TaskState::Completed | TaskState::Skipped)
-}
-
 /// Removes every trace of these tasks. Gives the highest of their fences, 0 only if there are none.
 pub(super) fn forget(tx: &Connection, tasks: &[i64]) -> rusqlite::Result<i64> {
     let mut floor = i64::from(!tasks.is_empty());
@@ -219,15 +215,15 @@ pub(super) fn forget(tx: &Connection, tasks: &[i64]) -> rusqlite::Result<i64> {
     Ok(floor)
 }
 
-/// Makes a task as it was after `create`, with a fence that is higher by `raise`, and its history.
-pub(super) fn write(tx: &Connection, task: &Again, raise: i64) -> rusqlite::Result<()> {
+/// Makes a task as it was after `create`, with a higher fence and its history.
+pub(super) fn write(tx: &Connection, task: &Again) -> rusqlite::Result<()> {
     tx.prepare_cached("DELETE FROM results WHERE task = ?1")?.execute([task.n])?;
     tx.prepare_cached(
         "UPDATE tasks SET state = 'waiting', pending = ?2, verdict = ?3, cause = ?4, attempts = 0, resumes = 0,
-             crashes = 0, fence = fence + ?5, session = NULL, due = NULL, started_at = NULL, ended_at = NULL,
+             crashes = 0, fence = fence + 1, session = NULL, due = NULL, started_at = NULL, ended_at = NULL,
              ended_seq = NULL, released_by = NULL, turn = NULL WHERE n = ?1",
     )?
-    .execute(params![task.n, task.pending, task.verdict, task.cause, raise])?;
+    .execute(params![task.n, task.pending, task.verdict, task.cause])?;
     match task.children {
         Children::None => tx.prepare_cached("DELETE FROM parents WHERE task = ?1")?.execute([task.n])?,
         Children::Kept { open } => tx

@@ -9,7 +9,7 @@ use super::rows::{self, Missing};
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::{TaskState, WorkflowState};
-use crate::store::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX, Released, Retried};
+use crate::store::{REQUESTS_MAX, Released, Retried};
 
 /// What there is to know of an earlier retry of the same root.
 struct Before {
@@ -48,70 +48,18 @@ pub(super) fn retry(tx: &Connection, root: &Id, by: &Id, now: Timestamp) -> rusq
         return retry_alone(tx, root, &task, by);
     }
     let Some(workflow) = rows::find_workflow(tx, root)? else { return Ok(Retried::Unknown) };
-    let before = before(tx, root)?;
+    let before = tx
+        .prepare_cached("SELECT run, retried_by, timeout FROM workflows WHERE id = ?1")?
+        .query_row([root.as_str()], |row| Before::read(row, row.get(2)?))?;
+    let (run, timeout) = (before.run, before.timeout);
     if before.is_by(by) {
-        return repeat(tx, root, &workflow, &before);
+        let is_running = workflow.state == WorkflowState::Running;
+        let released = if is_running { rows::unclaimed(tx, root)? } else { Vec::new() };
+        return Ok(Retried::Running { released, run, timeout });
     }
     if !workflow.state.is_ended() {
         return Ok(Retried::NotEnded);
     }
-    let run = Run { number: before.run.saturating_add(1), by: before.with(by), is_lost: false };
-    begin(tx, root, &workflow, &run, before.timeout, now)
-}
-
-/// Begins a run that is lost, and so are leases that nobody knows of.
-pub(super) fn reopen(tx: &Connection, root: &Id, number: u32, now: Timestamp) -> rusqlite::Result<Retried> {
-    let Some(workflow) = rows::find_workflow(tx, root)? else { return Ok(Retried::Unknown) };
-    let before = before(tx, root)?;
-    if before.run >= number {
-        return repeat(tx, root, &workflow, &before);
-    }
-    if workflow.state == WorkflowState::Accepted {
-        return Ok(Retried::NotTakenIn);
-    }
-    let run = Run { number, by: before.by.clone().unwrap_or_default(), is_lost: true };
-    let retried = begin(tx, root, &workflow, &run, before.timeout, now)?;
-    if matches!(retried, Retried::Running { .. }) {
-        tx.prepare_cached("UPDATE workflows SET reopened = run WHERE id = ?1")?.execute([root.as_str()])?;
-    }
-    Ok(retried)
-}
-
-/// What the lost run has released is published.
-pub(super) fn reopened(tx: &Connection, root: &Id, run: u32) -> rusqlite::Result<()> {
-    tx.prepare_cached("UPDATE workflows SET reopened = NULL WHERE id = ?1 AND reopened = ?2")?
-        .execute(params![root.as_str(), run])?;
-    Ok(())
-}
-
-/// A run that begins.
-struct Run {
-    number: u32,
-    /// The requests that began the last runs.
-    by: String,
-    /// Nobody asks for it: the file has lost it.
-    is_lost: bool,
-}
-
-fn before(tx: &Connection, root: &Id) -> rusqlite::Result<Before> {
-    tx.prepare_cached("SELECT run, retried_by, timeout FROM workflows WHERE id = ?1")?
-        .query_row([root.as_str()], |row| Before::read(row, row.get(2)?))
-}
-
-fn repeat(tx: &Connection, root: &Id, row: &rows::Workflow, before: &Before) -> rusqlite::Result<Retried> {
-    let is_running = row.state == WorkflowState::Running;
-    let released = if is_running { rows::unclaimed(tx, root)? } else { Vec::new() };
-    Ok(Retried::Running { released, run: before.run, timeout: before.timeout })
-}
-
-fn begin(
-    tx: &Connection,
-    root: &Id,
-    workflow: &rows::Workflow,
-    run: &Run,
-    timeout: Option<Duration>,
-    now: Timestamp,
-) -> rusqlite::Result<Retried> {
     let graph = Graph::read(tx, root, now)?;
     if graph.is_empty() && workflow.state != WorkflowState::Completed {
         return Ok(Retried::NotTakenIn);
@@ -124,28 +72,22 @@ fn begin(
         return Ok(Retried::Gone(reset.gone));
     }
 
-    let raise = if run.is_lost { i64::from(FORGOTTEN_LEASES_MAX) } else { 1 };
-    let mut floor = reset::forget(tx, &reset.lost)?.max(workflow.floor);
-    if run.is_lost {
-        floor += raise;
-        // Of a run that has ended there are none.
-        tx.prepare_cached("DELETE FROM turns WHERE root = ?1")?.execute([root.as_str()])?;
-    }
+    let floor = reset::forget(tx, &reset.lost)?.max(workflow.floor);
     tx.prepare_cached(
-        "UPDATE workflows SET state = 'running', run = ?5, retried_by = ?2, open = ?3, broken = 0,
+        "UPDATE workflows SET state = 'running', run = run + 1, retried_by = ?2, open = ?3, broken = 0,
              active = 0, floor = ?4, ended_at = NULL, error = NULL, clean_at = NULL, forget_at = NULL
          WHERE id = ?1",
     )?
-    .execute(params![root.as_str(), run.by, reset.open, floor, run.number])?;
+    .execute(params![root.as_str(), before.with(by), reset.open, floor])?;
     for task in &reset.tasks {
-        reset::write(tx, task, raise)?;
+        reset::write(tx, task)?;
     }
     let row = rows::find_workflow(tx, root)?
         .ok_or_else(|| rows::unexpected(0, Missing(format!("workflow {root}"))))?;
     let mut flow = Flow::of(tx, root, row, 0, now);
     flow.begin_again(None)?;
     flow.save()?;
-    Ok(Retried::Running { released: rows::unclaimed(tx, root)?, run: run.number, timeout })
+    Ok(Retried::Running { released: rows::unclaimed(tx, root)?, run: run.saturating_add(1), timeout })
 }
 
 fn retry_alone(tx: &Connection, root: &Id, task: &rows::Task, by: &Id) -> rusqlite::Result<Retried> {

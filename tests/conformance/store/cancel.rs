@@ -160,11 +160,11 @@ pub(crate) async fn a_repeat_of_a_named_cancel_ends_nothing_of_a_later_run(stand
     assert_eq!(stand.cancel("w", named("c2")).await, again);
     assert_eq!(stand.retried("w", "r1").await, ["a"]);
     for by in ["c1", "c2"] {
-        assert_eq!(stand.cancel("w", named(by)).await, again, "{by}");
+        assert_eq!(stand.cancel("w", named(by)).await, Cancelled::Earlier, "{by}");
     }
     assert_eq!(stand.states("w").await, "a queued, b waiting");
     stand.end_as(&a, TaskState::Failed).await;
-    assert_eq!(stand.cancel("w", named("c1")).await, again);
+    assert_eq!(stand.cancel("w", named("c1")).await, Cancelled::Earlier);
     // One that came when it had ended otherwise has ended nothing, and ends nothing.
     assert_eq!(stand.cancel("w", named("c3")).await, is_over("failed"));
     assert_eq!(stand.retried("w", "r2").await, ["a"]);
@@ -181,9 +181,12 @@ pub(crate) async fn a_repeat_of_a_named_cancel_ends_nothing_of_a_later_run(stand
     }
     assert_eq!(stand.retried("w", "r4").await, ["a"]);
     for number in 0..16 {
-        assert_eq!(stand.cancel("w", named(&format!("n{number}"))).await, again);
+        assert_eq!(stand.cancel("w", named(&format!("n{number}"))).await, Cancelled::Earlier);
     }
     assert!(matches!(stand.cancel("w", named("c1")).await, Cancelled::Done { .. }));
+    // Also where the present run has been cancelled too.
+    assert_eq!(stand.cancel("w", named("c1")).await, again);
+    assert_eq!(stand.cancel("w", named("n9")).await, Cancelled::Earlier);
 }
 
 /// Also where nobody had seen the id, and where it is that of a task on its own.
@@ -193,8 +196,9 @@ pub(crate) async fn a_repeat_of_a_named_cancel_is_known_whatever_it_ended(stand:
         assert_eq!(stand.cancel("w", named("c")).await, Cancelled::Marked);
     }
     assert_eq!(stand.create(&plan("w", &[("a", &[])])).await, taken_in(WorkflowState::Cancelled));
-    assert_eq!(stand.retried("w", "r").await, ["a"]);
     assert_eq!(stand.cancel("w", named("c")).await, again);
+    assert_eq!(stand.retried("w", "r").await, ["a"]);
+    assert_eq!(stand.cancel("w", named("c")).await, Cancelled::Earlier);
     assert_eq!(stand.states("w").await, "a queued");
 
     let key = alone("t");
@@ -205,11 +209,12 @@ pub(crate) async fn a_repeat_of_a_named_cancel_is_known_whatever_it_ended(stand:
     fail().await;
     assert_eq!(stand.retried("t", "r1").await, ["t"]);
     assert!(matches!(stand.cancel("t", named("c")).await, Cancelled::Done { .. }));
-    assert_eq!(stand.retried("t", "r2").await, ["t"]);
     assert_eq!(stand.cancel("t", named("c")).await, again);
+    assert_eq!(stand.retried("t", "r2").await, ["t"]);
+    assert_eq!(stand.cancel("t", named("c")).await, Cancelled::Earlier);
     assert_eq!(stand.state(&key).await, Some(TaskState::Queued));
     fail().await;
-    assert_eq!(stand.cancel("t", named("c")).await, again);
+    assert_eq!(stand.cancel("t", named("c")).await, Cancelled::Earlier);
 
     let key = alone("marked");
     assert_eq!(stand.cancel("marked", named("c")).await, Cancelled::Marked);

@@ -148,13 +148,9 @@ impl Play {
                 self.messages.push((name, (run, attempt)));
                 Ok(())
             }
-            Op::Lost { task, crash } => {
+            Op::Lost { task } => {
                 let name = self.model.tasks[task % self.model.tasks.len()].name.clone();
-                let run = self.model.run + 1;
-                self.messages.push((name, (run, 1)));
-                if crash {
-                    self.reopen(run, true).await?;
-                }
+                self.messages.push((name, (self.model.run + 1, 1)));
                 Ok(())
             }
             Op::Cancel { ref why } => self.cancel(why).await,
@@ -178,16 +174,13 @@ impl Play {
         let session = format!("s{}", self.past.len() + self.leases.len());
         let claim = Claim { run: Some(of.0), ..claim(&key, of.1, &session) };
         let mut answer = self.stand.ask(&claim).await;
-        if answer == Claimed::Forgotten {
-            if !self.reopen(of.0, false).await? {
-                self.messages.remove(at);
-                return Ok(());
-            }
-            answer = self.stand.ask(&claim).await;
-        }
         let Some(task) = self.model.find(&name) else {
             // A child of a parent that was reset.
-            let expected = Answer::Over { state: TaskState::Cancelled, released: vec![] };
+            let present = self.model.run;
+            let expected = match of.0 {
+                run if run > present => Answer::LostRun { present },
+                _ => Answer::Over { state: TaskState::Cancelled, released: vec![] },
+            };
             prop_assert_eq!(Answer::of(&answer, &self.model), expected, "{} is gone", name);
             self.messages.remove(at);
             return Ok(());
@@ -216,42 +209,18 @@ impl Play {
             }
             Claimed::Held { .. } => return Ok(()),
             Claimed::Next { attempt, .. } => self.messages.push((name, (of.0, attempt))),
-            Claimed::Superseded => {}
+            // Settled; of a lost run a dead letter tells.
+            Claimed::Superseded | Claimed::LostRun { .. } => {}
             Claimed::NotReady { released } | Claimed::Over { released, .. } => {
                 self.check_run(&released)?;
                 self.publish(&owned(&released))
             }
-            Claimed::NoWorkflow | Claimed::Forgotten => prop_assert!(false, "{answer:?}"),
+            Claimed::NoWorkflow => prop_assert!(false, "{answer:?}"),
         }
         if !keep {
             self.messages.remove(at);
         }
         Ok(())
-    }
-
-    /// Whether the run begins. With `crash` nobody publishes what it released, before another message tells of it.
-    async fn reopen(&mut self, run: u32, crash: bool) -> Result<bool, TestCaseError> {
-        let answer = self.stand.reopen(&self.workflow, run).await;
-        let chosen = match &answer {
-            Retried::Running { released, .. } => owned(released),
-            Retried::Gone(_) if self.model.state() == WorkflowState::Completed => return Ok(false),
-            Retried::Nothing => vec![],
-            other => return Err(TestCaseError::fail(format!("{other:?}"))),
-        };
-        let expected = self.model.reopen(run, &chosen).map_err(TestCaseError::fail)?;
-        let Retried::Running { released, run: begun, .. } = &answer else {
-            prop_assert_eq!(expected, Again::Nothing);
-            return Ok(false);
-        };
-        let answered =
-            Again::Running { released: self.model.without_abandoned(owned(released)), run: *begun };
-        prop_assert_eq!(answered, expected);
-        self.check_run(released)?;
-        if !crash {
-            self.publish(&chosen);
-            self.stand.store.reopened(&id(&self.workflow), *begun).await.expect("reopened answers");
-        }
-        Ok(true)
     }
 
     async fn finish(&mut self, at: usize, crash: bool) -> Result<(), TestCaseError> {
@@ -311,7 +280,7 @@ impl Play {
 
     async fn cancel(&mut self, why: &Why) -> Result<(), TestCaseError> {
         let running = self.model.tasks.iter().filter(|task| task.state == TaskState::Running).count();
-        let was_ended_so = self.model.was_ended_so(why);
+        let ended_so = self.model.ended_so(why);
         let is_done = self.model.cancel(why);
         self.is_cancelled |= is_done;
         match self.stand.cancel(&self.workflow, why.clone()).await {
@@ -319,9 +288,10 @@ impl Play {
                 prop_assert!(is_done);
                 prop_assert_eq!(told.len(), running);
             }
-            Cancelled::Again { .. } => prop_assert!(!is_done && was_ended_so),
+            Cancelled::Again { .. } => prop_assert!(!is_done && ended_so == Some(self.model.run)),
+            Cancelled::Earlier => prop_assert!(!is_done && ended_so.is_some_and(|run| run < self.model.run)),
             Cancelled::Over(state) => {
-                prop_assert!(!is_done && !was_ended_so);
+                prop_assert!(!is_done && ended_so.is_none());
                 prop_assert_eq!(state, self.model.state().name());
             }
             Cancelled::Marked => prop_assert!(false, "the workflow is known"),

@@ -23,8 +23,8 @@ pub(crate) enum Op {
     Create,
     /// Somebody publishes a message that nobody asked for.
     Stray { task: usize, attempt: u32 },
-    /// A message of a later run than the store knows of. With `crash` who gets it dies before it publishes.
-    Lost { task: usize, crash: bool },
+    /// A message of a later run than the store knows of.
+    Lost { task: usize },
     /// Somebody, or its time, ends it all.
     Cancel { why: Why },
     /// Somebody asks for a retry. With `crash` nobody publishes what it released, before it is asked again.
@@ -117,7 +117,7 @@ fn op() -> impl Strategy<Value = Op> {
         10 => any.clone().prop_map(|lease| Op::Abandon { lease }),
         10 => Just(Op::Create),
         10 => (any.clone(), 1..4_u32).prop_map(|(task, attempt)| Op::Stray { task, attempt }),
-        2 => (any, crash).prop_map(|(task, crash)| Op::Lost { task, crash }),
+        2 => any.prop_map(|task| Op::Lost { task }),
         // About one scenario in four is cancelled at some point.
         2 => why.prop_map(|why| Op::Cancel { why }),
         6 => (0..3_u8, crash).prop_map(|(by, crash)| Op::Retry { by, crash }),

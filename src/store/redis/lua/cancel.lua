@@ -4,7 +4,7 @@
 --       somebody asked for the end, 6 tombstone TTL in ms of what may still be kept back by the broker,
 --       7 who asks, or '' if that has no name
 -- Answers {'done', {name, session...}, = and the reply or ''} (for a task on its own the name is '')
---       | {'again', = and the reply or ''} | {'over', state} | {'marked'}
+--       | {'again', = and the reply or ''} | {'earlier'} | {'over', state} | {'marked'}
 
 local root, result, now, run = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
 local step = { root = root, base = base_of(root), now = now, channel = ARGV[4], written = {} }
@@ -20,19 +20,24 @@ if run ~= '' then
   return { 'done', cancel_workflow(step, TIMED_OUT, 'failed', WORKFLOW_TIMED_OUT), is[6] or '' }
 end
 
--- The requests that were answered last, newest last: NAME, or !NAME if it had ended otherwise before.
-local by, has_ended = ARGV[7], is[1] ~= 'mark' and ENDED[is[2]]
+-- The requests that were answered last, newest last, and the run that each found: NAME@RUN, or !NAME@RUN if that
+-- had ended otherwise before.
+local by, has_ended, present = ARGV[7], is[1] ~= 'mark' and ENDED[is[2]], is[5] or '1'
 if by ~= '' then
   local requests = words(call('HGET', root, 'cancels') or '')
-  local known
+  local known, of
   for _, request in ipairs(requests) do
-    if request == by or request == '!' .. by then known = request end
+    local sign, name, found = string.match(request, '^(!?)([^@]+)@(%d+)$')
+    if name == by then known, of = sign, found end
   end
-  if known == by and is[1] ~= 'mark' then return { 'again', is[6] or '' } end
+  if known == '' and is[1] ~= 'mark' then
+    if of ~= present then return { 'earlier' } end
+    return { 'again', is[6] or '' }
+  end
   if known and is[1] ~= 'mark' then return { 'over', is[2] } end
   if not known then
     local otherwise = has_ended and is[2] ~= 'cancelled'
-    requests[#requests + 1] = otherwise and '!' .. by or by
+    requests[#requests + 1] = (otherwise and '!' or '') .. by .. '@' .. present
     if #requests > REQUESTS_MAX then table.remove(requests, 1) end
     call('HSET', root, 'cancels', table.concat(requests, ' '))
   end

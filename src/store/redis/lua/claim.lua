@@ -5,7 +5,7 @@
 --       11 the run that the message is of, or ''
 -- Answers {'run', fence, attempt, crashes, history, {input...}, {child...}, bytes of results that are too many,
 --          or '', run} | {'held', session, fence} | {'waiting', {released...}, run} | {'next', attempt, due}
---       | {'over', state, {released...}, differs, run} | {'superseded'} | {'forgotten'} | {'unknown'} | {'clash'}
+--       | {'over', state, {released...}, differs, run} | {'superseded'} | {'lost', run} | {'unknown'} | {'clash'}
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
 local attempt, session, over, now, head = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -28,20 +28,20 @@ if alone and kind == 'mark' then
   return { 'over', 'cancelled', {}, 0, 1 }
 end
 
-local flow = call('HMGET', root, 'run', 'kind', 'state', 'reopened', 'floor')
+local flow = call('HMGET', root, 'run', 'kind', 'state', 'floor')
 local run, told = tonumber(flow[1]) or 1, tonumber(ARGV[11])
-if told and not alone and (told > run or told == run and flow[4] == ARGV[11]) and flow[2] == 'workflow'
-  and flow[3] ~= 'accepted' then
-  return { 'forgotten' }
+-- The store has lost a retry of the workflow.
+if told and not alone and told > run and flow[2] == 'workflow' and flow[3] ~= 'accepted' then
+  return { 'lost', run }
 end
 if not alone and not state then
   -- A mark; or a retry has thrown children away, and this may be the message of one.
-  if flow[2] == 'mark' or flow[5] then return { 'over', 'cancelled', {}, 0, 1 } end
+  if flow[2] == 'mark' or flow[4] then return { 'over', 'cancelled', {}, 0, 1 } end
   return { 'unknown' }
 end
 
 if ARGV[9] ~= '' and not is[11] then call('HSET', task, 'digest', ARGV[9]) end
-if alone and told and told > run and state ~= 'completed' and state ~= 'skipped' then
+if alone and told and told > run and (not ENDED[state] or state == 'failed' or state == 'expired') then
   -- The store has lost the retry that began this run: it begins now.
   run, state, attempts, crashes = told, 'queued', 0, 0
   fence = tostring((tonumber(fence) or 0) + FORGOTTEN_LEASES_MAX)

@@ -1,6 +1,6 @@
 -- Resets what did not complete, and whatever depends on that, so that it runs again.
 -- KEYS: 1 root, 2 its result
--- ARGV: 1 who asks, 2 now, 3 channel, 4 the run to begin, if it is one that is lost (then nobody asks), or ''
+-- ARGV: 1 who asks, 2 now, 3 channel
 -- Answers {'running', run, timeout or '', {released...}} (for a task on its own the name is '')
 --       | {'open'} | {'nothing'} | {'untaken'} | {'gone', {name...}} | {'unknown'}
 
@@ -10,9 +10,7 @@ local is = call('HMGET', root, 'kind', 'state', 'by', 'run', 'timeout', 'fence',
 local run, timeout = tonumber(is[4]) or 1, is[5] or ''
 if not is[1] or is[1] == 'mark' then return { 'unknown' } end
 -- The requests that began the last runs, newest last.
-local requests, lost_run = words(is[3] or ''), tonumber(ARGV[4])
-local is_repeat = lost_run and run >= lost_run
-if lost_run and is[1] ~= 'workflow' then return { 'unknown' } end
+local requests, is_repeat = words(is[3] or ''), false
 for _, request in ipairs(requests) do is_repeat = is_repeat or request == ARGV[1] end
 if is_repeat then
   local released = {}
@@ -23,10 +21,9 @@ if is_repeat then
   end
   return { 'running', run, timeout, released }
 end
-if lost_run and is[2] == 'accepted' then return { 'untaken' } end
-if not lost_run and not ENDED[is[2]] then return { 'open' } end
-run = lost_run or run + 1
-if not lost_run then requests[#requests + 1] = ARGV[1] end
+if not ENDED[is[2]] then return { 'open' } end
+run = run + 1
+requests[#requests + 1] = ARGV[1]
 if #requests > REQUESTS_MAX then table.remove(requests, 1) end
 local by = table.concat(requests, ' ')
 
@@ -99,23 +96,18 @@ for _, name in ipairs(lost) do
   floor = math.max(floor, tonumber(call('HGET', base .. 'task:' .. name, 'fence')) or 0)
   call('DEL', base .. 'task:' .. name, base .. 'result:' .. name)
 end
--- Leases that are lost are void too, also those of children that nobody knows of any more.
-local raise = lost_run and FORGOTTEN_LEASES_MAX or 1
-if #lost > 0 or lost_run then
-  floor = math.max(floor + raise, (tonumber(call('HGET', root, 'floor')) or 0) + raise - 1)
+if #lost > 0 then
+  floor = math.max(floor + 1, tonumber(call('HGET', root, 'floor')) or 0)
   call('HSET', root, 'floor', floor)
 end
--- Of a run that has ended there are none.
-call('DEL', base .. 'parents', base .. 'ready', base .. 'turns')
+call('DEL', base .. 'parents')
 for _, name in ipairs(parents) do
-  if lost_run then call('DEL', base .. 'ready:' .. name, base .. 'kept:' .. name) end
   if not lost[name] then call('RPUSH', base .. 'parents', name) end
 end
 
 call('DEL', KEYS[2])
 call('HDEL', root, 'ended', 'active', 'turn')
 call('HSET', root, 'state', 'running', 'run', run, 'by', by)
-if lost_run then call('HSET', root, 'reopened', run) end
 call('PERSIST', root)
 call('PERSIST', base .. 'order')
 for _, name in ipairs(all_tasks(base)) do
@@ -147,7 +139,7 @@ for _, name in ipairs(resets) do
       cause = verdict and dependency
     end
   end
-  local fence = (tonumber(as[4]) or 0) + raise
+  local fence = (tonumber(as[4]) or 0) + 1
   call('DEL', base .. 'result:' .. name)
   call('HDEL', task, 'ended', 'started', 'due', 'session', 'verdict', 'cause', 'cut', 'slim', 'released',
     'resume', 'free')
