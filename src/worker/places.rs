@@ -233,6 +233,15 @@ mod tests {
     }
 
     #[test]
+    fn a_few_places_may_be_asked_for_and_the_others_stay_free() {
+        let places = places(4);
+        let one = places.subscribe_some(NonZeroU16::MIN).expect("all are free");
+        assert_eq!(one.prefetch().get(), 1);
+        assert_eq!(places.subscribe().expect("three are free").prefetch().get(), 3);
+        assert!(places.subscribe_some(NonZeroU16::MIN).is_none());
+    }
+
+    #[test]
     fn what_a_lost_connection_brought_twice_frees_no_place_twice() {
         let places = places(2);
         let first = places.subscribe().expect("all are free");

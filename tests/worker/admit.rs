@@ -1,9 +1,12 @@
 //! What happens to a message before its task is run.
 
+use gleitzeit::broker::Properties;
+use gleitzeit::core::clock::{Clock, Timestamp};
 use gleitzeit::topology::Queue;
 use serde_json::json;
 
 use crate::stage::{Stage, alone, echo, pong};
+use crate::wall_clock::WallClock;
 
 const TASKS: &str = "gleitzeit.tasks.echo.v1";
 
@@ -44,5 +47,24 @@ async fn a_task_without_an_id_gets_one_before_it_is_run() {
     let id = call.key.id().clone();
     call.end(Ok(pong()));
     stage.ends_as(id.as_str(), "completed").await;
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_here_serves_looks_for_another_worker_for_a_minute() {
+    let stage = Stage::new().await;
+    let task = |id: &str| json!({"id": id, "method": "timestamp"}).to_string();
+    stage.publish(Queue::Tasks(echo()), task("t").into()).await;
+    stage.comes("two searches", |stage| stage.searches() >= 2).await;
+    assert_eq!(stage.attempts("t").await, 0, "nothing is counted");
+
+    let since = Timestamp::from_millis(WallClock.now().as_millis() - 61_000).to_string();
+    let headers = [("gleitzeit-elsewhere-since".to_owned(), since)].into();
+    let properties = Properties { headers, ..Properties::default() };
+    stage.publish_with(Queue::Tasks(echo()), task("u").into(), properties).await;
+    stage.ends_as("u", "failed").await;
+    stage.comes("a letter", |stage| !stage.letters().is_empty()).await;
+    let letters = stage.letters();
+    assert!(letters[0].contains("player does not serve this method"), "{letters:?}");
     stage.stop().await;
 }

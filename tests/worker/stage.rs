@@ -338,6 +338,13 @@ impl Stage {
         self.publish(Queue::Inbox, body.to_string().into()).await;
     }
 
+    /// How often the worker has left a task to another one.
+    pub(crate) fn searches(&self) -> usize {
+        let searches =
+            |message: &&Outgoing| message.properties.headers.contains_key("gleitzeit-elsewhere-since");
+        self.broker.published().iter().filter(searches).count()
+    }
+
     /// How many guards the worker has published.
     pub(crate) fn guards(&self) -> usize {
         let is_guard = |message: &&Outgoing| message.properties.headers.contains_key("gleitzeit-guard");

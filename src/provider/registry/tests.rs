@@ -20,6 +20,7 @@ struct Named {
     fails: Mutex<VecDeque<Failure>>,
     health: Mutex<Health>,
     cannot_start: Mutex<bool>,
+    hangs: Mutex<bool>,
 }
 
 #[async_trait]
@@ -40,6 +41,10 @@ impl Provider for Named {
         Ok(())
     }
     async fn call(&self, _: &CallCx, _: &str, _: Value) -> Result<Answer, Failure> {
+        let hangs = *self.hangs.lock().expect("no panic");
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         let failure = self.fails.lock().expect("no panic").pop_front();
         failure.map_or_else(|| Ok(json!(self.name).into()), Err)
     }
@@ -55,6 +60,10 @@ impl Named {
 
     fn is(&self, health: Health) {
         *self.health.lock().expect("no panic") = health;
+    }
+
+    fn hangs(&self, hangs: bool) {
+        *self.hangs.lock().expect("no panic") = hangs;
     }
 
     fn can_start(&self, can: bool) {
@@ -89,6 +98,7 @@ fn named(name: &'static str) -> Arc<Named> {
         fails: Mutex::default(),
         health: Mutex::new(Health::Up),
         cannot_start: Mutex::new(name.starts_with("broken")),
+        hangs: Mutex::default(),
     })
 }
 
@@ -338,19 +348,42 @@ async fn a_wait_is_as_long_as_somebody_asked_for() {
     assert!((6..=7).contains(&wait.as_secs()) && why == "one has asked to be left alone", "{wait:?} {why}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_given_up_tells_nothing_and_leaves_nothing_behind() {
     let (providers, [one]) = started(["one"]).await;
     one.fails(5, &lost());
     for _ in 0..5 {
         who(&providers).await;
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    one.hangs(true);
     for _ in 0..3 {
-        // Polled once, then dropped.
         let probe = who(&providers);
         tokio::pin!(probe);
-        let _ = futures_util::poll!(&mut probe);
+        assert!(futures_util::poll!(&mut probe).is_pending(), "it is admitted, and given up");
     }
+    one.hangs(false);
     assert_eq!(who(&providers).await, answered("one"), "the probe's place is free again");
+    assert_eq!(providers.opened(&protocol("a/v1")).await, None, "and its success closed the breaker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_probe_goes_on_when_that_has_told() {
+    let (providers, [one]) = started(["one"]).await;
+    let of = protocol("a/v1");
+    one.fails(6, &lost());
+    for _ in 0..5 {
+        who(&providers).await;
+    }
+    assert_eq!(providers.opened(&of).await, NonZeroU16::new(1));
+    let probed = providers.probed(&of);
+    tokio::pin!(probed);
+    assert!(futures_util::poll!(&mut probed).is_pending(), "nobody has tried it yet");
+    assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
+    probed.await;
+    assert!(providers.is_shut(&of), "the probe has failed");
+    assert_eq!(providers.opened(&of).await, NonZeroU16::new(1));
+    assert_eq!(who(&providers).await, answered("one"));
+    providers.probed(&of).await;
+    assert!(!providers.is_shut(&of));
 }
