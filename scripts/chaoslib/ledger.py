@@ -65,9 +65,10 @@ def compare(items, producers, client, ends, lines, killed, status):
 
 
 def _is_victim(rows, killed):
-    """Whether three workers died with it, and at most one of them by a poisonous task beside it."""
+    """Whether `crash_limit` workers died with it, and we killed the last, with which it was alone: a poisonous
+    task beside it may have killed the others, but not that one."""
     lost = [one for one in rows if not one.ended]
-    return len(lost) >= CRASH_LIMIT and sum(one.pid in killed for one in lost) >= CRASH_LIMIT - 1
+    return len(lost) >= CRASH_LIMIT and lost[-1].pid in killed
 
 
 def _compare_item(ledger, item, documents, due_times, victims):
