@@ -138,6 +138,25 @@ impl Reading {
         }
     }
 
+    /// Makes one of two spellings; both may be there as long as they say the same.
+    pub(crate) fn unite(
+        &mut self,
+        members: &mut Map<String, Value>,
+        name: &'static str,
+        alias: &'static str,
+        path: &Path<'_>,
+    ) {
+        let Some(value) = members.shift_remove(alias) else { return };
+        match members.get(name) {
+            Some(other) if *other != value => {
+                let problem = format!("differs from {name}, which means the same");
+                self.refuse(&path.key(alias), problem, "one of them");
+            }
+            Some(_) => {}
+            None => _ = members.insert(name.to_owned(), value),
+        }
+    }
+
     /// A mapping that is plain data with bounds of its own. Every key must be optional; `aliases` are other
     /// spellings that the type reads.
     pub(crate) fn data<T: DeserializeOwned>(

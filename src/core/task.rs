@@ -337,13 +337,17 @@ fn priority(path: &Path<'_>, value: &Value, origin: Origin, reading: &mut Readin
 }
 
 fn retry(path: &Path<'_>, value: Value, reading: &mut Reading) -> Option<RetryPolicy> {
-    if value.get("delay").is_some() {
+    let mut members = reading.map(path, value)?;
+    // As the original's own code and examples spell them.
+    reading.unite(&mut members, "backoff", "backoff_strategy", path);
+    reading.unite(&mut members, "base_delay", "initial_delay", path);
+    if members.contains_key("delay") {
         let path = path.key("delay");
-        if value.get("base_delay").is_some() {
+        if members.contains_key("base_delay") {
             reading.refuse(&path, "found beside base_delay, which means the same", "one of them");
             return None;
         }
         reading.warn(path.to_string(), ": better written base_delay");
     }
-    reading.data(path, value, &RetryPolicy::KEYS, &["delay"], RetryPolicy::check)
+    reading.data(path, Value::Object(members), &RetryPolicy::KEYS, &["delay"], RetryPolicy::check)
 }

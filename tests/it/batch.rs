@@ -54,6 +54,35 @@ fn a_prompt_is_asked_about_each_text_and_each_picture() {
 }
 
 #[test]
+fn files_that_models_may_not_see_are_refused_with_what_would_allow_them() {
+    let (here, ollama) = (Embedded::new(), Ollama::start());
+    std::fs::create_dir(here.path("data")).expect("a folder");
+    let data = folder(&|name, text| here.write(name, text));
+    let setting = format!("GLEITZEIT_LLM_READ_PATHS={data}");
+    for flags in [&["--pattern", "*.txt"][..], &["--pattern", "*.png", "--vision"]] {
+        let ask = |allowed: Option<&str>| {
+            let args = [&["batch", &data, "--prompt", "Who?", "--model", "m"], flags].concat();
+            let mut command = here.command(&args);
+            command.env("GLEITZEIT_OLLAMA_URL", ollama.url());
+            command.envs(allowed.map(|folder| ("GLEITZEIT_LLM_READ_PATHS", folder)));
+            Ran::of(command.output().expect("the binary starts"))
+        };
+        let refused = ask(None).expect(5);
+        assert!(refused.stdout.contains(&format!("{setting} where the task runs")), "{refused:?}");
+        assert!(refused.stdout.contains(&format!("read_paths = [{data:?}]")), "{refused:?}");
+        assert_eq!(ollama.asked().len(), 0, "nothing was sent");
+        let elsewhere = ask(Some("/nonexistent")).expect(5);
+        assert!(
+            elsewhere.stdout.contains(&format!("add {data:?} to read_paths under [llm]")),
+            "{elsewhere:?}"
+        );
+    }
+    let mut command = here.command(&["batch", &data, "--prompt", "Who?", "--pattern", "*.txt", "--json"]);
+    command.env("GLEITZEIT_OLLAMA_URL", ollama.url()).env("GLEITZEIT_LLM_READ_PATHS", &data);
+    Ran::of(command.output().expect("the binary starts")).expect(0);
+}
+
+#[test]
 fn a_batch_over_servers_is_done_by_workers_and_taken_up_again() {
     let Some(place) = Place::new() else { return };
     let _workers = [place.worker(&[]), place.worker(&[])];

@@ -27,6 +27,16 @@ fn files_of_every_kind_run_over_servers() {
 }
 
 #[test]
+fn a_retry_block_has_the_names_of_the_originals_code_too() {
+    let ollama = Ollama::start();
+    let document = embedded(&ollama)("tests/workflows/llm-retry-config.yaml");
+    assert_all_completed(&document, 1);
+    assert_eq!(document["tasks"][0]["attempts"], json!(2));
+    let asked = ollama.chats();
+    assert!(asked[1].duration_since(asked[0]).as_secs_f64() >= 0.1, "{asked:?}");
+}
+
+#[test]
 fn the_original_projects_own_files_run_unchanged() {
     let ollama = Ollama::start();
     theirs(&embedded(&ollama), &ollama);
@@ -106,6 +116,17 @@ fn ours(run: Run, ollama: &Ollama) {
     let document = run("echo-task-root.yaml");
     let last = "Both: Is anybody there? I heard: Is anybody there?";
     assert_eq!(result(&document, "three-calls")["response"], last);
+
+    let document = run("scripts.yaml");
+    assert_all_completed(&document, 3);
+    assert_eq!(result(&document, "task-3")["result"], "All 4 numbers: [3, 6, 9, 12], 7.50 on average");
+
+    let document = run("echo-extras.yaml");
+    assert_eq!(
+        (&document["status"], result(&document, "answer")),
+        (&json!("completed"), &json!({"response": "here"}))
+    );
+    assert_eq!(task(&document, "fail")["error"]["message"], "here, and it fails");
 
     let document = run("llm-chain.yaml");
     assert_all_completed(&document, 3);

@@ -60,6 +60,25 @@ fn a_cycle_and_an_unknown_dependency() {
 }
 
 #[test]
+fn a_cycle_is_told_together_with_what_else_is_wrong() {
+    let here = Embedded::new();
+    let text = "name: W\ntasks:\n- {id: a, method: echo/ping, dependencies: [b]}\n- id: b\n  method: echo/ping\n  dependencies: [a, c]\n  retry_config:\n    backoff_strategy: slow\n- {id: d, method: echo/pong, timeout: 0}\n";
+    let file = here.write("w.yaml", text);
+    let error = refused(&here, &["run", &file], 2, "WORKFLOW_VALIDATION_FAILED");
+    let told = here.run(&["run", &file]).expect(2).stderr;
+    for part in [
+        ":2:1: tasks: Circular dependencies detected: a -> b -> a",
+        ":6:21: tasks[1].dependencies[1]: unknown dependency 'c'",
+        ":8:5: tasks[1].retry.backoff: found \"slow\"",
+        ":9:30: tasks[2].timeout: found 0",
+        ":9:11: tasks[2].method: ",
+    ] {
+        assert!(told.contains(&format!("  {file}{part}")), "{part} is not in {told}");
+    }
+    assert_eq!(error["details"]["violations"].as_array().map(Vec::len), Some(5), "{error}");
+}
+
+#[test]
 fn what_is_wrong_in_a_file_is_told_with_its_line_and_column() {
     let here = Embedded::new();
     let yaml = "# two tasks\nname: W\ntasks:\n- id: a\n  method: echo/ping\n  timeout: 0\n- {id: b, params: {x: '${c.y}'}, method: echo/echo}\n- id: d\n  params: {}\n";

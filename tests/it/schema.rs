@@ -78,6 +78,7 @@ fn what_the_format_can_say_fits_the_schema() {
             "resource_requirements": {"cpu_cores": "${n}", "memory_mb": "${n}", "execution_timeout": "${n}"},
             "security_requirements": {"level": "${l}", "network": "${w}"}})),
         task(json!({"retry": {"jitter": "none"}})),
+        task(json!({"retry_config": {"max_attempts": 2, "backoff_strategy": "fixed", "initial_delay": 2}})),
         json!({"execution_mode": "${mode}", "priority": "${p}", "tasks": [{"method": "echo/echo"}]}),
         json!({"$schema": "workflow.schema.json", "timeout": "${seconds}", "tasks": [{"method": "echo/echo"}]}),
         task(
@@ -121,6 +122,7 @@ fn what_the_reader_refuses_or_warns_of_does_not_fit_the_schema() {
         task(json!({"timeout": 604_801})),
         task(json!({"retry": {"max_attempts": 11}})),
         task(json!({"retry": {"backoff": "slow"}})),
+        task(json!({"retry_config": {"backoff_strategy": "slow"}})),
         task(json!({"priority": "bulk"})),
         task(json!({"priority": 4})),
         task(json!({"protocol": "Echo/v1"})),

@@ -333,9 +333,14 @@ impl Report {
         }
         let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).min(60);
         for row in &self.rows {
-            let content = row.error.clone().map_or_else(|| row.content.clone(), Value::String);
+            // What to do about an error stands at its end.
+            let (content, characters_max) = match &row.error {
+                Some(error) => (Value::from(error.as_str()), 1000),
+                None => (row.content.clone(), 200),
+            };
             let name = print::printable(&row.name);
-            let line = format!("{name:<width$}  {:<9}  {}", row.status, print::brief(&content, 200));
+            let line =
+                format!("{name:<width$}  {:<9}  {}", row.status, print::brief(&content, characters_max));
             print::line(line.trim_end());
         }
         let facts =

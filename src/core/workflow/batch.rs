@@ -29,7 +29,7 @@ use crate::core::violation::Warning;
 const IMAGES: [&str; 6] = [".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"];
 
 /// Keys of a template that say how a task is run; all others are its parameters.
-const RUN_KEYS: [&str; 3] = ["critical", "when", "protocol"];
+const RUN_KEYS: [&str; 4] = ["critical", "when", "protocol", "retry_config"];
 
 /// A batch document.
 #[derive(Debug, Clone, PartialEq)]

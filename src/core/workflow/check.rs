@@ -10,6 +10,9 @@ use super::{Dependency, Scope, Task, UNNAMED, Workflow, nested, references};
 use crate::core::code::Code;
 use crate::core::dag::Dag;
 
+/// How many circles of one workflow are looked for.
+const CIRCLES_MAX: usize = 10;
+
 /// Holds the parts of a workflow against each other and against the protocols.
 pub(super) fn workflow(
     mut draft: WorkflowDraft,
@@ -22,23 +25,16 @@ pub(super) fn workflow(
     check_child_ids(&names, scope.prefix_bytes, &mut problems);
     check_parameters(parameters, &names, &mut problems);
     let edges = edges(&draft.tasks, &names, &mut problems);
-    let parents = edges.iter().map(|edges| edges.iter().map(|edge| edge.on).collect()).collect();
-    let graph = match Dag::new(parents) {
-        Ok(graph) => Some(graph),
-        Err(cycle) => {
-            let circle = cycle.named(|task| names.shown(task));
-            let problem = format!("Circular dependencies detected: {circle}");
-            problems.add(Code::WorkflowCircularDependency, "tasks", problem, "dependencies without a circle");
-            None
-        }
-    };
+    let graph = graph(&edges, &names, &mut problems);
     let inputs = references::inputs(&draft.tasks, &names, parameters, graph.as_ref(), &mut problems);
     check_calls(&draft.tasks, scope.protocols, &mut draft.warnings, &mut problems);
     check_conditions(&draft.tasks, &mut problems);
     nested::check(&draft.tasks, &ids, scope, &mut draft.warnings, &mut problems);
     drop(names);
 
-    let (Some(graph), true) = (graph, problems.is_empty()) else { return Err(problems.into_refused()) };
+    let (Some(Graph { dag: graph, .. }), true) = (graph, problems.is_empty()) else {
+        return Err(problems.into_refused());
+    };
     let mut tasks = Vec::with_capacity(ids.len());
     for (((task, id), inputs), dependencies) in draft.tasks.into_iter().zip(ids).zip(inputs).zip(edges) {
         // Without problems every task has been read; the graph would not fit if one were left out.
@@ -68,6 +64,40 @@ pub(super) fn workflow(
         metadata: draft.metadata,
         warnings: draft.warnings,
     })
+}
+
+/// The graph as far as it can be told.
+pub(super) struct Graph {
+    /// Each circle is open at one place.
+    pub(super) dag: Dag,
+    /// The tasks in a circle, and those that wait for them: for what they wait is not known.
+    pub(super) is_doubtful: Vec<bool>,
+}
+
+/// Draws the graph. Circles are told and opened, so that the rest can be looked at; `None` if there are too many.
+fn graph(edges: &[Vec<Dependency>], names: &Names<'_>, problems: &mut Problems) -> Option<Graph> {
+    let mut parents: Vec<Vec<usize>> =
+        edges.iter().map(|edges| edges.iter().map(|edge| edge.on).collect()).collect();
+    let mut is_doubtful = vec![false; parents.len()];
+    for _ in 0..=CIRCLES_MAX {
+        let cycle = match Dag::new(parents.clone()) {
+            Ok(dag) => {
+                for &task in dag.order() {
+                    is_doubtful[task] |= dag.parents(task).iter().any(|&parent| is_doubtful[parent]);
+                }
+                return Some(Graph { dag, is_doubtful });
+            }
+            Err(cycle) => cycle,
+        };
+        let problem = format!("Circular dependencies detected: {}", cycle.named(|task| names.shown(task)));
+        problems.add(Code::WorkflowCircularDependency, "tasks", problem, "dependencies without a circle");
+        for &task in &cycle.0 {
+            is_doubtful[task] = true;
+        }
+        let [.., last, first] = cycle.0[..] else { return None };
+        parents[last].retain(|&parent| parent != first);
+    }
+    None
 }
 
 /// A name in a reference is a parameter's or a task's, never both.

@@ -15,10 +15,13 @@ use granit_parser::{Event, Parser};
 use super::load::Format;
 
 /// Keys that are read as another one, which problems are told under.
-const ALIASES: [(&str, &str); 4] = [
+const ALIASES: [(&str, &str); 7] = [
     ("parameters", "params"),
     ("depends_on", "dependencies"),
+    ("retry_config", "retry"),
+    ("backoff_strategy", "backoff"),
     ("delay", "base_delay"),
+    ("initial_delay", "base_delay"),
     ("max_parallel_tasks", "max_parallel"),
 ];
 

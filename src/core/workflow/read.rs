@@ -94,7 +94,7 @@ pub(super) fn members(mut members: Map<String, Value>, problems: Problems, manne
         leave_to_the_outer(&mut members, &mut reading);
     }
     let whole = Path::Root("workflow");
-    task::unite(&mut members, "max_parallel", "max_parallel_tasks", &whole, &mut reading);
+    reading.unite(&mut members, "max_parallel", "max_parallel_tasks", &whole);
     let (mut priority, mut tasks) = (None, None);
     for (key, value) in members {
         let path = Path::Root(&key);

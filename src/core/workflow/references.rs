@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
+use super::check::Graph;
 use super::names::{Named, Names};
 use super::parameters::Parameters;
 use super::problem::Problems;
 use super::task::TaskDraft;
 use crate::core::code::Code;
-use crate::core::dag::Dag;
 use crate::core::template::{Reference, references};
 
 /// Names that a task with `for_each` has for its items.
@@ -16,13 +16,13 @@ const ITEM_NAMES: [&str; 2] = ["item", "index"];
 /// First names of what the original's documents promise and nobody has.
 const NOT_READ: [&str; 3] = ["env", "config", "workflow"];
 
-/// For each task the tasks that its references mean. `graph` is `None` if it has a cycle; then it is not
-/// asked whether they are upstream.
+/// For each task the tasks that its references mean. Whether they are upstream is not asked where circles leave
+/// that open, or everywhere without a `graph`.
 pub(super) fn inputs(
     tasks: &[TaskDraft],
     names: &Names<'_>,
     parameters: &Parameters,
-    graph: Option<&Dag>,
+    graph: Option<&Graph>,
     problems: &mut Problems,
 ) -> Vec<Vec<(String, usize)>> {
     let mut all: Vec<Vec<(String, usize)>> = Vec::with_capacity(tasks.len());
@@ -42,9 +42,9 @@ pub(super) fn inputs(
         all.push(inputs);
     }
     let Some(graph) = graph else { return all };
-    let answers = graph.waits_for(&pairs);
+    let answers = graph.dag.waits_for(&pairs);
     for (((index, meant), reference), is_upstream) in pairs.into_iter().zip(found).zip(answers) {
-        if !is_upstream {
+        if !is_upstream && !graph.is_doubtful[index] {
             let path = format!("tasks[{index}].{}", reference.at);
             let other = names.shown(meant);
             let problem = format!(

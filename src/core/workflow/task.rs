@@ -14,9 +14,10 @@ use crate::core::task::{Draft, Origin, Spec, WORKFLOW};
 use crate::core::template;
 use crate::core::violation::Path;
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "id",
     "parameters",
+    "retry_config",
     "dependencies",
     "depends_on",
     "on_failure",
@@ -92,8 +93,10 @@ pub(super) fn read(
 ) -> TaskDraft {
     let mut task = TaskDraft::new();
     let Some(mut members) = reading.map(path, value) else { return task };
-    unite(&mut members, "params", "parameters", path, reading);
-    unite(&mut members, "dependencies", "depends_on", path, reading);
+    for (name, alias) in [("params", "parameters"), ("dependencies", "depends_on"), ("retry", "retry_config")]
+    {
+        reading.unite(&mut members, name, alias, path);
+    }
     let has = |key: &str| members.contains_key(key);
     let (has_protocol, has_method, is_nested) = (has("protocol"), has("method"), has(WORKFLOW));
     let bounds_nothing = has("max_parallel") && !has("for_each");
@@ -223,24 +226,5 @@ fn implied(draft: &Draft, path: &Path<'_>, reading: &mut Reading) -> Option<Prot
             reading.refuse(&path.key("method"), error.to_string(), "a protocol's name before the slash");
             None
         }
-    }
-}
-
-/// Makes one of two spellings; both are fine as long as they say the same.
-pub(super) fn unite(
-    members: &mut Map<String, Value>,
-    name: &'static str,
-    alias: &'static str,
-    path: &Path<'_>,
-    reading: &mut Reading,
-) {
-    let Some(value) = members.shift_remove(alias) else { return };
-    match members.get(name) {
-        Some(other) if *other != value => {
-            let problem = format!("differs from {name}, which means the same");
-            reading.refuse(&path.key(alias), problem, "one of them");
-        }
-        Some(_) => {}
-        None => _ = members.insert(name.to_owned(), value),
     }
 }

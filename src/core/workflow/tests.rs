@@ -116,6 +116,27 @@ fn dependencies_are_ids_or_names_in_either_spelling() {
 }
 
 #[test]
+fn retries_are_read_in_every_spelling() {
+    let ours = json!({"max_attempts": 4, "backoff": "fixed", "base_delay": 2, "jitter": false});
+    let theirs = json!({"max_attempts": 4, "backoff_strategy": "fixed", "initial_delay": 2, "jitter": false});
+    let workflow = read(json!({"tasks": [
+        {"method": "echo/echo", "retry": ours},
+        {"method": "echo/echo", "retry_config": ours},
+        {"method": "echo/echo", "retry": theirs},
+        {"method": "echo/echo", "retry_config": theirs},
+        {"method": "echo/echo", "retry": ours, "retry_config": ours},
+    ]}))
+    .expect("a workflow");
+    assert_eq!(workflow.warnings, []);
+    let first = workflow.tasks[0].spec.retry.clone().expect("a policy");
+    assert_eq!((first.max_attempts, first.base_delay), (4, 2.0));
+    for task in &workflow.tasks {
+        assert_eq!(task.spec.retry.as_ref(), Some(&first), "{}", task.id);
+        assert!(task.extra.is_empty(), "{:?}", task.extra);
+    }
+}
+
+#[test]
 fn the_messages_of_the_original_are_kept() {
     use Code::WorkflowValidationFailed as Invalid;
     use Code::{WorkflowCircularDependency as Circular, WorkflowUnknownDependency as Unknown};
@@ -157,6 +178,9 @@ fn malformed_values_are_refused_all_at_once() {
             {"method": "echo/echo", "params": {"a": 1}, "parameters": {"a": 2}},
             {"method": "echo/echo", "retry": {"delay": 1, "base_delay": 2}},
             {"method": "echo/echo", "for_each": "${a}"},
+            {"method": "echo/echo", "retry": {"max_attempts": 2}, "retry_config": {"max_attempts": 3}},
+            {"method": "echo/echo", "retry_config": {"backoff_strategy": "linear", "backoff": "fixed",
+                "initial_delay": 1, "base_delay": 2}},
         ],
     });
     let expected = [
@@ -179,6 +203,9 @@ fn malformed_values_are_refused_all_at_once() {
         "tasks[9].parameters: differs from params",
         "tasks[10].retry.delay: found beside base_delay",
         "tasks[11].for_each: ${a} refers to no task of this workflow",
+        "tasks[12].retry_config: differs from retry, which means the same; allowed: one of them",
+        "tasks[13].retry.backoff_strategy: differs from backoff, which means the same",
+        "tasks[13].retry.initial_delay: differs from base_delay, which means the same",
     ];
     check_refused(document, Code::WorkflowValidationFailed, &expected);
 }
@@ -370,6 +397,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         "id|name|tasks|method|protocol|params|parameters|dependencies|depends_on|priority|timeout|retry",
         "delay|base_delay|max_attempts|metadata|type|v|message|seconds|idempotency_key|expires_at|not_before",
         "when|for_each|max_parallel|on_failure|critical|task|default|workflow|execution_mode|a|required",
+        "retry_config|backoff_strategy|initial_delay",
     ];
     leaf.prop_recursive(5, 64, 6, move |inner| {
         prop_oneof![

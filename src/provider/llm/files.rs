@@ -61,13 +61,6 @@ impl Folders {
 
     /// What the file holds; `left` is what the call may still read.
     async fn bytes(&self, path: &str, left: &mut u64) -> Result<Vec<u8>, Failure> {
-        let refused = || {
-            let message = match self.folders.is_empty() {
-                true => format!("file {path:?} is not read: this worker has no `llm.read_paths`"),
-                false => format!("file {path:?} is not read: it is not below a folder of `llm.read_paths`"),
-            };
-            Failure::new(Code::AuthorizationFailed, message)
-        };
         let unreadable = |error: std::io::Error| {
             Failure::new(Code::FileUnreadable, format!("file {path:?} cannot be read: {error}"))
         };
@@ -75,11 +68,11 @@ impl Folders {
         let real = match tokio::fs::canonicalize(path).await {
             Ok(real) => real,
             Err(error) => {
-                return Err(if self.would_hold(path).await { unreadable(error) } else { refused() });
+                return Err(if self.would_hold(path).await { unreadable(error) } else { self.refused(path) });
             }
         };
         if !self.hold(&real).await {
-            return Err(refused());
+            return Err(self.refused(path));
         }
         // Opening a pipe would wait for its other end.
         if !tokio::fs::metadata(&real).await.map_err(unreadable)?.is_file() {
@@ -88,7 +81,7 @@ impl Folders {
         let file = tokio::fs::File::open(&real).await.map_err(unreadable)?;
         let opened = tokio::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).await;
         if !self.hold(&opened.map_err(unreadable)?).await {
-            return Err(refused());
+            return Err(self.refused(path));
         }
         let mut bytes = Vec::new();
         file.take(*left + 1).read_to_end(&mut bytes).await.map_err(unreadable)?;
@@ -99,6 +92,34 @@ impl Folders {
             Failure::new(Code::InvalidParams, message).with("bytes_max", BYTES_MAX)
         })?;
         Ok(bytes)
+    }
+
+    /// Says how the file could be allowed. The folder is told by name only: what it leads to, and what other
+    /// folders are allowed, is nobody's business.
+    fn refused(&self, path: &str) -> Failure {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+        let folder = absolute.parent().unwrap_or(&absolute);
+        let seems_held = self
+            .folders
+            .iter()
+            .any(|held| std::path::absolute(held).is_ok_and(|held| folder.starts_with(held)));
+        let problem = if self.folders.is_empty() {
+            format!(
+                "`llm.read_paths` is empty here; to allow it, set GLEITZEIT_LLM_READ_PATHS={} where the task runs, \
+                 or under [llm] of the configuration file there read_paths = [{folder:?}]",
+                quoted(folder)
+            )
+        } else if seems_held {
+            "a link or `..` leads out of the folders of `llm.read_paths`; name the file by the folder that it really \
+             lies in, and that folder there"
+                .to_owned()
+        } else {
+            format!(
+                "it is not below a folder of `llm.read_paths`; to allow it, add {folder:?} to read_paths under [llm] of \
+                 the configuration file where the task runs, or to GLEITZEIT_LLM_READ_PATHS there, after a comma"
+            )
+        };
+        Failure::new(Code::AuthorizationFailed, format!("file {path:?} is not read: {problem}"))
     }
 
     /// Whether a path without links lies below one of the folders.
@@ -137,6 +158,13 @@ impl Folders {
     }
 }
 
+/// A folder as a shell takes it for one word.
+fn quoted(folder: &Path) -> String {
+    let folder = folder.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    if folder.chars().all(is_plain) { folder } else { format!("'{}'", folder.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,23 +195,34 @@ mod tests {
         let text = format!("\n\nFile content from {shown}:\nalpha");
         assert_eq!(read, [(shown, Part::Text(text))]);
 
-        for path in [
-            outside.join("a.txt"),
-            outside.join("none"),
-            inside.join("link"),
-            inside.join("../outside/a.txt"),
-            inside.join("../outside/none"),
-            PathBuf::from("/etc/hostname"),
+        for (path, advice) in [
+            (outside.join("a.txt"), format!("add {outside:?} to read_paths under [llm]")),
+            (outside.join("none"), format!("add {outside:?} to read_paths under [llm]")),
+            (PathBuf::from("/etc/hostname"), "add \"/etc\" to read_paths under [llm]".to_owned()),
+            (inside.join("link"), "a link or `..` leads out of the folders".to_owned()),
+            (inside.join("../outside/a.txt"), "a link or `..` leads out of the folders".to_owned()),
+            (inside.join("../outside/none"), "a link or `..` leads out of the folders".to_owned()),
         ] {
             let failure = failure(&folders, &path).await;
             assert_eq!((failure.code, failure.retryable), (Code::AuthorizationFailed, false), "{failure}");
-            assert!(failure.message.contains("not below a folder of `llm.read_paths`"), "{failure}");
+            assert!(failure.message.contains(&advice), "{failure}");
         }
         assert_eq!(failure(&folders, &inside.join("none")).await.code, Code::FileUnreadable);
         assert_eq!(failure(&folders, &inside).await.code, Code::FileUnreadable);
         let nowhere = Folders::new(Vec::new());
         let failure = failure(&nowhere, &inside.join("a.txt")).await;
-        assert!(failure.message.contains("has no `llm.read_paths`"), "{failure}");
+        let shown = inside.display();
+        for advice in
+            [format!("GLEITZEIT_LLM_READ_PATHS={shown} where"), format!("read_paths = [{inside:?}]")]
+        {
+            assert!(failure.message.contains(&advice), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_folder_in_a_command_is_one_word() {
+        assert_eq!(quoted(Path::new("/srv/my-docs_1.0")), "/srv/my-docs_1.0");
+        assert_eq!(quoted(Path::new("/srv/Bob's $HOME")), r"'/srv/Bob'\''s $HOME'");
     }
 
     #[tokio::test]

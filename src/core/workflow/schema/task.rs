@@ -100,6 +100,7 @@ fn run() -> Vec<(&'static str, Value)> {
         ("priority", described(reference("priority"), "How urgent it is.")),
         ("timeout", described(timeout, "How long an attempt may take, in seconds.")),
         ("retry", described(reference("retry"), "What follows a failed attempt.")),
+        ("retry_config", described(reference("retry"), "The same as `retry`.")),
         ("result_ttl", described(seconds(SECONDS_MAX), "How long the result is kept, in seconds.")),
         ("ignore_result", described(flag(), "Keep only the state, not the result.")),
         (
@@ -129,6 +130,10 @@ pub(super) fn retry() -> Value {
     let defaults = RetryPolicy::default();
     let delay = or_parameter(json!({"type": "number", "minimum": number(*BASE_DELAY_SECONDS.start()),
         "maximum": number(*BASE_DELAY_SECONDS.end())}));
+    let backoff = or_parameter(json!({
+        "enum": written(&[Backoff::Exponential, Backoff::Linear, Backoff::Fixed]),
+        "default": defaults.backoff,
+    }));
     let mut jitters = written(&[Jitter::Added, Jitter::Off, Jitter::Full, Jitter::Equal]);
     jitters.push(json!("none"));
     let codes = json!({"type": "array", "maxItems": CODES_MAX, "items": {"$ref": "#/$defs/code"}});
@@ -141,17 +146,10 @@ pub(super) fn retry() -> Value {
                 "All attempts, the first one included.",
             ),
         ),
-        (
-            "backoff",
-            described(
-                or_parameter(
-                    json!({"enum": written(&[Backoff::Exponential, Backoff::Linear, Backoff::Fixed]),
-                    "default": defaults.backoff}),
-                ),
-                "How the delay grows.",
-            ),
-        ),
+        ("backoff", described(backoff.clone(), "How the delay grows.")),
+        ("backoff_strategy", described(backoff, "The same as `backoff`.")),
         ("base_delay", described(delay.clone(), "Before the second attempt, in seconds; default 1.")),
+        ("initial_delay", described(delay.clone(), "The same as `base_delay`.")),
         ("delay", deprecated(delay, "Better written `base_delay`.")),
         (
             "max_delay",

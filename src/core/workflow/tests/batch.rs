@@ -215,7 +215,7 @@ fn what_is_wrong_with_every_task_in_the_same_way_is_told_once() {
 
 #[test]
 fn what_is_odd_about_a_template_is_told_once_and_where_it_is_written() {
-    let text = "batch: {directory: d}\nprotocol: echo/v1\ntemplate:\n  method: echo\n  message: hi\n  retry: {max_attempts: 2,\n    delay: 1, often: 3}\noutputs: {}\n";
+    let text = "batch: {directory: d}\nprotocol: echo/v1\ntemplate:\n  method: echo\n  message: hi\n  retry_config: {max_attempts: 2,\n    delay: 1, often: 3}\noutputs: {}\n";
     let document = load(text, Format::Yaml).expect("YAML");
     let batch = Batch::prepare(document, BTreeMap::new(), Strictness::Warn, protocols()).expect("a batch");
     let paths: Vec<&str> = batch.warnings.iter().map(|warning| warning.path.as_str()).collect();

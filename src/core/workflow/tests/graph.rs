@@ -32,6 +32,49 @@ tasks:
 }
 
 #[test]
+fn circles_are_told_together_with_everything_else() {
+    let document = json!({"name": "", "tasks": [
+        {"id": "a", "method": "echo/echo", "dependencies": ["b", "lost"]},
+        {"id": "b", "method": "echo/echo", "dependencies": ["c"], "params": {"message": "${a} ${nobody}"}},
+        {"id": "c", "method": "echo/echo", "dependencies": ["a"], "timeout": 0},
+        {"id": "d", "method": "echo/echo", "dependencies": ["e"]},
+        {"id": "e", "method": "echo/echo", "dependencies": ["d"]},
+        // What it waits for is known when the first circle is no more.
+        {"id": "behind", "method": "echo/echo", "dependencies": ["c"], "params": {"message": "${b} ${free}"}},
+        {"id": "free", "method": "echo/echo", "params": {"message": "${beside}"}},
+        {"id": "beside", "method": "python/validate", "params": {}},
+        {"id": "beside", "method": "nowhere/run"},
+    ]});
+    let expected = [
+        "name: Workflow name is required",
+        "tasks[2].timeout: found 0",
+        "tasks[8].id: Duplicate task ID: beside",
+        "tasks[0].dependencies[1]: unknown dependency 'lost'",
+        "tasks: Circular dependencies detected: a -> b -> c -> a",
+        "tasks: Circular dependencies detected: d -> e -> d",
+        "tasks[1].params.message: ${nobody} refers to no task",
+        "tasks[6].params.message: ${beside} refers to task 'beside', which this task does not wait for",
+        "tasks[7].params.code: is missing",
+        "tasks[8].protocol: unknown protocol nowhere/v1",
+    ];
+    check_refused(document, Code::WorkflowValidationFailed, &expected);
+}
+
+#[test]
+fn many_circles_are_told_up_to_a_bound() {
+    let waits = |on: String| json!({"id": on.replace('x', "y"), "method": "echo/echo", "dependencies": [on]});
+    let tasks: Vec<Value> = (0..1000)
+        .flat_map(|index| {
+            let other = json!({"id": format!("x{index}"), "method": "echo/echo", "dependencies": [format!("y{index}")]});
+            [waits(format!("x{index}")), other]
+        })
+        .collect();
+    let refused = read(json!({ "tasks": tasks })).expect_err("circles");
+    assert_eq!(refused.code(), Code::WorkflowCircularDependency);
+    assert!((2..100).contains(&refused.problems.len()), "{refused}");
+}
+
+#[test]
 fn wrong_dependencies_are_refused_all_at_once() {
     let document = json!({"tasks": [
         {"id": "a", "method": "echo/echo"},
