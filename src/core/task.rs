@@ -177,7 +177,7 @@ pub(crate) enum Origin {
 /// A task while its members are read; what is missing is decided at the end.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
-    name: Option<String>,
+    pub(crate) name: Option<String>,
     pub(crate) protocol: Option<ProtocolId>,
     /// With or without the protocol's name in front.
     pub(crate) method: Option<String>,

@@ -135,9 +135,9 @@ pub(super) fn read(
         }
         if has_protocol { draft.protocol.take() } else { implied(&draft, path, reading) }
     };
-    let spec = protocol.and_then(|protocol| draft.finish(protocol));
-    task.name = spec.as_ref().and_then(|spec| spec.name.clone());
-    task.spec = spec;
+    // Others may name it whatever is wrong with it.
+    task.name = draft.name.clone();
+    task.spec = protocol.and_then(|protocol| draft.finish(protocol));
     task
 }
 

@@ -211,6 +211,19 @@ fn malformed_values_are_refused_all_at_once() {
 }
 
 #[test]
+fn a_task_with_something_wrong_is_still_found_by_its_name() {
+    let document = json!({"tasks": [
+        {"name": "First Task", "type": "python", "params": {"code": "1"}},
+        {"name": "Second Task", "method": "echo/echo", "depends_on": ["First Task"], "params": {"m": "${First Task}"}},
+    ]});
+    let expected = [
+        "tasks[0].type: is not supported; allowed: `protocol` and `method`",
+        "tasks[0].method: method is required",
+    ];
+    check_refused(document, Code::WorkflowValidationFailed, &expected);
+}
+
+#[test]
 fn odd_values_are_warned_about() {
     let workflow = read(json!({"wait_for_completion": true, "tasks": [
         {"method": "echo/echo", "priority": 4, "idempotency_key": "k", "retry": {"delay": 1, "tries": 3}},
