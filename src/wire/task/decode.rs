@@ -402,20 +402,10 @@ mod tests {
     }
 
     #[test]
-    fn retries_are_read_in_every_spelling() {
-        let task = |retry: Value| plain(json!({"method": "execute", "retry": retry}));
-        let theirs = task(json!({"backoff_strategy": "linear", "initial_delay": 2, "max_attempts": 4}));
-        assert_eq!(theirs, task(json!({"backoff": "linear", "base_delay": 2, "max_attempts": 4})));
-        let both = json!({"method": "execute", "retry": {"backoff": "fixed", "backoff_strategy": "linear"}});
-        let refused = decoded(&both, &Properties::default()).expect_err("refused").failure.message;
-        assert!(refused.contains("retry.backoff_strategy: differs from backoff"), "{refused}");
-    }
-
-    #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let body = json!({
             "id": "a b", "protocol": "llm/v1", "params": "x", "priority": "bulk", "timeout": 0,
-            "retry": {"max_attempts": 11, "backoff": "random"}, "expires_at": "tomorrow", "attempt": 0,
+            "retry": {"max_attempts": 11, "backoff_strategy": "random"}, "expires_at": "tomorrow", "attempt": 0,
             "reply": {}, "metadata": [], "ignore_result": "yes", "inputs": {"a": "b c"},
         });
         let refused = decoded(&body, &Properties::default()).expect_err("refused");
