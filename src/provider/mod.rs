@@ -11,6 +11,7 @@
 //! 5. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
 
 pub mod echo;
+pub mod functions;
 pub mod guard;
 pub mod llm;
 pub mod mcp_tools;

@@ -1,6 +1,7 @@
 //! Putting the parts together: the only place that names an adapter.
 
 pub mod clock;
+mod service;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::core::id::Id;
 use crate::core::protocol::{ProtocolId, Protocols, Source};
 use crate::core::url::masked;
 use crate::error::Error;
+use crate::provider::Provider;
 use crate::sqlite::{Database, Durability, Location};
 use crate::store::Store;
 use crate::store::redis as redis_adapter;
@@ -24,6 +26,7 @@ use crate::store::sqlite as sqlite_adapter;
 use crate::topology::plan::{QueueType, QueueTypes};
 use crate::topology::{Address, Topology};
 use clock::SystemClock;
+pub use service::{Builder, Service};
 
 /// The parts of one process, connected.
 #[derive(Debug)]
@@ -38,6 +41,14 @@ pub struct Runtime {
     config: Config,
     depth_limits: DepthLimits,
     database: Option<Database>,
+    own: Vec<Arc<dyn Provider>>,
+}
+
+/// What a program brings along, beside what the configuration names.
+#[derive(Debug, Default)]
+struct Brought {
+    protocols: Vec<Source>,
+    providers: Vec<Arc<dyn Provider>>,
 }
 
 /// What a process connects for.
@@ -68,11 +79,20 @@ impl Runtime {
     /// # Errors
     /// What the broker or the store says, or a configuration that cannot be used.
     pub async fn open(config: Config, role: Role, scope: Option<&Id>) -> Result<Runtime, Error> {
-        let protocols = Arc::new(Runtime::protocols(&config)?);
+        Runtime::open_with(config, role, scope, Brought::default()).await
+    }
+
+    async fn open_with(
+        config: Config,
+        role: Role,
+        scope: Option<&Id>,
+        brought: Brought,
+    ) -> Result<Runtime, Error> {
+        let protocols = Arc::new(protocols_with(&config, &brought.protocols)?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (broker, state) = match servers(&config) {
             Some(_) => {
-                let queue_types = Runtime::queue_types(&config)?;
+                let queue_types = queue_types_of(&config, &protocols)?;
                 let settings = rabbit_settings(&config, role, queue_types);
                 let (broker, state) =
                     tokio::join!(rabbitmq::RabbitBroker::connect(settings), State::open(&config));
@@ -85,7 +105,8 @@ impl Runtime {
         };
         let State { store, database } = state;
         let depth_limits = depth_limits(&config, &protocols)?;
-        let runtime = Runtime { broker, store, clock, protocols, config, depth_limits, database };
+        let own = brought.providers;
+        let runtime = Runtime { broker, store, clock, protocols, config, depth_limits, database, own };
         if role != Role::Operator {
             runtime.declare().await?;
         }
@@ -109,15 +130,7 @@ impl Runtime {
     /// # Errors
     /// A type for something that is no known protocol.
     pub fn queue_types(config: &Config) -> Result<QueueTypes, Error> {
-        let kind = |name: &str| if name == "quorum" { QueueType::Quorum } else { QueueType::Classic };
-        let (all, each) = config.queue_types();
-        let protocols = Runtime::protocols(config)?;
-        let consumer_timeout = Some(config.seconds("amqp.consumer_timeout"));
-        let mut types = QueueTypes { all: all.map(kind), protocols: BTreeMap::new(), consumer_timeout };
-        for (protocol, name) in each {
-            types.protocols.insert(address_of(&protocols, "queues.types", protocol)?, kind(name));
-        }
-        Ok(types)
+        queue_types_of(config, &Runtime::protocols(config)?)
     }
 
     /// The built-in protocols and those of the configured folder.
@@ -125,10 +138,7 @@ impl Runtime {
     /// # Errors
     /// Every file that cannot be read or used.
     pub fn protocols(config: &Config) -> Result<Protocols, Error> {
-        let folder = config.text("protocols.folder");
-        let sources = if folder.is_empty() { Vec::new() } else { read_protocols(folder)? };
-        Protocols::with_files(&sources)
-            .map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))
+        protocols_with(config, &[])
     }
 
     /// A new id for a task or workflow.
@@ -286,6 +296,25 @@ fn address_of(protocols: &Protocols, setting: &str, protocol: &str) -> Result<Ad
         let text = format!("{setting}: there is no protocol {protocol:?}; `gleitzeit protocol list` has all");
         Error::new(Code::ConfigurationError, text)
     })
+}
+
+/// The built-in protocols, those of the configured folder, and `more`.
+fn protocols_with(config: &Config, more: &[Source]) -> Result<Protocols, Error> {
+    let folder = config.text("protocols.folder");
+    let mut sources = if folder.is_empty() { Vec::new() } else { read_protocols(folder)? };
+    sources.extend_from_slice(more);
+    Protocols::with_files(&sources).map_err(|error| Error::new(Code::ConfigurationError, error.to_string()))
+}
+
+fn queue_types_of(config: &Config, protocols: &Protocols) -> Result<QueueTypes, Error> {
+    let kind = |name: &str| if name == "quorum" { QueueType::Quorum } else { QueueType::Classic };
+    let (all, each) = config.queue_types();
+    let consumer_timeout = Some(config.seconds("amqp.consumer_timeout"));
+    let mut types = QueueTypes { all: all.map(kind), protocols: BTreeMap::new(), consumer_timeout };
+    for (protocol, name) in each {
+        types.protocols.insert(address_of(protocols, "queues.types", protocol)?, kind(name));
+    }
+    Ok(types)
 }
 
 fn topology_of(protocols: &Protocols) -> Topology {

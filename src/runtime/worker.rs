@@ -257,6 +257,7 @@ impl Runtime {
             let ollama = Ollama::new(self.ollama_settings(&instance), Arc::clone(&self.clock));
             all.push((guarded(Arc::new(ollama), instance.concurrency), settings));
         }
+        all.extend(self.own.iter().map(|own| (guarded(Arc::clone(own), None), plain.clone())));
         all
     }
 

@@ -34,6 +34,7 @@ mod proxy;
 mod rabbitmq;
 mod refused;
 mod replicas;
+mod rust_provider;
 mod schedule;
 mod schema;
 mod support;
