@@ -136,6 +136,8 @@ async fn changed(changes: &mut BoxStream<'static, Change>, key: &TaskKey) {
     loop {
         match changes.next().await {
             Some(Change::Task(id)) if key.task.as_ref() != Some(&id) => {}
+            // Nobody is told who does not follow, and nothing ends by it.
+            Some(Change::Moved) => {}
             Some(Change::Task(_) | Change::Root | Change::Resync) => return,
             // The store is closed: nobody will tell anything any more, and looking says so.
             None => return,

@@ -20,6 +20,7 @@ use super::error::BenchError;
 use super::figures::{middle, number};
 use super::floor::{Floor, QUEUE, RESULT_TTL_SECONDS};
 use super::load::PROTOCOL;
+use super::process::Child;
 use super::report::grouped;
 use super::servers::Rounds;
 use super::{Machine, Progress, consumer};
@@ -46,7 +47,15 @@ struct Round {
     step: f64,
     narrow_task: f64,
     wide_task: f64,
-    memory_peak_mib: f64,
+    memory: Memory,
+}
+
+/// The most memory that the worker ever held, in MiB, at the end of each of its workflows in their order.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    chain: f64,
+    narrow: f64,
+    wide: f64,
 }
 
 /// The figures of a run.
@@ -88,11 +97,13 @@ impl Rounds<'_> {
         self.run_workflow(&fan(self.id(round, "w")?, 50)?, "warm-up").await?;
         progress(&format!("round {round}: a chain of {} tasks", sizes.chain));
         let chain = self.run_workflow(&chain(self.id(round, "c")?, sizes.chain)?, "the chain").await?;
+        let chain_memory = peak_mib(&mut worker).await?;
         progress(&format!("round {round}: fan-outs of {} and {} tasks", sizes.narrow, sizes.wide));
         let narrow =
             self.run_workflow(&fan(self.id(round, "n")?, sizes.narrow)?, "the narrow fan-out").await?;
+        let narrow_memory = peak_mib(&mut worker).await?;
         let wide = self.run_workflow(&fan(self.id(round, "x")?, sizes.wide)?, "the wide fan-out").await?;
-        let usage = worker.usage().await?;
+        let wide_memory = peak_mib(&mut worker).await?;
         worker.stop().await?;
         self.forget().await?;
         let each = |time: Duration, count: usize| time.as_secs_f64() * 1e6 / count as f64;
@@ -101,7 +112,7 @@ impl Rounds<'_> {
             step: each(chain, sizes.chain),
             narrow_task: each(narrow, sizes.narrow + 2),
             wide_task: each(wide, sizes.wide + 2),
-            memory_peak_mib: usage.memory_peak_bytes as f64 / (1024.0 * 1024.0),
+            memory: Memory { chain: chain_memory, narrow: narrow_memory, wide: wide_memory },
         })
     }
 
@@ -165,6 +176,10 @@ impl Rounds<'_> {
     }
 }
 
+async fn peak_mib(worker: &mut Child) -> Result<f64, BenchError> {
+    Ok(worker.usage().await?.memory_peak_bytes as f64 / (1024.0 * 1024.0))
+}
+
 fn chain(id: Id, steps: usize) -> Result<(Id, Value), BenchError> {
     let task = |step: usize| match step {
         0 => json!({"id": "t0", "method": "echo/ping"}),
@@ -190,14 +205,16 @@ fn fan(id: Id, width: usize) -> Result<(Id, Value), BenchError> {
 /// One kind of figure: its key, its name for people, and where it is.
 type Line = (&'static str, &'static str, fn(&Round) -> f64);
 
-const LINES: [Line; 7] = [
+const LINES: [Line; 9] = [
     ("bare_step_us", "bare step, us", |it| it.bare_step),
     ("chain_step_us", "step of the chain, us", |it| it.step),
     ("chain_ratio", "chain / bare", |it| it.step / it.bare_step),
     ("narrow_task_us", "task of the narrow fan-out, us", |it| it.narrow_task),
     ("wide_task_us", "task of the wide fan-out, us", |it| it.wide_task),
     ("fan_ratio", "wide / narrow", |it| it.wide_task / it.narrow_task),
-    ("memory_peak_mib", "worker peak memory, MiB", |it| it.memory_peak_mib),
+    ("chain_memory_peak_mib", "worker peak, chain, MiB", |it| it.memory.chain),
+    ("narrow_memory_peak_mib", "worker peak, narrow fan-out, MiB", |it| it.memory.narrow),
+    ("memory_peak_mib", "worker peak, wide fan-out, MiB", |it| it.memory.wide),
 ];
 
 /// The highest values that `docs/performance.md` allows, by key.

@@ -5,6 +5,7 @@ use std::io::Read;
 
 use super::args::{self, How};
 use super::follow;
+use super::live::Live;
 use super::print;
 use super::run::seconds;
 use super::signals::Signals;
@@ -68,6 +69,11 @@ async fn one(
     let (signals, key) = (Signals::listen(), TaskKey::alone(id.clone()));
     let outcome = follow::with_worker(&runtime, async {
         client.submit(task).await?;
+        let live = Live::new();
+        if live.is_drawn() {
+            return follow::to_end(&runtime.store, &signals, &key, live, timeout).await;
+        }
+        // Nobody sees where it is, so nothing but its end is asked for.
         follow::end(&client.reader(), &signals, &key, timeout).await
     })
     .await?;

@@ -1,8 +1,7 @@
 //! Following work to its end: a live view, time limits, signals.
 //!
-//! Ends are told by the store ([`Store::watch`]), so following costs nothing while nothing happens. Begins are
-//! not told: only a picture on a terminal, which would show `queued` for what runs by now, looks again from
-//! time to time while something may begin.
+//! The store tells what begins, is tried again and ends ([`Store::follow`]), also that it may have missed
+//! something. So following asks nothing while nothing happens, however long that is.
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -31,8 +30,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How many times longer than a look takes the pause after it is: looking costs a tenth at most.
 const PAUSE_FACTOR: u32 = 9;
-/// When a picture looks again for what has begun: at first, and at last.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// How often the times in a picture go on.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -57,7 +54,7 @@ pub(crate) async fn to_end(
 ) -> Result<Outcome, Error> {
     let mut following = Following {
         reader: Reader::new(Arc::clone(store)),
-        changes: store.watch(&key.root).await?,
+        changes: store.follow(&key.root).await?,
         store: Arc::clone(store),
         key: key.clone(),
         live,
@@ -85,7 +82,6 @@ struct Following {
 
 impl Following {
     async fn run(&mut self) -> Result<Ended, Error> {
-        let mut again = AGAIN.0;
         loop {
             let started = Instant::now();
             let seen = look(&self.store, &self.key).await?;
@@ -96,7 +92,6 @@ impl Following {
                 None => true,
             };
             let ended = if has_ended { self.reader.ended(&self.key).await? } else { None };
-            let may_begin = seen.as_ref().is_none_or(Seen::may_begin);
             if let Some(seen) = seen {
                 self.live.update(seen);
             }
@@ -104,37 +99,33 @@ impl Following {
                 return Ok(ended);
             }
             let pause = (started.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX);
-            let next = (self.live.is_drawn() && may_begin).then(|| again.max(pause));
-            let was_told = self.reason_to_look(pause, next).await;
-            again = if was_told { AGAIN.0 } else { (again * 2).min(AGAIN.1) };
+            self.reason_to_look(pause).await;
         }
     }
 
-    /// Waits until there is reason to look: `pause` after the first change, at once after the end of all, or
-    /// when `again` is over. Whether it was for a change.
-    async fn reason_to_look(&mut self, pause: Duration, again: Option<Duration>) -> bool {
+    /// Waits until there is reason to look: after the first change, `pause` from now at the earliest, or at once
+    /// after the end of all.
+    async fn reason_to_look(&mut self, pause: Duration) {
         let begin = Instant::now();
-        let mut at = again.map(|again| (begin + again, false));
+        let mut at: Option<Instant> = None;
         let mut tick = tokio::time::interval(TICK);
         let is_drawn = self.live.is_drawn();
         loop {
             let due = async {
                 match at {
-                    Some((at, _)) => tokio::time::sleep_until(at).await,
+                    Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 change = self.changes.next() => match change {
-                    Some(Change::Task(_) | Change::Resync) => {
-                        if at.is_none_or(|(_, was_told)| !was_told) {
-                            at = Some(((begin + pause).max(Instant::now() + PAUSE_MIN), true));
-                        }
+                    Some(Change::Task(_) | Change::Moved | Change::Resync) => {
+                        at.get_or_insert_with(|| (begin + pause).max(Instant::now() + PAUSE_MIN));
                     }
                     // The end of all; or a closed store, which the next look reports.
-                    Some(Change::Root) | None => return true,
+                    Some(Change::Root) | None => return,
                 },
-                () = due => return at.is_some_and(|(_, was_told)| was_told),
+                () = due => return,
                 _ = tick.tick(), if is_drawn => self.live.redraw(),
             }
         }

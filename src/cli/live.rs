@@ -41,17 +41,6 @@ pub(crate) enum Seen {
     Task(TaskRecord),
 }
 
-impl Seen {
-    /// Whether something may begin without anybody being told: only ends are told.
-    pub(crate) fn may_begin(&self) -> bool {
-        let idle = |task: &TaskRecord| !task.state.is_ended() && task.state != TaskState::Running;
-        match self {
-            Seen::Workflow(workflow) => workflow.tasks.is_empty() || workflow.tasks.iter().any(idle),
-            Seen::Task(task) => idle(task),
-        }
-    }
-}
-
 impl Live {
     /// The view of something that starts now.
     pub(crate) fn new() -> Live {

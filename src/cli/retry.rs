@@ -3,6 +3,7 @@
 //! The command is a message that a worker carries out, so that it is not lost with whoever sent it. What
 //! would surely be refused there is refused here, where a person reads it.
 
+use futures_util::StreamExt;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,8 +28,6 @@ use crate::runtime::{Role, Runtime};
 use crate::store::{Store, WorkflowRecord};
 use crate::topology::Queue;
 
-/// How long to wait before the store is asked again whether a worker has taken the command: at first, at last.
-const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// After how long a person is told that no worker has taken the command yet.
 const TELL_AFTER: Duration = Duration::from_secs(10);
 
@@ -220,8 +219,8 @@ pub(super) async fn again(
 ) -> Result<Outcome, Error> {
     let key = TaskKey::alone(id.clone());
     let started = Instant::now();
+    let mut changes = store.follow(id).await?;
     let taken = async {
-        let mut pause = ASK_AGAIN.0;
         let mut is_told = false;
         loop {
             let now = match follow::look(store, &key).await? {
@@ -232,15 +231,16 @@ pub(super) async fn again(
             if now != ended_at {
                 return Ok(());
             }
-            if !is_told && started.elapsed() >= TELL_AFTER {
-                is_told = true;
-                print::note(&format!(
-                    "no worker has taken the retry of {id} yet; it is kept, and waits for one"
-                ));
+            tokio::select! {
+                // What it is does not matter; a closed store tells nothing, and the next look says so.
+                _ = changes.next() => {}
+                () = tokio::time::sleep_until(started + TELL_AFTER), if !is_told => {
+                    is_told = true;
+                    print::note(&format!(
+                        "no worker has taken the retry of {id} yet; it is kept, and waits for one"
+                    ));
+                }
             }
-            // Begins are not told, only ends.
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(ASK_AGAIN.1);
         }
     };
     if let Some(stopped) = follow::before(signals, taken, timeout).await? {

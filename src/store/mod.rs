@@ -54,8 +54,10 @@
 //!     not known, so only who asks for a retry once more can begin it.
 //! 11. A result exists from the step that ends its task on, until its TTL is over; the record of the end (the
 //!     tombstone) outlives it. A running workflow's results have no TTL; it starts when the workflow ends.
-//! 12. After a result can be read, everyone who watches its root is told. `watch` may tell too often, never
-//!     too seldom.
+//! 12. After a result can be read, everyone who watches its root is told. Who follows it is told as well after
+//!     what moves it on: the workflow is taken in or retried, or a task is claimed, is to be tried again, was
+//!     given back, or waits for what it has planned. Both may tell too often, never too seldom: what may have
+//!     been missed is told as [`Change::Resync`].
 //! 13. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
 //!     is not alive.
 //!
@@ -143,6 +145,9 @@ pub trait Store: Schedules + OpenWork + fmt::Debug + Send + Sync + 'static {
 
     /// Tells of every end under `root` from now on. The stream is endless; drop it to stop.
     async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError>;
+
+    /// As `watch`, and tells also of what moves without an end ([`Change::Moved`]): for who shows what goes on.
+    async fn follow(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError>;
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;

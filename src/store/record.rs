@@ -80,13 +80,16 @@ pub struct Summary {
     pub ended_at: Option<Timestamp>,
 }
 
-/// Something ended under a root.
+/// What [`Store::watch`](super::Store::watch) and [`Store::follow`](super::Store::follow) tell of a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// This task of the workflow.
+    /// This task of the workflow ended.
     Task(Id),
-    /// The root itself: the task on its own, or the whole workflow.
+    /// The root itself ended: the task on its own, or the whole workflow.
     Root,
+    /// Something under the root has moved and not ended: it began, is to be tried again, waits for what it has
+    /// planned. Only followers are told.
+    Moved,
     /// Something may have been missed (a lost connection): look at everything again.
     Resync,
 }

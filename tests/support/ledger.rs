@@ -297,6 +297,10 @@ impl Store for Watched {
         self.gate.through("Store::watch", self.inner.watch(root)).await
     }
 
+    async fn follow(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.gate.through("Store::follow", self.inner.follow(root)).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.gate.through("Store::ping", self.inner.ping()).await
     }

@@ -312,6 +312,10 @@ impl Stand {
     pub(crate) async fn watch(&self, root: &str) -> BoxStream<'static, Change> {
         self.store.watch(&id(root)).await.expect("watch answers")
     }
+
+    pub(crate) async fn follow(&self, root: &str) -> BoxStream<'static, Change> {
+        self.store.follow(&id(root)).await.expect("follow answers")
+    }
 }
 
 pub(crate) fn claim(key: &TaskKey, attempt: u32, session: &str) -> Claim {

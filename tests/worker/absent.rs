@@ -188,6 +188,10 @@ impl Store for Absent {
         self.inner.watch(root).await
     }
 
+    async fn follow(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.inner.follow(root).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }

@@ -5,6 +5,7 @@
 //! | `P:{ID}:result` | the document of a task on its own or of a workflow | yes |
 //! | `P:{WORKFLOW}:result:TASK` | the document of a task of a workflow | yes |
 //! | `P:done:ID` | the channel on which the keys above are told when they can be read | yes |
+//! | `P:live:ID` | the channel on which is told what moves and does not end: a state and what has it | yes |
 //! | `P:{ID}:root` | hash: a task on its own, a workflow, or the mark of a cancel that came first (`kind`) | no |
 //! | `P:{WORKFLOW}:task:TASK` | hash: a task of a workflow | no |
 //! | `P:{WORKFLOW}:order` | list: its tasks' ids in the order of the file | no |
@@ -91,6 +92,11 @@ impl Prefix {
         format!("{self}:done:{root}")
     }
 
+    /// Not the channel of ends: who waits for a result is not woken for each task that begins.
+    pub(super) fn live(&self, root: &Id) -> String {
+        format!("{self}:live:{root}")
+    }
+
     pub(super) fn session(&self, session: &Id) -> String {
         format!("{self}:session:{session}")
     }
@@ -140,6 +146,7 @@ mod tests {
         assert_eq!(prefix.result(&TaskKey::within(id("w"), id("t"))), "gleitzeit:{w}:result:t");
         assert_eq!(prefix.outcome(&id("w")), "gleitzeit:{w}:result");
         assert_eq!(prefix.channel(&id("w")), "gleitzeit:done:w");
+        assert_eq!(prefix.live(&id("w")), "gleitzeit:live:w");
     }
 
     #[test]

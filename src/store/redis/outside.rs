@@ -61,7 +61,9 @@ impl RedisStore {
             .key(self.prefix.outcome(root))
             .arg(by.as_str())
             .arg(now.to_string())
-            .arg(self.prefix.channel(root));
+            .arg(self.prefix.channel(root))
+            .arg(self.prefix.live(root))
+            .arg(root.as_str());
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "running" => {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::RedisStore;
 use super::reply::{Reply, corrupt};
-use super::steps::{clash, millis, released, tombstone_ttl, workflow_state};
+use super::steps::{clash, millis, moved, released, tombstone_ttl, workflow_state};
 use crate::core::clock::Timestamp;
+use crate::core::id::TaskKey;
 use crate::core::state::WorkflowState;
 use crate::store::{Created, Otherwise, Plan, PlannedTask, StoreError};
 use crate::wire::record;
@@ -29,6 +30,8 @@ impl RedisStore {
             .arg(plan.digest.as_deref().unwrap_or_default())
             .arg(plan.tasks.len());
         push_tasks(STEP, &mut script, &plan.tasks)?;
+        let root = TaskKey::alone(plan.id.clone());
+        script.arg(self.prefix.live(&plan.id)).arg(moved(WorkflowState::Running.name(), &root));
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "running" => {

@@ -42,7 +42,9 @@ impl RedisStore {
             .arg(millis(tombstone_ttl(self.result_ttl)))
             .arg(claim.digest.as_deref().unwrap_or_default())
             .arg(claim.inputs_bytes_max)
-            .arg(claim.run.map(|run| run.to_string()).unwrap_or_default());
+            .arg(claim.run.map(|run| run.to_string()).unwrap_or_default())
+            .arg(self.prefix.live(&key.root))
+            .arg(moved(TaskState::Running.name(), key));
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "run" => {
@@ -87,15 +89,18 @@ impl RedisStore {
         let key = &lease.key;
         let mut script = self.scripts.finish.key(self.prefix.task(key));
         script.key(self.prefix.root(&key.root)).key(self.prefix.result(key)).arg(lease.fence.0);
-        match end {
-            End::Ended { state, .. } => script.arg("ended").arg(state.name()),
-            End::Again { due, .. } if *due > now => script.arg("again").arg(TaskState::Delayed.name()),
-            End::Again { .. } => script.arg("again").arg(TaskState::Queued.name()),
-            End::Abandoned => script.arg("abandoned").arg(TaskState::Queued.name()),
-            End::Expanded { .. } => script.arg("expanded").arg(TaskState::Waiting.name()),
+        let (how, state) = match end {
+            End::Ended { state, .. } => ("ended", *state),
+            End::Again { due, .. } if *due > now => ("again", TaskState::Delayed),
+            End::Again { .. } => ("again", TaskState::Queued),
+            End::Abandoned => ("abandoned", TaskState::Queued),
+            End::Expanded { .. } => ("expanded", TaskState::Waiting),
         };
-        script.arg(now.to_string());
+        script.arg(how).arg(state.name()).arg(now.to_string());
         self.push_end(&mut script, key, end)?;
+        if !state.is_ended() {
+            script.arg(self.prefix.live(&key.root)).arg(moved(state.name(), key));
+        }
         let mut reply = Reply::new(STEP, self.connection.invoke(STEP, &script).await?)?;
         match reply.text()?.as_str() {
             "lost" => Ok(Finished::Lost),
@@ -227,6 +232,11 @@ pub(super) fn tombstone_ttl(result_ttl: Duration) -> Duration {
 /// As Redis wants it: at least 1, at most some 300 years.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, 10_000_000_000_000)
+}
+
+/// What is told of something that has moved and not ended.
+pub(super) fn moved(state: &str, key: &TaskKey) -> String {
+    format!("{state} {key}")
 }
 
 /// The history has one entry per line. Within JSON a line break can only be white space.

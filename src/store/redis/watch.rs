@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! watch(root) ──▶ Hub: what is wanted ──▶ supervise: SUBSCRIBE / UNSUBSCRIBE ──▶ Redis
-//! stream      ◀── Hub: a bounded buffer per root ◀───── pushes ◀───────────────────┘
+//! stream      ◀── Hub: a bounded buffer per channel ◀── pushes ◀───────────────────┘
 //! ```
+//! Who follows a root listens to both of its channels, of ends and of what moves; who waits only to the first.
 //! The hub holds what is wanted; the supervisor compares it with what the connection is subscribed to, after
 //! each change and after each reconnect. So losing the connection, a watcher that comes and one that goes
 //! are the same to it. What is published while the connection is broken is lost; therefore every watcher is
@@ -29,7 +30,7 @@ use super::outage::Part;
 use crate::core::id::Id;
 use crate::store::{Change, StoreError};
 
-/// How many changes of one root may wait for a slow reader; beyond that it is told to look at everything.
+/// How many changes of one channel may wait for a slow reader; beyond that it is told to look at everything.
 const BUFFER: usize = 128;
 
 /// How many channels one command names.
@@ -49,7 +50,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(connection: Connection, prefix: Prefix) -> Watch {
-        let hub = Arc::new(Hub { prefix, roots: Mutex::default(), changed: Notify::new() });
+        let hub = Arc::new(Hub { prefix, channels: Mutex::default(), changed: Notify::new() });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let part = connection.part();
         let supervisor = Supervisor { hub: hub.clone(), connection, part, stop: stop.clone() };
@@ -58,13 +59,24 @@ impl Watch {
         Watch { hub, _stop_on_drop: stop.clone().drop_guard(), stop, tasks }
     }
 
-    /// Returns once the server has confirmed the subscription.
-    pub(super) async fn root(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+    /// Tells of ends. Returns once the server has confirmed the subscription.
+    pub(super) async fn ends(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.news(root, News::Ends).await
+    }
+
+    /// Tells of ends, and of what moves without an end.
+    pub(super) async fn ends_and_moves(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        let both = futures_util::try_join!(self.news(root, News::Ends), self.news(root, News::Moves));
+        let (ends, moves) = both?;
+        Ok(stream::select(ends, moves).boxed())
+    }
+
+    async fn news(&self, root: &Id, news: News) -> Result<BoxStream<'static, Change>, StoreError> {
         let unanswered = |reason: String| StoreError::Unanswered { step: "watch", reason };
         if self.stop.is_cancelled() {
             return Err(unanswered("the store is closed".to_owned()));
         }
-        let (watcher, changes, mut subscribed) = Hub::add(&self.hub, root);
+        let (watcher, changes, mut subscribed) = Hub::add(&self.hub, root, news);
         match tokio::time::timeout(CALL_TIMEOUT, subscribed.wait_for(|is| *is)).await {
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return Err(unanswered("the store is closed".to_owned())),
@@ -83,7 +95,7 @@ impl Watch {
     pub(super) async fn close(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
-        self.hub.roots().clear();
+        self.hub.channels().clear();
     }
 }
 
@@ -91,97 +103,117 @@ impl Watch {
 #[derive(Debug)]
 struct Hub {
     prefix: Prefix,
-    /// By channel.
-    roots: Mutex<HashMap<String, Root>>,
+    /// By name.
+    channels: Mutex<HashMap<String, Channel>>,
     /// Something is wanted or not wanted any more.
     changed: Notify,
 }
 
+/// What is told on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Ends,
+    Moves,
+}
+
 #[derive(Debug)]
-struct Root {
-    id: Id,
+struct Channel {
+    root: Id,
+    news: News,
     watchers: usize,
     changes: broadcast::Sender<Change>,
     subscribed: watch::Sender<bool>,
 }
 
 impl Hub {
-    fn add(hub: &Arc<Hub>, id: &Id) -> (Watcher, broadcast::Receiver<Change>, watch::Receiver<bool>) {
-        let channel = hub.prefix.channel(id);
-        let mut roots = hub.roots();
-        let root = roots.entry(channel.clone()).or_insert_with(|| Root {
-            id: id.clone(),
+    fn add(
+        hub: &Arc<Hub>,
+        root: &Id,
+        news: News,
+    ) -> (Watcher, broadcast::Receiver<Change>, watch::Receiver<bool>) {
+        let name = match news {
+            News::Ends => hub.prefix.channel(root),
+            News::Moves => hub.prefix.live(root),
+        };
+        let mut channels = hub.channels();
+        let channel = channels.entry(name.clone()).or_insert_with(|| Channel {
+            root: root.clone(),
+            news,
             watchers: 0,
             changes: broadcast::Sender::new(BUFFER),
             subscribed: watch::Sender::new(false),
         });
-        root.watchers += 1;
-        let receivers = (root.changes.subscribe(), root.subscribed.subscribe());
-        drop(roots);
+        channel.watchers += 1;
+        let receivers = (channel.changes.subscribe(), channel.subscribed.subscribe());
+        drop(channels);
         hub.changed.notify_one();
-        (Watcher { hub: hub.clone(), channel }, receivers.0, receivers.1)
+        (Watcher { hub: hub.clone(), channel: name }, receivers.0, receivers.1)
     }
 
-    fn remove(&self, channel: &str) {
-        let mut roots = self.roots();
-        if let Some(root) = roots.get_mut(channel) {
-            root.watchers -= 1;
-            if root.watchers == 0 {
-                roots.remove(channel);
+    fn remove(&self, name: &str) {
+        let mut channels = self.channels();
+        if let Some(channel) = channels.get_mut(name) {
+            channel.watchers -= 1;
+            if channel.watchers == 0 {
+                channels.remove(name);
                 self.changed.notify_one();
             }
         }
     }
 
     fn wanted(&self) -> HashSet<String> {
-        self.roots().keys().cloned().collect()
+        self.channels().keys().cloned().collect()
     }
 
     /// These channels are subscribed to on the present connection, just now.
-    fn subscribed(&self, channels: &[String]) {
-        let roots = self.roots();
-        for root in channels.iter().filter_map(|channel| roots.get(channel)) {
-            if root.subscribed.send_replace(true) {
+    fn subscribed(&self, names: &[String]) {
+        let channels = self.channels();
+        for channel in names.iter().filter_map(|name| channels.get(name)) {
+            if channel.subscribed.send_replace(true) {
                 // It was subscribed to on an earlier connection.
-                root.tell(Change::Resync);
+                channel.tell(Change::Resync);
             }
         }
     }
 
     /// Others watch these channels already. What is not wanted at this moment is not among them: it is about
     /// to be unsubscribed, and whoever wants it again waits for that to be undone.
-    fn still_subscribed<'a>(&self, channels: impl Iterator<Item = &'a String>) {
-        let roots = self.roots();
-        for root in channels.filter_map(|channel| roots.get(channel)) {
-            root.subscribed.send_if_modified(|is| !std::mem::replace(is, true));
+    fn still_subscribed<'a>(&self, names: impl Iterator<Item = &'a String>) {
+        let channels = self.channels();
+        for channel in names.filter_map(|name| channels.get(name)) {
+            channel.subscribed.send_if_modified(|is| !std::mem::replace(is, true));
         }
     }
 
-    fn told(&self, channel: &str, key: &str) {
-        let roots = self.roots();
-        let Some(root) = roots.get(channel) else { return };
-        root.tell(match self.prefix.told(&root.id, key) {
-            Some(Some(task)) => Change::Task(task),
-            Some(None) => Change::Root,
-            // Not ours; looking at everything is always right.
-            None => Change::Resync,
+    fn told(&self, name: &str, text: &str) {
+        let channels = self.channels();
+        let Some(channel) = channels.get(name) else { return };
+        channel.tell(match channel.news {
+            // Whoever follows looks at the whole root; so a later version may tell of more.
+            News::Moves => Change::Moved,
+            News::Ends => match self.prefix.told(&channel.root, text) {
+                Some(Some(task)) => Change::Task(task),
+                Some(None) => Change::Root,
+                // Not ours; looking at everything is always right.
+                None => Change::Resync,
+            },
         });
     }
 
-    fn roots(&self) -> MutexGuard<'_, HashMap<String, Root>> {
+    fn channels(&self) -> MutexGuard<'_, HashMap<String, Channel>> {
         // No code that holds the lock can panic half-way.
-        self.roots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Root {
+impl Channel {
     fn tell(&self, change: Change) {
-        // An error says that every receiver is gone; then the root is about to be removed.
+        // An error says that every receiver is gone; then the channel is about to be removed.
         let _ = self.changes.send(change);
     }
 }
 
-/// Keeps a root wanted.
+/// Keeps a channel wanted.
 #[derive(Debug)]
 struct Watcher {
     hub: Arc<Hub>,
@@ -286,8 +318,8 @@ impl Supervisor {
 
 fn tell(hub: &Hub, push: &PushInfo) {
     let text = |at: usize| push.data.get(at).and_then(|value| String::from_redis_value_ref(value).ok());
-    if let (Some(channel), Some(key)) = (text(0), text(1)) {
-        hub.told(&channel, &key);
+    if let (Some(channel), Some(told)) = (text(0), text(1)) {
+        hub.told(&channel, &told);
     }
 }
 

@@ -53,6 +53,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use self::rows::Clash;
+use self::watch::News;
 use super::{
     Accepted, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Lease, Plan, Retried, Store,
     StoreError, Summary, TaskRecord, Why, WorkflowRecord,
@@ -110,17 +111,16 @@ impl SqliteStore {
         process.copied().map_err(|error| self.failed("register", error))
     }
 
-    /// Tells those who watch `root`, once a step is committed whose answer `ends` says that it may have
-    /// ended something.
+    /// Tells those who watch or follow `root`, once a step is committed, what its answer says by `news`.
     fn tell<T: 'static>(
         &self,
         root: &Id,
-        ends: fn(&T) -> bool,
+        news: impl FnOnce(&T) -> Option<News> + Send + 'static,
     ) -> impl FnOnce(&Result<T, Error>) + Send + 'static {
         let (database, root) = (self.database.clone(), root.clone());
         move |outcome| {
-            if outcome.as_ref().is_ok_and(ends) {
-                database.touch(&watch::topic(&root));
+            if let Some(news) = outcome.as_ref().ok().and_then(news) {
+                database.touch(&news.topic(&root));
             }
         }
     }
@@ -157,9 +157,11 @@ impl Store for SqliteStore {
     }
 
     async fn create(&self, plan: &Plan, now: Timestamp) -> Result<Created, StoreError> {
-        let ends =
-            |created: &Result<Created, Clash>| matches!(created, Ok(created) if created.state.is_ended());
-        let (plan_of, tell) = (plan.clone(), self.tell(&plan.id, ends));
+        let news = |created: &Result<Created, Clash>| {
+            let state = created.as_ref().ok()?.state;
+            Some(if state.is_ended() { News::Ends } else { News::Moves })
+        };
+        let (plan_of, tell) = (plan.clone(), self.tell(&plan.id, news));
         let create = move |tx: &rusqlite::Connection| create::create(tx, &plan_of, now);
         let created = self.database.write_then("create", create, tell).await;
         let created = created.map_err(|error| self.failed("create", error))?;
@@ -168,9 +170,18 @@ impl Store for SqliteStore {
 
     async fn claim(&self, claim: &Claim, now: Timestamp) -> Result<Claimed, StoreError> {
         let root = &claim.head.key.root;
-        // A mark becomes an end when it is claimed.
-        let ends = |claimed: &Result<Claimed, Clash>| matches!(claimed, Ok(Claimed::Over { .. }));
-        let (claim_of, tell, ttl) = (claim.clone(), self.tell(root, ends), self.settings.result_ttl);
+        let news = |claimed: &Result<Claimed, Clash>| match claimed.as_ref().ok()? {
+            Claimed::Run { .. } => Some(News::Moves),
+            // A mark becomes an end when it is claimed.
+            Claimed::Over { .. } => Some(News::Ends),
+            Claimed::Held { .. }
+            | Claimed::NotReady { .. }
+            | Claimed::Next { .. }
+            | Claimed::Superseded
+            | Claimed::LostRun { .. }
+            | Claimed::NoWorkflow => None,
+        };
+        let (claim_of, tell, ttl) = (claim.clone(), self.tell(root, news), self.settings.result_ttl);
         let take = move |tx: &rusqlite::Connection| claim::claim(tx, &claim_of, ttl, now);
         let claimed = self.database.write_then("claim", take, tell).await;
         let claimed = claimed.map_err(|error| self.failed("claim", error))?;
@@ -184,25 +195,30 @@ impl Store for SqliteStore {
             let reason = format!("a task cannot end as {state}");
             return Err(StoreError::Corrupt { step: "finish", reason });
         }
-        let ends = |finished: &Finished| matches!(finished, Finished::Done { .. });
-        let (lease, end, tell) = (lease.clone(), end.clone(), self.tell(&lease.key.root, ends));
+        let of_end = match end {
+            End::Ended { .. } => News::Ends,
+            End::Again { .. } | End::Abandoned | End::Expanded { .. } => News::Moves,
+        };
+        let news = move |finished: &Finished| matches!(finished, Finished::Done { .. }).then_some(of_end);
+        let (lease, end, tell) = (lease.clone(), end.clone(), self.tell(&lease.key.root, news));
         let finish = move |tx: &rusqlite::Connection| finish::finish(tx, &lease, &end, now);
         let finished = self.database.write_then("finish", finish, tell).await;
         finished.map_err(|error| self.failed("finish", error))
     }
 
     async fn cancel(&self, root: &Id, why: Why, now: Timestamp) -> Result<Cancelled, StoreError> {
-        let ends = |cancelled: &Cancelled| matches!(cancelled, Cancelled::Done { .. });
-        let (root_of, tell, ttl) = (root.clone(), self.tell(root, ends), self.settings.result_ttl);
+        let news = |cancelled: &Cancelled| matches!(cancelled, Cancelled::Done { .. }).then_some(News::Ends);
+        let (root_of, tell, ttl) = (root.clone(), self.tell(root, news), self.settings.result_ttl);
         let cancel = move |tx: &rusqlite::Connection| cancel::cancel(tx, &root_of, &why, ttl, now);
         let cancelled = self.database.write_then("cancel", cancel, tell).await;
         cancelled.map_err(|error| self.failed("cancel", error))
     }
 
     async fn retry(&self, root: &Id, by: &Id, now: Timestamp) -> Result<Retried, StoreError> {
-        let (root, by) = (root.clone(), by.clone());
+        let news = |retried: &Retried| matches!(retried, Retried::Running { .. }).then_some(News::Moves);
+        let (root, by, tell) = (root.clone(), by.clone(), self.tell(root, news));
         let retry = move |tx: &rusqlite::Connection| retry::retry(tx, &root, &by, now);
-        self.database.write("retry", retry).await.map_err(|error| self.failed("retry", error))
+        self.database.write_then("retry", retry, tell).await.map_err(|error| self.failed("retry", error))
     }
 
     async fn beat(&self, session: &Id, ttl: Duration, now: Timestamp) -> Result<(), StoreError> {
@@ -261,7 +277,11 @@ impl Store for SqliteStore {
     }
 
     async fn watch(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
-        watch::watch(&self.database, root).await.map_err(|error| self.failed("watch", error))
+        watch::ends(&self.database, root).await.map_err(|error| self.failed("watch", error))
+    }
+
+    async fn follow(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        watch::ends_and_moves(&self.database, root).await.map_err(|error| self.failed("follow", error))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 use super::backends::{keys, server};
-use super::stand::{Stand, TTL, alone, document, ended, head, id, next, parse, plan, released, within};
+use super::stand::{
+    Stand, TTL, alone, document, ended, head, id, next, parse, plan, planned, released, within,
+};
 use crate::proxy::Proxy;
 use gleitzeit::core::code::Code;
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
-use gleitzeit::store::{Accepted, Change, Finished, Retried, StoreError, Why};
+use gleitzeit::store::{Accepted, Change, End, Finished, Retried, StoreError, Why};
 use gleitzeit::topology::delay::DELAY_MAX;
 use gleitzeit::worker::BEAT_TTL;
 
@@ -46,6 +48,44 @@ pub(crate) async fn results_are_plain_and_told_by_key(stand: Stand) {
         let value: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["status"], "completed");
     }
+}
+
+pub(crate) async fn what_moves_is_told_on_a_channel_of_its_own(stand: Stand) {
+    let (url, prefix) = stand.place.redis().expect("the case is Redis's own");
+    let client = redis::Client::open(url).expect("valid");
+    let mut listener = client.get_async_pubsub().await.expect("the server is there");
+    listener.subscribe(format!("{prefix}:live:t")).await.expect("subscribed");
+    listener.subscribe(format!("{prefix}:live:w")).await.expect("subscribed");
+    let first = stand.lease(&alone("t")).await;
+    let again = End::Again { due: stand.now().after(TTL), entry: "{}".to_owned() };
+    stand.finish(&first, &again).await;
+    stand.create(&plan("w", &[("a", &[])])).await;
+    let first = stand.lease(&within("w", "a")).await;
+    stand.expand(&first, planned("w", &[("a.0", &[])]), 0).await;
+    stand.end_as(&within("w", "a.0"), TaskState::Failed).await;
+    let parent = stand.lease(&within("w", "a")).await;
+    stand.finish(&parent, &End::Abandoned).await;
+    stand.end_as(&within("w", "a"), TaskState::Failed).await;
+    stand.retry("w", "r").await;
+    let mut messages = listener.into_on_message();
+    let mut told = Vec::new();
+    while told.last().map(String::as_str) != Some("running w") || told.len() < 10 {
+        let message = futures_util::StreamExt::next(&mut messages).await.expect("told");
+        told.push(message.get_payload::<String>().expect("text"));
+    }
+    let expected = [
+        "running t",
+        "delayed t",
+        "running w",
+        "running w/a",
+        "waiting w/a",
+        "running w/a.0",
+        "running w/a",
+        "queued w/a",
+        "running w/a",
+        "running w",
+    ];
+    assert_eq!(told, expected);
 }
 
 /// CRC-16/XMODEM over the hash tag, as Redis Cluster reckons slots.

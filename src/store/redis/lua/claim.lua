@@ -2,7 +2,7 @@
 -- KEYS: 1 task, 2 root (the same for a task on its own), 3 its result, 4... results it wants
 -- ARGV: 1 attempt, 2 session, 3 fence to take over or '', 4 now, 5 head, 6 channel, 7 result TTL in ms,
 --       8 tombstone TTL in ms, 9 digest or '', 10 how many bytes of results it wants at most,
---       11 the run that the message is of, or ''
+--       11 the run that the message is of, or '', 12 channel of what moves, 13 what it is told of a lease
 -- Answers {'run', fence, attempt, crashes, history, {input...}, {child...}, bytes of results that are too many,
 --          or '', run} | {'held', session, fence} | {'waiting', {released...}, run} | {'next', attempt, due}
 --       | {'over', state, {released...}, differs, run} | {'superseded'} | {'lost', run} | {'unknown'} | {'clash'}
@@ -86,6 +86,7 @@ end
 local next_fence = (tonumber(fence) or 0) + 1
 call('HSET', task, 'state', 'running', 'attempts', attempts, 'fence', next_fence, 'session', session,
   'started', now)
+call('PUBLISH', ARGV[12], ARGV[13])
 
 -- Measured before any is read: the answer is put together in memory.
 local inputs, bytes = {}, 0

@@ -6,5 +6,6 @@ if KEYS[1] == KEYS[2] and redis.call('EXISTS', KEYS[1]) == 0 then
   if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'digest', ARGV[9]) end
   local run = tonumber(ARGV[11]) or 1
   if run > 1 then redis.call('HSET', KEYS[1], 'run', run) end
+  redis.call('PUBLISH', ARGV[12], ARGV[13])
   return { 'run', 1, ARGV[1], 0, '', {}, {}, '', run }
 end

@@ -2,7 +2,8 @@
 -- KEYS: 1 root
 -- ARGV: 1 now, 2 the start of its document, 3 result TTL in ms, 4 tombstone TTL in ms, 5 channel,
 --       6 why it is refused (JSON) or '', 7 max_parallel or '', 8 timeout in ns or '', 9 = and the reply or '',
---       10 digest or '', 11 number of tasks, then the tasks in the order of the file as `plant` wants them
+--       10 digest or '', 11 number of tasks, then the tasks in the order of the file as `plant` wants them, then
+--       the channel of what moves, and what it is told
 -- Answers {'running', {released...}, differs, run, timeout in ns or ''} | {'over', state, differs} | {'clash'}
 
 local root, now = KEYS[1], ARGV[1]
@@ -37,4 +38,5 @@ if ARGV[6] ~= '' then
 end
 if total == 0 then return { 'over', conclude(step), different } end
 if step.moved then save(step) end
+call('PUBLISH', ARGV[#ARGV - 1], ARGV[#ARGV])
 return { 'running', step.released, different, 1, ARGV[8] }

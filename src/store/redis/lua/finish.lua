@@ -7,6 +7,7 @@
 --                     11 channel, 12 how many bytes of the document come before its result's value,
 --                     13 address, 14 priority, 15 body of a message to keep for a retry, or none of the three
 --       expanded:     5 max_parallel or '', 6 number of children, then the children as `plant` wants them
+--       all but ended, as the last two: channel of what moves, what it is told
 -- Answers {'done', state of the workflow or '', {name, state...}, {released...}} | {'lost'} | {'refused', why}
 
 local task, root, result = KEYS[1], KEYS[2], KEYS[3]
@@ -23,13 +24,17 @@ if is[1] ~= 'running' then
   return { 'done', call('HGET', root, 'state'), {}, released_by(base_of(root), is[6], is[2]) }
 end
 
+local function tell_moved() call('PUBLISH', ARGV[#ARGV - 1], ARGV[#ARGV]) end
+
 if how == 'abandoned' then
   call('HSET', task, 'state', 'queued', 'attempts', tonumber(is[3]) - 1)
+  tell_moved()
   return { 'done', alone and '' or 'running', {}, {} }
 end
 if how == 'again' then
   local history, entries = remember(is[4], is[5], ARGV[5])
   call('HSET', task, 'state', state, 'due', ARGV[6], 'history', history, 'entries', entries)
+  tell_moved()
   return { 'done', alone and '' or 'running', {}, {} }
 end
 
@@ -63,6 +68,7 @@ if how == 'expanded' then
   call('RPUSH', base .. 'parents', name)
   if step.moved then save(step) end
   remember_released(step)
+  tell_moved()
   return { 'done', 'running', {}, step.released }
 end
 

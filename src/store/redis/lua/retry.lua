@@ -1,6 +1,6 @@
 -- Resets what did not complete, and whatever depends on that, so that it runs again.
 -- KEYS: 1 root, 2 its result
--- ARGV: 1 who asks, 2 now, 3 channel
+-- ARGV: 1 who asks, 2 now, 3 channel, 4 channel of what moves, 5 the root's id
 -- Answers {'running', run, timeout or '', {released...}} (for a task on its own the name is '')
 --       | {'open'} | {'nothing'} | {'untaken'} | {'gone', {name...}} | {'unknown'}
 
@@ -36,6 +36,7 @@ if is[1] == 'task' then
     'by', by, 'run', run)
   call('PERSIST', root)
   call('DEL', KEYS[2])
+  call('PUBLISH', ARGV[4], 'queued ' .. ARGV[5])
   return { 'running', run, '', { '', is[8], is[9], is[10] } }
 end
 
@@ -153,4 +154,5 @@ for _, name in ipairs(resets) do
 end
 begin_again(step, order)
 save(step)
+call('PUBLISH', ARGV[4], 'running ' .. ARGV[5])
 return { 'running', run, timeout, step.released }
