@@ -210,6 +210,14 @@ pub(crate) async fn a_watcher_hears_of_a_lost_connection(stand: Stand) {
         assert_eq!(next(&mut changes).await, Change::Resync);
         assert_eq!(next(&mut elsewhere).await, Change::Resync);
     }
+    // A follower hears it of both channels.
+    let mut follower = cut.follow("f").await;
+    proxy.cut();
+    stand.lease(&alone("f")).await;
+    let mut heard = 0;
+    while heard < 2 {
+        heard += usize::from(next(&mut follower).await == Change::Resync);
+    }
     stand.complete(&alone("t")).await;
     while next(&mut changes).await != Change::Root {}
 }
