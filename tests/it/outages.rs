@@ -93,7 +93,7 @@ fn the_server_closes_every_channel(own: &Own, place: &Place) {
     let params = r#"{"seconds": 3}"#;
     place.run(&["call", "echo/v1", "delay", "--params", params, "--id", "meanwhile", "--no-wait"]).expect(0);
     until("it to run", || place.run(&["status", "meanwhile"]).stdout.contains("running"));
-    let unknown = "[rabbit_channel:do(One, {'basic.ack', 1000000, false}) || One <- rabbit_channel:list()].";
+    let unknown = "[gen_server:cast(One, {method, {'basic.ack', 1000000, false}, none, noflow}) || One <- rabbit_channel:list()].";
     own.rabbitmqctl(&["eval", unknown]);
     until("the closed channels to be told", || told().0 > before.0);
     until("every subscription to stand again", || told().1 - before.1 == told().0 - before.0);
@@ -158,7 +158,8 @@ fn a_fan_out_ends_through_a_full_queue_and_the_brokers_memory_alarm() {
         "import os, time\nopen({begun:?}, 'w')\nwhile not os.path.exists({go:?}):\n    time.sleep(0.05)\n"
     );
     let each: Vec<String> = (0..width).map(|at| format!("each-{at}")).collect();
-    let mut tasks = vec![json!({"id": "first", "method": "python/execute", "params": {"code": code}})];
+    let mut tasks =
+        vec![json!({"id": "first", "method": "python/execute", "params": {"code": code}, "timeout": 600})];
     tasks.extend(each.iter().map(|id| json!({"id": id, "method": "echo/ping", "dependencies": ["first"]})));
     tasks.push(json!({"id": "last", "method": "echo/ping", "dependencies": each}));
     let file = place.write("wide.json", &json!({"name": "Wide", "tasks": tasks}).to_string());
