@@ -16,6 +16,7 @@ mod failover;
 mod following;
 mod golden;
 mod guard;
+mod headers;
 mod letters;
 mod live;
 mod migrate;
