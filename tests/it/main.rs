@@ -17,6 +17,7 @@ mod following;
 mod golden;
 mod guard;
 mod headers;
+mod heir;
 mod letters;
 mod live;
 mod migrate;
