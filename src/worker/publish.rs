@@ -121,6 +121,8 @@ impl Shared {
             past.history.iter().filter_map(|entry| serde_json::from_str(entry).ok()).collect();
         let last_provider = || history.last()?.get("provider_id")?.as_str().map(str::to_owned);
         let About { id, workflow, protocol, method } = about;
+        let sent = sent_with(delivery);
+        let (message_id, priority) = (sent.message_id.clone(), sent.priority);
         let envelope = Envelope {
             letter: Some(self.parts.clock.new_id()),
             id,
@@ -135,7 +137,7 @@ impl Shared {
             history,
             died_at: self.parts.clock.now(),
             queue: came_from(delivery).name(),
-            original: Original::new(delivery.body.clone(), delivery.properties.clone()),
+            original: Original::new(delivery.body.clone(), sent),
         };
         let mut body = envelope.encode();
         if body.len() > LETTER_BYTES_MAX {
@@ -145,11 +147,7 @@ impl Shared {
         let message = Outgoing {
             target: Target::Queue(Queue::Dead(address)),
             body,
-            properties: Properties {
-                message_id: delivery.properties.message_id.clone(),
-                priority: delivery.properties.priority,
-                ..Properties::default()
-            },
+            properties: Properties { message_id, priority, ..Properties::default() },
             delay: None,
         };
         self.publish(vec![message]).await
@@ -234,6 +232,21 @@ pub(super) fn letters_of(delivery: &Delivery) -> Address {
         Queue::Tasks(address) | Queue::Dead(address) => address.clone(),
         Queue::Workflows | Queue::Inbox => unrouted(),
     }
+}
+
+/// What its sender gave the message beside its body. One that was put in front of others for another look has its own
+/// priority in the body.
+fn sent_with(delivery: &Delivery) -> Properties {
+    let mut sent = delivery.properties.clone();
+    let was_put_first = [HEADER_HELD, HEADER_GUARD].map(|name| sent.headers.remove(name)) != [None, None];
+    let protocol = protocol_of(&came_from(delivery));
+    if was_put_first
+        && let Ok(Decoded::Task(task)) = task::decode(&delivery.body, &delivery.properties, &protocol)
+        && let Some(priority) = task.priority()
+    {
+        sent.priority = Some(priority);
+    }
+    sent
 }
 
 /// Of a task whose record was over when it was sent again.

@@ -21,8 +21,10 @@
 //! not armed its slot yet (it comes back in a second; if that lasts a minute, it fires the armed slot instead).
 //!
 //! *A run that cannot be sent* (its queue is gone, it is too large) ends as failed and is a dead letter of its own
-//! (`runs`); the tick goes on. *A definition that cannot be read here* was recorded by a newer worker: its tick waits
-//! for one (`newer`).
+//! (`runs`); the tick goes on. *A definition that cannot be read here* was recorded by a newer worker: its tick is
+//! handed on to one (`newer`), and with it the turn. A newer worker may well be there while that takes, so no slot is
+//! missed for it: what was due is judged as of the moment when the tick came to the first worker, and what came due
+//! since fires. Only when it has taken long is nobody taken to have been there, and the policy decides of all of it.
 //!
 //! *Commands* carry the generation that they make, and [`crate::store::Schedules::arrange`] takes only a newer one:
 //! a repeat changes nothing. It publishes the tick again, since whoever recorded the change may not have come to
@@ -31,6 +33,7 @@
 use std::time::Duration;
 
 use super::Shared;
+use super::newer::newer_since;
 use super::patience::{Stop, insist};
 use crate::broker::{DELAY_MAX, Delivery, Outgoing, Properties, Target};
 use crate::core::clock::Timestamp;
@@ -46,6 +49,8 @@ const TURN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How late a tick must be to fire a slot before its own.
 const STRAY_AFTER: Duration = Duration::from_secs(60);
+/// For how long a tick that older workers hand on makes no slot a missed one.
+const HANDED_ON_MAX: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Carries out what a message about a schedule says.
@@ -82,7 +87,7 @@ impl Shared {
             let turn = Turn { name: name.clone(), generation, slot, by: by.clone() };
             let begin = || self.parts.store.begin(&turn, now.after(TURN), now);
             let there = match insist(&self.abort, "begin", begin).await? {
-                Begun::Yours(schedule) => return self.fire(delivery, &schedule, slot).await,
+                Begun::Yours(schedule) => return self.fire(delivery, &schedule, &turn).await,
                 Begun::Held => return self.send_tick(tick, AGAIN).await,
                 Begun::Other(there) => there,
             };
@@ -100,13 +105,18 @@ impl Shared {
     }
 
     /// Publishes what the armed slot causes, and then arms the next one.
-    async fn fire(&self, delivery: &Delivery, schedule: &Schedule, slot: Timestamp) -> Result<(), Stop> {
-        let (name, now) = (&schedule.name, self.parts.clock.now());
+    async fn fire(&self, delivery: &Delivery, schedule: &Schedule, turn: &Turn) -> Result<(), Stop> {
+        let (name, slot, now) = (&schedule.name, turn.slot, self.parts.clock.now());
         let definition = match Definition::decode(&schedule.definition) {
             Ok(definition) => definition,
-            Err(failure) => return self.park_unread(delivery, name, &failure).await,
+            Err(failure) => {
+                // Whoever gets the tick next must not wait for the end of this turn.
+                insist(&self.abort, "begin", || self.parts.store.begin(turn, now, now)).await?;
+                return self.park_unread(delivery, name, &failure).await;
+            }
         };
-        let Due { mut runs, missed, next } = definition.rules.due(slot, now);
+        let since = newer_since(delivery).filter(|since| now.since(*since) <= HANDED_ON_MAX);
+        let Due { mut runs, missed, next } = definition.rules.due_since(slot, since.unwrap_or(now), now);
         let overlapped = self.leave_out(schedule, &definition, &mut runs).await?;
         self.publish_runs(name, &definition, &runs).await?;
         let generation = schedule.generation;

@@ -117,6 +117,31 @@ fn the_workflows_in_workflows_md_are_read() {
 
 #[test]
 fn guarantees_md_names_only_tests_that_exist() {
+    let sources = sources();
+    for row in table_rows(&read("docs/guarantees.md"), "| what happens |") {
+        names_only_what_exists(&row[2], &sources);
+    }
+}
+
+#[test]
+fn complaints_md_answers_each_with_tests_that_exist_or_says_not_yet() {
+    let sources = sources();
+    let rows = table_rows(&read("docs/complaints.md"), "| # |");
+    for (at, row) in rows.iter().enumerate() {
+        let [number, complaint, answer, tests] = &row[..] else { panic!("{row:?}") };
+        assert_eq!(number, &(at + 1).to_string(), "in order, and none left out");
+        assert!(complaint.contains('#') && complaint.contains(": "), "it names its threads: {complaint}");
+        if tests == "none yet" {
+            assert!(answer.starts_with("Not yet"), "{number}: {answer}");
+        } else {
+            names_only_what_exists(tests, &sources);
+        }
+    }
+    assert_eq!(rows.len(), 25);
+}
+
+/// Everything that is written in Rust.
+fn sources() -> String {
     let mut sources = String::new();
     for folder in ["src", "tests"] {
         for path in files_below(&root().join(folder)) {
@@ -125,11 +150,14 @@ fn guarantees_md_names_only_tests_that_exist() {
             }
         }
     }
-    for row in table_rows(&read("docs/guarantees.md"), "| what happens |") {
-        for name in row[2].split(", ").map(plain) {
-            let is_script = name.starts_with("scripts/") && root().join(&name).is_file();
-            assert!(is_script || sources.contains(&format!("fn {name}(")), "there is no test {name}");
-        }
+    sources
+}
+
+/// Tests, or scripts, by name.
+fn names_only_what_exists(cell: &str, sources: &str) {
+    for name in cell.split(", ").map(plain) {
+        let is_script = name.starts_with("scripts/") && root().join(&name).is_file();
+        assert!(is_script || sources.contains(&format!("fn {name}(")), "there is no test {name}");
     }
 }
 

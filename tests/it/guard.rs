@@ -1,13 +1,15 @@
 //! Tasks that run for longer than the broker lets anybody hold a delivery.
 //!
 //! Where the broker can be told a short consumer timeout by the queue (quorum from RabbitMQ 4.3 on) these
-//! tests run past it. Elsewhere a broker looks once a minute, so it is shown that nothing is held.
+//! tests run past it. Elsewhere a broker looks once a minute, so it is shown that nothing is held; one test has a
+//! broker of its own that looks more often.
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::own::Own;
 use crate::place::Place;
 use crate::support::{Embedded, Running, task, until};
 
@@ -74,6 +76,29 @@ fn a_task_that_outlives_the_consumer_timeout_runs_once_and_ends_once() {
         let log = std::fs::read_to_string(log_of(&place, name)).expect("a log");
         assert!(!log.contains("subscription lost"), "nothing was held for too long: {log}");
     }
+}
+
+/// Beside it a worker that does not know of the limit shows that it is there.
+#[test]
+fn a_task_outlives_the_consumer_timeout_that_the_server_enforces() {
+    let Some(own) = Own::start(&[]) else { return };
+    let look = "application:set_env(rabbit, channel_tick_interval, 500), application:set_env(rabbit, consumer_timeout, 6000).";
+    own.rabbitmqctl(&["eval", look]);
+    let place = own.place();
+    let ledger = place.path("ledger").to_string_lossy().into_owned();
+    let _knows = worker(&place, "6", "knows", &["--protocol", "python/v1"]);
+    let _ignores = worker(&place, "1800", "ignores", &["--protocol", "echo/v1", "--no-coordination"]);
+    submit(&place, "long", &code(&ledger, "long", 14.0));
+    let params = r#"{"seconds": 10}"#;
+    place.run(&["call", "echo/v1", "delay", "--params", params, "--id", "held", "--no-wait"]).expect(0);
+    let document = result(&place, "long", 0);
+    assert_eq!((&document["status"], &document["attempts"]), (&json!("completed"), &json!(1)));
+    assert_eq!(starts(&ledger), 1, "{:?}", lines(&ledger));
+    let said = |name: &str| std::fs::read_to_string(log_of(&place, name)).expect("a log");
+    assert!(said("knows").contains("a guard stands"), "{}", said("knows"));
+    assert!(!said("knows").contains("subscription lost"), "nothing was held too long: {}", said("knows"));
+    until("the other one to lose its subscription", || said("ignores").contains("subscription lost"));
+    assert_eq!(result(&place, "held", 0)["status"], "completed");
 }
 
 #[test]

@@ -81,8 +81,25 @@ fn outages_are_over_by_themselves_and_told_once() {
         until("the closed channel to be told", || count(&place, "subscription lost") > 0);
         until("the subscription to stand again", || count(&place, "subscribed again") > 0);
     }
+    the_server_closes_every_channel(&own, &place);
     ping(&place);
     assert_eq!((count(&place, LOST), count(&place, AGAIN)), (4, 4), "{}", place.said());
+}
+
+/// On any release it closes a channel whose client makes a mistake, here one that is made in its name.
+fn the_server_closes_every_channel(own: &Own, place: &Place) {
+    let told = || (count(place, "subscription lost"), count(place, "subscribed again"));
+    let before = told();
+    let params = r#"{"seconds": 3}"#;
+    place.run(&["call", "echo/v1", "delay", "--params", params, "--id", "meanwhile", "--no-wait"]).expect(0);
+    until("it to run", || place.run(&["status", "meanwhile"]).stdout.contains("running"));
+    let unknown = "[gen_server:cast(One, {method, {'basic.ack', 1000000, false}, none, noflow}) || One <- rabbit_channel:list()].";
+    own.rabbitmqctl(&["eval", unknown]);
+    until("the closed channels to be told", || told().0 > before.0);
+    until("every subscription to stand again", || told().1 - before.1 == told().0 - before.0);
+    let document =
+        place.run(&["result", "--wait", "--timeout", "40", "meanwhile", "--json"]).expect(0).json();
+    assert_eq!((&document["status"], &document["attempts"]), (&json!("completed"), &json!(1)), "{document}");
 }
 
 /// The most memory that a process has had, in MiB.
@@ -90,6 +107,37 @@ fn memory_peak(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+/// The memory alarm, as the server itself tells of it.
+fn alarm(own: &Own, is_on: bool) {
+    let limit: &[&str] = if is_on { &["0.00001"] } else { &["absolute", "1GB"] };
+    own.rabbitmqctl(&[&["set_vm_memory_high_watermark"][..], limit].concat());
+    until("the alarm", || {
+        own.rabbitmqctl(&["eval", "rabbit_alarm:get_alarms()."]).contains("memory") == is_on
+    });
+}
+
+/// What a submission to `echo/v1` comes to under this limit.
+fn submit(place: &Place, limit: usize) -> Ran {
+    let mut command = place.command(&["call", "echo/v1", "ping", "--no-wait", "--json"]);
+    command.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit.to_string());
+    Ran::of(command.env("GLEITZEIT_AMQP_CONFIRM_TIMEOUT", "2").output().expect("the binary starts"))
+}
+
+/// The depth of the queue, as a submission is told that is refused for it; `None` if it is not refused.
+fn refused_at(place: &Place, limit: usize) -> Option<u64> {
+    let ran = submit(place, limit);
+    let error = Some(ran).filter(|ran| ran.code == 4)?.json()["error"].clone();
+    Some(error).filter(|error| error["name"] == "QUEUE_FULL")?["details"]["depth"].as_u64()
+}
+
+/// A worker with a limit of its own, told apart by its log.
+fn limited(place: &Place, limit: usize, log: &str, args: &[&str]) -> Running {
+    let mut command = place.command(&[&["worker"][..], args].concat());
+    let log = std::fs::File::create(place.path(log)).expect("a file of ours");
+    command.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit.to_string()).stderr(log);
+    Running(command.spawn().expect("the binary starts"))
 }
 
 #[test]
@@ -101,46 +149,56 @@ fn a_fan_out_ends_through_a_full_queue_and_the_brokers_memory_alarm() {
         let body = json!({"id": format!("before-{at}"), "method": "ping"}).to_string();
         place.publish("gleitzeit.tasks", "echo.v1", &body, &json!({}));
     }
-    let submit = |limit: &str| {
-        let mut command = place.command(&["call", "echo/v1", "ping", "--no-wait", "--json"]);
-        command.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit).env("GLEITZEIT_AMQP_CONFIRM_TIMEOUT", "2");
-        Ran::of(command.output().expect("the binary starts"))
-    };
-    assert_eq!(submit("30").expect(4).json()["error"]["name"], "QUEUE_FULL");
+    assert_eq!(refused_at(&place, 30), Some(30));
 
-    let width = if is_full() { 10_000 } else { 2_000 };
-    let items: String = (0..width).map(|at| format!("{at}, ")).collect();
-    let text = format!(
-        "name: Wide\ntasks:\n- id: each\n  for_each: [{items}]\n  protocol: echo/v1\n  method: echo\n  \
-         params: {{message: \"${{item}}\"}}\n"
+    // One task, then so many that wait for it, then one that waits for all of these.
+    let (width, limit) = if is_full() { (10_000, 1_000) } else { (2_000, 100) };
+    let (begun, go) = (place.path("begun"), place.path("go"));
+    let code = format!(
+        "import os, time\nopen({begun:?}, 'w')\nwhile not os.path.exists({go:?}):\n    time.sleep(0.05)\n"
     );
-    let file = place.write("wide.yaml", &text);
+    let each: Vec<String> = (0..width).map(|at| format!("each-{at}")).collect();
+    let mut tasks =
+        vec![json!({"id": "first", "method": "python/execute", "params": {"code": code}, "timeout": 600})];
+    tasks.extend(each.iter().map(|id| json!({"id": id, "method": "echo/ping", "dependencies": ["first"]})));
+    tasks.push(json!({"id": "last", "method": "echo/ping", "dependencies": each}));
+    let file = place.write("wide.json", &json!({"name": "Wide", "tasks": tasks}).to_string());
     let id = place.run(&["submit", &file]).expect(0).stdout.trim().to_owned();
+    let taker = limited(&place, limit, "worker.log", &["--protocol", "python/v1"]);
+    until("the first task to run", || begun.exists());
 
-    own.rabbitmqctl(&["set_vm_memory_high_watermark", "0.00001"]);
-    let blocked = submit("0").expect(4).json();
+    alarm(&own, true);
+    let blocked = submit(&place, 0).expect(4).json();
     assert_eq!(blocked["error"]["name"], "CONNECTION_TIMEOUT", "{blocked}");
     assert!(blocked["error"]["message"].as_str().is_some_and(|text| text.contains("alarm")), "{blocked}");
-    // What waits is run and settled; the workflow is taken in, and what it releases waits in the worker.
-    let limit = if is_full() { "1000" } else { "100" };
-    let mut worker = place.command(&["worker", "--protocol", "echo/v1"]);
-    let log = std::fs::File::create(place.path("worker.log")).expect("a file of ours");
-    worker.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit).stderr(log);
-    let worker = Running(worker.spawn().expect("the binary starts"));
+    // What waits is run and settled; what the first task releases waits in its worker.
+    let mut early = limited(&place, limit, "early.log", &["--protocol", "echo/v1", "--no-coordination"]);
     for at in 0..30 {
         assert_eq!(place.result(&format!("before-{at}"))["status"], "completed");
     }
+    early.kill();
+    std::fs::write(&go, "").expect("a file of ours");
     until("the worker to be blocked", || count(&place, "stopped taking messages") == 1);
-    let waiting = place.run(&["status", &id, "--json"]).expect(0).json();
-    assert_eq!(waiting["status"], "running", "{waiting}");
+    let status = || place.run(&["status", &id, "--json"]).expect(0).json()["status"].clone();
+    assert_eq!(status(), "running");
 
-    own.rabbitmqctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]);
+    // Nobody runs them yet: the whole fan-out goes into a queue that refuses everybody else.
+    alarm(&own, false);
+    until("all to be in the queue", || refused_at(&place, limit).is_some_and(|depth| depth >= width));
+    assert_eq!((count(&place, "takes messages again"), status()), (1, json!("running")), "{}", place.said());
+    // Both at once.
+    alarm(&own, true);
+    let runner = limited(&place, limit, "runner.log", &["--protocol", "echo/v1"]);
+    until("some to run", || refused_at(&place, limit).is_none_or(|depth| depth < width));
+    assert!(own.rabbitmqctl(&["eval", "rabbit_alarm:get_alarms()."]).contains("memory"), "in the alarm");
+    alarm(&own, false);
+
     let ended = place.run(&["result", "--wait", "--timeout", "300", &id, "--json"]).expect(0).json();
     assert_eq!(ended["status"], "completed");
-    let results = ended["tasks"][0]["result"].as_array().map(Vec::len);
-    assert_eq!(results, Some(width), "nothing is lost");
-    assert_eq!(count(&place, "takes messages again"), 1, "{}", place.said());
-    let peak = memory_peak(worker.0.id());
+    let ends = ended["tasks"].as_array().expect("a list");
+    assert_eq!(ends.len() as u64, width + 2);
+    assert!(ends.iter().all(|task| task["status"] == "completed"), "nothing is lost");
+    let peak = memory_peak(taker.0.id()).max(memory_peak(runner.0.id()));
     eprintln!("{width} tasks, {peak} MiB at most");
     assert!(peak < 500, "{peak} MiB");
 }

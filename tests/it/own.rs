@@ -65,11 +65,12 @@ impl Own {
         Place::on(&server, self.variable("GLEITZEIT_REDIS_URL"))
     }
 
-    /// Runs `rabbitmqctl` on its node.
-    pub(crate) fn rabbitmqctl(&self, words: &[&str]) {
+    /// Runs `rabbitmqctl` on its node; what it prints.
+    pub(crate) fn rabbitmqctl(&self, words: &[&str]) -> String {
         let program = self.variable("GLEITZEIT_STACK_RABBITMQCTL");
         let output = Command::new(program).args(words).stdin(Stdio::null()).output().expect("it starts");
         assert!(output.status.success(), "rabbitmqctl {words:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
     }
 }
 

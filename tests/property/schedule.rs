@@ -314,6 +314,68 @@ async fn a_schedule_that_cannot_be_read_here_waits_for_a_worker_that_can() {
     assert_eq!((case.fired().await, case.runs().await.len()), (5, 5));
 }
 
+/// Every other worker cannot read it, and each gets the tick first: it hands it on at once, with its turn, and the
+/// policies with which a slot is soonest missed miss none.
+#[tokio::test]
+async fn workers_that_cannot_read_a_schedule_cost_it_no_slot() {
+    for policy in
+        [serde_json::json!({"catch_up": "latest"}), serde_json::json!({"catch_up": "none", "grace": 1})]
+    {
+        let case = Case::new().await;
+        let mut members = serde_json::json!({"cron": "* * * * * *",
+            "task": {"protocol": "echo/v1", "method": "echo", "params": {"message": 1}}});
+        let policy = policy.as_object().expect("an object").clone();
+        members.as_object_mut().expect("an object").extend(policy);
+        case.send(&every_minute_of(&members)).await;
+        assert!(!case.life(Gate::new(None)).await);
+        let known = String::from_utf8(case.schedule().await.definition.to_vec()).expect("text");
+        let newer = known.replacen('{', r#"{"jitter": 5, "#, 1);
+        let record = |definition: &str| {
+            let definition = definition.as_bytes().to_vec();
+            case.state().execute("UPDATE schedules SET definition = ?1", [definition]).expect("writes");
+        };
+        // Two slots pass while the tick is handed on; the third is on time.
+        for second in (1..30).step_by(3) {
+            record(&newer);
+            for later in [0, 100, 200] {
+                case.clock
+                    .set(at("2026-01-01T00:00:00Z").after(Duration::from_millis(second * 1000 + later)));
+                assert!(!case.life(Gate::new(None)).await);
+            }
+            record(&known);
+            for later in [1600, 2000] {
+                case.clock
+                    .set(at("2026-01-01T00:00:00Z").after(Duration::from_millis(second * 1000 + later)));
+                assert!(!case.life(Gate::new(None)).await);
+            }
+        }
+        let schedule = case.schedule().await;
+        assert_eq!((schedule.fired, schedule.missed), (30, 0), "{members}");
+        let slots = (1..=30).map(|second| at("2026-01-01T00:00:00Z").after(Duration::from_secs(second)));
+        let ids = slots.map(|slot| Definition::run_id(&name(), slot).to_string());
+        assert_eq!(case.runs().await, ids.collect::<BTreeSet<String>>(), "{members}");
+    }
+}
+
+/// Nobody was there who could fire it.
+#[tokio::test]
+async fn when_it_takes_long_until_a_schedule_is_read_its_policy_decides() {
+    let case = Case::new().await;
+    let task = serde_json::json!({"protocol": "echo/v1", "method": "echo", "params": {"message": 1}});
+    case.send(&every_minute_of(&serde_json::json!({"cron": "* * * * *", "task": task}))).await;
+    assert!(!case.life(Gate::new(None)).await);
+    let known = case.schedule().await.definition.to_vec();
+    let newer = br#"{"v": 2}"#.to_vec();
+    case.state().execute("UPDATE schedules SET definition = ?1", [newer]).expect("writes");
+    case.set("2026-01-01T00:01:00Z");
+    case.later(0).await;
+    case.state().execute("UPDATE schedules SET definition = ?1", [known]).expect("writes");
+    case.set("2026-01-01T00:05:00Z");
+    case.later(0).await;
+    let schedule = case.schedule().await;
+    assert_eq!((schedule.fired, schedule.missed), (1, 4));
+}
+
 #[tokio::test]
 async fn a_schedule_that_nobody_can_read_for_a_day_is_a_dead_letter() {
     let case = Case::new().await;

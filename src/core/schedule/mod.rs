@@ -125,13 +125,23 @@ impl Rules {
     /// `now` are in it: fired or missed.
     #[must_use]
     pub fn due(&self, armed: Timestamp, now: Timestamp) -> Due {
-        let (from, runs_max) = match self.catch_up {
+        self.due_since(armed, now, now)
+    }
+
+    /// As [`Rules::due`], where somebody was there from `since` on and could not fire: what was due is judged as of
+    /// then, and each slot after it fires. Of more than [`RUNS_MAX`] the newest.
+    #[must_use]
+    pub fn due_since(&self, armed: Timestamp, since: Timestamp, now: Timestamp) -> Due {
+        let since = since.max(armed).min(now);
+        let (from, most) = match self.catch_up {
             CatchUp::Latest => (armed, 1),
             CatchUp::All => (armed, RUNS_MAX),
-            CatchUp::None => (armed.max(before(now, self.grace.max(GRACE_MIN))), RUNS_MAX),
+            CatchUp::None => (armed.max(before(since, self.grace.max(GRACE_MIN))), RUNS_MAX),
         };
-        let runs = self.timetable.newest(from, now, runs_max);
-        let until = runs.first().copied().unwrap_or_else(|| now.after(Duration::from_millis(1)));
+        let millisecond = Duration::from_millis(1);
+        let first = self.timetable.newest(from, since, most).first().copied();
+        let runs = self.timetable.newest(first.unwrap_or(since.after(millisecond)), now, RUNS_MAX);
+        let until = runs.first().copied().unwrap_or_else(|| now.after(millisecond));
         let missed = self.timetable.from(armed).take_while(|slot| *slot < until);
         let missed = missed.take(MISSED_MAX as usize).count() as u64;
         Due { runs, missed, next: self.timetable.after(now) }

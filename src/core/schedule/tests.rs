@@ -138,6 +138,29 @@ fn none_leaves_out_what_is_later_than_the_grace() {
 }
 
 #[test]
+fn what_comes_due_while_somebody_is_there_fires_under_every_policy() {
+    let (armed, since) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:02:10Z"));
+    let now = at("2026-01-01T00:04:30Z");
+    let next = Some(at("2026-01-01T00:05:00Z"));
+    for (catch_up, first, count, missed) in [
+        (CatchUp::Latest, "2026-01-01T00:02:00Z", 3, 2),
+        (CatchUp::All, "2026-01-01T00:00:00Z", 5, 0),
+        (CatchUp::None, "2026-01-01T00:02:00Z", 3, 2),
+    ] {
+        let due = rules("* * * * *", "UTC", catch_up).due_since(armed, since, now);
+        assert_eq!(due, Due { runs: minutes(first, count), missed, next }, "{catch_up:?}");
+    }
+    // Nobody can have been there before the slot, or later than now.
+    let all = rules("* * * * *", "UTC", CatchUp::All);
+    for since in ["2025-01-01T00:00:00Z", "2027-01-01T00:00:00Z"] {
+        assert_eq!(all.due_since(armed, at(since), now), all.due(armed, now));
+    }
+    let seconds = rules("* * * * * *", "UTC", CatchUp::Latest);
+    let due = seconds.due_since(armed, armed, at("2026-01-01T01:00:00Z"));
+    assert_eq!((due.runs.len(), due.missed), (RUNS_MAX, 3601 - 1000));
+}
+
+#[test]
 fn a_year_of_missed_seconds_is_bounded() {
     for catch_up in CatchUp::ALL {
         let due = rules("* * * * * *", "UTC", catch_up)
