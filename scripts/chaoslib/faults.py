@@ -22,6 +22,8 @@ class Faults:
         self.done = []
         # (pid, when) of each worker killed while all else was well.
         self.clean_kills = []
+        # When the broker was killed.
+        self.broker_kills = []
         # Seconds from the broker's port answering until every worker consumes, by restart.
         self.consuming = []
         self._faults = faults
@@ -99,6 +101,7 @@ class Faults:
 
     def broker_kill(self, fault):
         node = self._servers.node(fault.node)
+        self.broker_kills.append(time.time())
         self._servers.kill("rabbitmq", node)
         self.last(fault)
         self._restart_broker(node)

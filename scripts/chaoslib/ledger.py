@@ -8,12 +8,15 @@ import re
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from . import witness
 from .workers import environment
 
 # worker.crash_limit
 CRASH_LIMIT = 3
+# Around a kill of the broker.
+KILL_SECONDS = 3
 RESULT = re.compile(r"^gleitzeit:\{(?P<id>[^}]*)\}:result(?::(?P<task>.*))?$")
 
 
@@ -34,16 +37,20 @@ class Ledger:
     announced: int = 0
     problems: list = field(default_factory=list)
     # Tasks that were given up because we killed their workers too often.
-    given_up: int = 0
+    given_up: list = field(default_factory=list)
     # What must have a dead letter: by id, or WORKFLOW/TASK.
     letters_due: Counter = field(default_factory=Counter)
+    # What the broker itself ended at the moment when it was killed: it may have taken the message for the letter
+    # with it (docs/guarantees.md, "What a classic queue ends by itself").
+    letters_unsure: set = field(default_factory=set)
 
     def wrong(self, text, *arguments):
         self.problems.append(text % arguments)
 
 
-def compare(items, producers, client, ends, lines, killed, status):
-    """The ledger. `lines` are the executions, `killed` the pids of workers that we killed; `status` asks the
+def compare(items, producers, client, ends, lines, killed, broker_kills, status):
+    """The ledger. `lines` are the executions, `killed` the pids of workers that we killed,
+    `broker_kills` the times when we killed the broker; `status` asks the
     command line for a history."""
     ledger = Ledger()
     victims = {id for id, rows in lines.items() if _is_victim(rows, killed)}
@@ -57,7 +64,7 @@ def compare(items, producers, client, ends, lines, killed, status):
     keys = [key.decode() for key in client.scan_iter(witness.PREFIX + ":{*}:result*", 5000)]
     documents = witness.documents(client, keys)
     for item in known.values():
-        _compare_item(ledger, item, documents, producers.due, victims)
+        _compare_item(ledger, item, documents, producers.due, victims, broker_kills)
     _nothing_else(ledger, items, known, documents)
     _once(ledger, ends, documents)
     _executions(ledger, items, documents, lines, status)
@@ -67,11 +74,12 @@ def compare(items, producers, client, ends, lines, killed, status):
 def _is_victim(rows, killed):
     """Whether `crash_limit` workers died with it, and we killed the last, with which it was alone: a poisonous
     task beside it may have killed the others, but not that one."""
-    lost = [one for one in rows if not one.ended]
+    # What ended in a worker that we killed was perhaps not recorded.
+    lost = [one for one in rows if not one.ended or one.pid in killed]
     return len(lost) >= CRASH_LIMIT and lost[-1].pid in killed
 
 
-def _compare_item(ledger, item, documents, due_times, victims):
+def _compare_item(ledger, item, documents, due_times, victims, broker_kills):
     document, _ = documents.get(witness.result_key(item.id), (None, None))
     if document is None:
         ledger.wrong("no end: %s %s", item.kind, item.id)
@@ -79,7 +87,7 @@ def _compare_item(ledger, item, documents, due_times, victims):
     ledger.ended[item.kind] += 1
     ledger.states[item.kind, document["status"]] += 1
     if item.id in victims and _is_given_up(document):
-        ledger.given_up += 1
+        ledger.given_up.append(item.id)
         ledger.letters_due[item.id] += 1
         return
     if not _is_as_expected(ledger, item.id, item.expect, document):
@@ -87,6 +95,8 @@ def _compare_item(ledger, item, documents, due_times, victims):
     if item.kind != "workflow":
         if document["status"] in ("failed", "expired"):
             ledger.letters_due[item.id] += 1
+            if item.kind == "own TTL" and _is_near(document["ended_at"], broker_kills):
+                ledger.letters_unsure.add(item.id)
         started, due = document.get("started_at"), due_times.get(item.id)
         # Both are RFC 3339 in UTC with milliseconds, so texts compare as times do.
         if started is not None and due is not None and started < due:
@@ -108,6 +118,12 @@ def _compare_item(ledger, item, documents, due_times, victims):
         error = task.get("error") or {}
         if task["status"] in ("failed", "expired") and error.get("name") != "TASK_DEPENDENCY_FAILED":
             ledger.letters_due[place] += 1
+
+
+def _is_near(ended_at, broker_kills):
+    """Whether that was in the seconds around a kill of the broker."""
+    at = datetime.fromisoformat(ended_at.replace("Z", "+00:00")).timestamp()
+    return any(-KILL_SECONDS < at - kill < KILL_SECONDS for kill in broker_kills)
 
 
 def _is_given_up(document):

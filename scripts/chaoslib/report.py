@@ -27,7 +27,7 @@ def lines(ledger, plan, faults, recoveries, letters, repeated_letters, deaths, p
     kinds = Counter(fault.kind for fault in faults.done)
     yield "  faults: %d: %s" % (len(faults.done), ", ".join("%d %s" % (kinds[k], k) for k in sorted(kinds)))
     yield "  workers killed by tasks: %d; tasks given up because we killed their workers: %d" % (
-        len(deaths), ledger.given_up,
+        len(deaths), len(ledger.given_up),
     )
     yield from _measured(recoveries, faults.consuming)
     wrong = problems + ledger.problems

@@ -19,6 +19,8 @@ from .workers import Workers, environment, settings_of
 # (a minute for one that is held, 40 s of delay, 30 s of a connection that is found dead) with room.
 REST_SECONDS = 300
 PROGRESS_SECONDS = 15
+# For how long the broker may refuse to tell of its queues when all is at rest.
+DEPTHS_SECONDS = 180
 
 
 class Run:
@@ -151,6 +153,17 @@ class Run:
                 answer += [key for key, there in zip(part, pipeline.execute()) if not there]
             return answer
 
+    def _depths(self):
+        """Of all queues; a cluster that has lost a node may need several tries to tell."""
+        until = time.monotonic() + DEPTHS_SECONDS
+        while True:
+            try:
+                return self.servers.depths()
+            except (Broken, subprocess.TimeoutExpired) as error:
+                if time.monotonic() > until:
+                    raise
+                self.journal.note("cannot look", error=repr(error)[:200])
+
     def _busy_queues(self):
         depths = self.servers.depths()
         return {
@@ -165,7 +178,7 @@ class Run:
         self.workers.stop()
         self._stop_listening()
         found, count, repeated, lines = self._ledger()
-        recoveries = witness.recoveries(lines, self.faults.clean_kills)
+        recoveries = witness.recoveries(lines, self.faults.clean_kills, found.given_up)
         problems = self.journal.problems() + list(report.judge(recoveries, self.faults.consuming))
         with redis.Redis.from_url(self.servers.redis_url()) as client:
             redis_version = client.info("server")["redis_version"]
@@ -186,7 +199,7 @@ class Run:
         status = ledger.Status(self.arguments.program, self.servers, self.folder, self.settings)
         with redis.Redis.from_url(self.servers.redis_url(), socket_timeout=30) as client:
             found = ledger.compare(self.plan.items, self.producers, client, self.ends, lines,
-                                   self.workers.killed, status)
-        all_letters = letters.read(self.servers, self.servers.depths())
+                                   self.workers.killed, self.faults.broker_kills, status)
+        all_letters = letters.read(self.servers, self._depths())
         count, repeated = letters.compare(found, self.plan.items, all_letters)
         return found, count, repeated, lines

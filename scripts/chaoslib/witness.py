@@ -42,13 +42,16 @@ def running(executions, pid):
             if one.pid == pid and not one.ended and now - 20 < one.started < now - 0.2]
 
 
-def recoveries(executions, clean_kills):
-    """Seconds from each kill until what ran there was running elsewhere: one list per kill."""
+def recoveries(executions, clean_kills, given_up):
+    """Seconds from each kill until what ran there was running elsewhere: one list per kill. What was given up then
+    ran nowhere else."""
     answer = []
     for pid, at in clean_kills:
         waits = []
-        for rows in executions.values():
+        for id, rows in executions.items():
             for number, one in enumerate(rows):
+                if id in given_up and number == len(rows) - 1:
+                    continue
                 # What started at the very end may have ended unrecorded: then it runs again too, or not.
                 if one.pid == pid and not one.ended and one.started < at:
                     later = [next_one.started - at for next_one in rows[number + 1:]]

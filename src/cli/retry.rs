@@ -219,8 +219,8 @@ pub(super) async fn again(
 ) -> Result<Outcome, Error> {
     let key = TaskKey::alone(id.clone());
     let started = Instant::now();
-    let mut changes = store.follow(id).await?;
     let taken = async {
+        let mut changes = store.follow(id).await?;
         let mut is_told = false;
         loop {
             let now = match follow::look(store, &key).await? {

@@ -15,6 +15,9 @@ use super::retry::RetryPolicy;
 use super::template::{self, Reference, Source, Unresolved, references};
 use super::violation::Path;
 
+/// By what exponential delays grow.
+const BACKOFF_FACTOR: f64 = 2.0;
+
 /// The longest name of a task or workflow, in characters.
 pub const NAME_CHARACTERS_MAX: usize = 200;
 
@@ -341,6 +344,12 @@ fn retry(path: &Path<'_>, value: Value, reading: &mut Reading) -> Option<RetryPo
     // As the original's own code and examples spell them.
     reading.unite(&mut members, "backoff", "backoff_strategy", path);
     reading.unite(&mut members, "base_delay", "initial_delay", path);
+    if let Some(factor) = members.remove("backoff_multiplier")
+        && factor.as_f64() != Some(BACKOFF_FACTOR)
+    {
+        let path = path.key("backoff_multiplier").to_string();
+        reading.warn(path, format!(": {factor} counts as {BACKOFF_FACTOR}, by which exponential delays grow"));
+    }
     if members.contains_key("delay") {
         let path = path.key("delay");
         if members.contains_key("base_delay") {

@@ -24,7 +24,7 @@ use crate::wire::task::Refused;
 
 /// How long it waits for a newer worker, each time.
 const NEWER_DELAY: Duration = Duration::from_secs(60);
-/// How long a message about a schedule waits at first, each time; later a quarter of what it has waited in all.
+/// How long a message about a schedule waits at first, each time; later an eighth of what it has waited in all.
 const UNREAD_DELAY_MIN: Duration = Duration::from_millis(100);
 /// How long it may wait in all.
 const NEWER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -95,7 +95,7 @@ pub(super) fn newer_since(delivery: &Delivery) -> Option<Timestamp> {
 
 /// With half of the workers able to read it, it costs tenths of a second; with one of ten, seconds.
 fn unread_delay(age: Duration) -> Duration {
-    (age / 4).clamp(UNREAD_DELAY_MIN, NEWER_DELAY)
+    (age / 8).clamp(UNREAD_DELAY_MIN, NEWER_DELAY)
 }
 
 fn refused_task(delivery: &Delivery, id: Option<Id>, failure: Failure) -> Refused {

@@ -35,6 +35,7 @@ use std::time::Duration;
 use super::Shared;
 use super::newer::newer_since;
 use super::patience::{Stop, insist};
+use super::publish::again;
 use crate::broker::{DELAY_MAX, Delivery, Outgoing, Properties, Target};
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
@@ -88,7 +89,8 @@ impl Shared {
             let begin = || self.parts.store.begin(&turn, now.after(TURN), now);
             let there = match insist(&self.abort, "begin", begin).await? {
                 Begun::Yours(schedule) => return self.fire(delivery, &schedule, &turn).await,
-                Begun::Held => return self.send_tick(tick, AGAIN).await,
+                // As it is, so that it is still known how long it waits for a newer worker.
+                Begun::Held => return self.publish(vec![again(delivery, Some(AGAIN))]).await,
                 Begun::Other(there) => there,
             };
             match there.filter(|there| there.generation == generation).and_then(|there| there.armed) {
@@ -110,8 +112,8 @@ impl Shared {
         let definition = match Definition::decode(&schedule.definition) {
             Ok(definition) => definition,
             Err(failure) => {
-                // Whoever gets the tick next must not wait for the end of this turn.
-                insist(&self.abort, "begin", || self.parts.store.begin(turn, now, now)).await?;
+                // Whoever gets the tick next must not wait for the end of this turn, whatever its clock says.
+                insist(&self.abort, "begin", || self.parts.store.begin(turn, turn.slot, now)).await?;
                 return self.park_unread(delivery, name, &failure).await;
             }
         };

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
-use crate::place::Place;
+use crate::place::{Place, missing};
 use crate::support::{Embedded, Ran, Running, forget_configuration, root, task, until};
 
 #[test]
@@ -341,7 +341,9 @@ fn a_live_picture_is_redrawn_on_a_terminal() {
         .env("XDG_CONFIG_HOME", "/nonexistent")
         .env_remove("NO_COLOR");
     forget_configuration(&mut command);
-    let Ok(output) = command.output() else { return };
+    let Ok(output) = command.output() else {
+        return missing("script").unwrap_or_default();
+    };
     let ran = Ran::of(output).expect(0);
     assert!(ran.stdout.contains("\x1b[J"), "it is drawn again in place: {ran:?}");
     assert!(ran.stdout.contains("\x1b[32m✓\x1b[0m"), "with colours: {ran:?}");

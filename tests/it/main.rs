@@ -41,6 +41,7 @@ mod replicas;
 mod rust_provider;
 mod schedule;
 mod schema;
+mod sizes;
 mod support;
 mod times;
 mod topology;

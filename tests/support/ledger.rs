@@ -39,6 +39,8 @@ struct Book {
     released: Steps,
     /// Calls for a task that had ended.
     late: Vec<String>,
+    /// Calls with a reference that nobody filled.
+    unfilled: Vec<String>,
     /// How many tasks may be under way: children of a task by its id, all by ''.
     bounds: BTreeMap<String, usize>,
     /// Of these, those that are: never one that is not, since they are noted after the step by which they are,
@@ -119,8 +121,8 @@ impl Ledger {
     pub(crate) fn begin_anew(&self) {
         let mut book = self.0.lock().expect("nobody panics with it");
         let (late, exceeded) = (std::mem::take(&mut book.late), std::mem::take(&mut book.exceeded));
-        let bounds = std::mem::take(&mut book.bounds);
-        *book = Book { late, exceeded, bounds, ..Book::default() };
+        let (bounds, unfilled) = (std::mem::take(&mut book.bounds), std::mem::take(&mut book.unfilled));
+        *book = Book { late, unfilled, exceeded, bounds, ..Book::default() };
     }
 
     /// What must not have happened. `parents` are the keys of tasks with children.
@@ -128,6 +130,7 @@ impl Ledger {
         let book = self.0.lock().expect("nobody panics with it");
         let mut wrongs: Vec<String> =
             book.late.iter().map(|key| format!("{key} ran after its end")).collect();
+        wrongs.extend(book.unfilled.iter().map(|key| format!("{key} was called with a reference")));
         wrongs.extend(book.exceeded.iter().cloned());
         let tables = [("ended", &book.ended), ("expanded", &book.expanded), ("released", &book.released)];
         for (what, steps) in tables {
@@ -171,6 +174,10 @@ impl<P: Provider> Provider for Witness<P> {
         let is_over = |state: TaskState| state.is_ended() && state != TaskState::Cancelled;
         if task.is_none_or(|task| is_over(task.state)) {
             self.ledger.0.lock().expect("nobody panics with it").late.push(cx.key.to_string());
+        }
+        // No task of these suites asks for the text itself.
+        if params.to_string().contains("${") {
+            self.ledger.0.lock().expect("nobody panics with it").unfilled.push(cx.key.to_string());
         }
         self.inner.call(cx, method, params).await
     }

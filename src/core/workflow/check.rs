@@ -79,7 +79,7 @@ fn graph(edges: &[Vec<Dependency>], names: &Names<'_>, problems: &mut Problems) 
     let mut parents: Vec<Vec<usize>> =
         edges.iter().map(|edges| edges.iter().map(|edge| edge.on).collect()).collect();
     let mut is_doubtful = vec![false; parents.len()];
-    for _ in 0..=CIRCLES_MAX {
+    for told in 0..=CIRCLES_MAX {
         let cycle = match Dag::new(parents.clone()) {
             Ok(dag) => {
                 for &task in dag.order() {
@@ -87,6 +87,7 @@ fn graph(edges: &[Vec<Dependency>], names: &Names<'_>, problems: &mut Problems) 
                 }
                 return Some(Graph { dag, is_doubtful });
             }
+            Err(_) if told == CIRCLES_MAX => break,
             Err(cycle) => cycle,
         };
         let problem = format!("Circular dependencies detected: {}", cycle.named(|task| names.shown(task)));

@@ -152,6 +152,10 @@ pub(super) fn retry() -> Value {
         ("initial_delay", described(delay.clone(), "The same as `base_delay`.")),
         ("delay", deprecated(delay, "Better written `base_delay`.")),
         (
+            "backoff_multiplier",
+            deprecated(or_parameter(json!({"type": "number"})), "Of the original; exponential delays grow by 2."),
+        ),
+        (
             "max_delay",
             described(
                 or_parameter(json!({"type": "number", "minimum": number(*MAX_DELAY_SECONDS.start()),
