@@ -115,6 +115,7 @@ impl Runtime {
         is_last_resort: bool,
     ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
         let mut all = self.providers();
+        all.extend(self.rpc_providers()?);
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
             if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {
@@ -280,7 +281,7 @@ impl Runtime {
         }
     }
 
-    fn result_bytes_max(&self) -> usize {
+    pub(super) fn result_bytes_max(&self) -> usize {
         usize::try_from(self.config.number("task.result_bytes_max")).unwrap_or(usize::MAX)
     }
 }

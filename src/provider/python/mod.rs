@@ -33,8 +33,9 @@ use serde_json::{Map, Value, json};
 
 use self::dialect::{Method, Request};
 pub use self::interpreter::{Interpreter, VERSION_MIN};
-use self::launch::{Job, Launcher, Program};
+use self::launch::{Job, Launcher};
 use self::outcome::Bounds;
+use super::process::Program;
 use super::{Answer, CallCx, Health, Provider};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
