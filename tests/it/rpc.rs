@@ -105,7 +105,7 @@ fn a_program_that_is_killed_in_a_call_is_replaced_and_the_task_tried_again() {
     let tasks = [
         ("killed", "sleep", json!({"seconds": 2, "note": note}), json!({"retry": {"base_delay": 0.1}})),
         ("always", "die", json!({}), json!({"retry": {"base_delay": 0.01}, "critical": false})),
-        ("next", "echo", json!({"n": "${killed.result}"}), json!({})),
+        ("next", "echo", json!({"n": "${killed.result}"}), json!({"dependencies": ["killed"]})),
     ];
     let file = embedded.write("workflow.json", &workflow(&tasks));
     let run = embedded.command(&["--config", &config, "run", &file, "--json"]);
@@ -123,7 +123,7 @@ fn a_program_that_is_killed_in_a_call_is_replaced_and_the_task_tried_again() {
 
 #[test]
 fn a_call_that_takes_too_long_is_ended_and_nothing_is_left() {
-    let (embedded, config) = set_up(&format!("{}\nenv = {{ STARTS = '/dev/null' }}", command()));
+    let (embedded, config) = set_up(&format!("{}\npool = {{ min = 2 }}", command()));
     let note = embedded.path("note");
     let late = json!({"timeout": 0.5, "retry": {"max_attempts": 1}, "critical": false});
     let tasks = [
@@ -318,4 +318,46 @@ fn among_servers_no_task_is_lost_while_processes_are_killed() {
 /// Starts a command whose output is read at its end.
 fn piped(mut command: Command) -> std::process::Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+}
+
+#[test]
+fn the_examples_pass_the_suite() {
+    let folder = root().join("examples/providers");
+    let protocol = folder.join("text-v1.yaml").display().to_string();
+    let mut programs = vec![("python3".to_owned(), "python/provider.py")];
+    programs.extend(node().map(|node| (node, "node/provider.mjs")));
+    for (program, script) in programs {
+        let script = folder.join(script).display().to_string();
+        let args = ["provider", "conformance", "--json", "--protocol", &protocol, "--", &program, &script];
+        let checks = Embedded::new().run(&args).expect(0).json();
+        let checks = checks.as_array().expect("a list").clone();
+        assert_eq!(checks.len(), 15);
+        assert!(checks.iter().all(|check| check["verdict"] == "ok"), "{script}: {checks:?}");
+    }
+}
+
+#[test]
+fn a_provider_that_is_not_as_it_should_be_fails_the_suite() {
+    let (embedded, config) = set_up(&command());
+    let ran = embedded.run(&["--config", &config, "provider", "conformance", "--name", "words"]).expect(1);
+    for line in [
+        "ok       introduction      mischief 1, 13 methods",
+        "FAILED   protocol          it does not serve missing",
+        "skipped  values            there is no $/echo",
+        "ok       unknown method    is refused",
+        "ok       crash while idle",
+    ] {
+        assert!(ran.stdout.contains(line), "{line} in {}", ran.stdout);
+    }
+    let ran = embedded.run(&["provider", "conformance", "--", "true"]).expect(1);
+    assert!(ran.stdout.starts_with("FAILED   introduction"), "{}", ran.stdout);
+    let refused = embedded.run(&["provider", "conformance", "--name", "other"]).expect(2);
+    assert!(refused.stderr.contains("no provider \"other\""), "{}", refused.stderr);
+    let (_server, url) = http_server();
+    let ran = embedded.run(&["provider", "conformance", "--url", &url]).expect(0);
+    assert!(
+        ran.stdout.contains("skipped  crash while idle  only for processes that we start"),
+        "{}",
+        ran.stdout
+    );
 }

@@ -321,7 +321,7 @@ impl Suite<'_> {
     }
 
     async fn crash_idle(&self) -> Option<Seen> {
-        let killed = self.kill()?;
+        let killed = self.kill().await?;
         Some(self.lives().await.map(|()| format!("{killed} killed, and the next call is answered")))
     }
 
@@ -330,7 +330,7 @@ impl Suite<'_> {
         let calls = (0..CROWD).map(|_| self.call(&method, params.clone()));
         let (ended, killed) = tokio::join!(futures_util::future::join_all(calls), async {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            self.kill()
+            self.kill().await
         });
         let killed = killed?;
         let lost = |failure: &Failure| failure.code == Code::ConnectionLost;
@@ -357,12 +357,13 @@ impl Suite<'_> {
         Ok(format!("it ended within {} ms", took.as_millis()))
     }
 
-    /// Kills every process there is; `None` where none is ours.
-    fn kill(&self) -> Option<usize> {
+    /// Kills every process there is, and waits for their ends; `None` where none is ours.
+    async fn kill(&self) -> Option<usize> {
         let line = self.rpc.line();
         let Some(Line::Processes(pool, _)) = line else { return None };
         let members = pool.members();
         members.iter().for_each(|member| member.kill());
+        futures_util::future::join_all(members.iter().map(|member| member.ended())).await;
         Some(members.len())
     }
 

@@ -1,16 +1,6 @@
-//! One process that speaks JSON-RPC over its standard streams.
-//!
-//! ```text
-//! call ─▶ pending[id] ─▶ channel ─▶ stdin  (one task writes whole lines; what is written is marked as sent)
-//!            ▲                      stdout (one line, one document; a line has a bound) ─▶ pending[id]
-//!            │                      stderr (its end is kept for failures)
-//!            └───── the process ends, for whatever reason: every pending call fails, the whole group is killed
-//! ```
-//! What the process prints to stdout beside documents is no answer; it is kept with stderr, and up to a bound does no
-//! harm. A call that was not written yet surely did not begin.
+//! The life of a process: what is written to it, what it says, and its end.
 
 use std::collections::HashMap;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,37 +11,20 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::message::{self, Said};
-use super::tail::Tail;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::provider::CallCx;
-use crate::provider::process::{self, Confined, Ends, Group, LaunchError, Pipes};
+use crate::provider::process::{self, Ends, Group, Pipes};
+use crate::provider::rpc::message::{self, Said};
+use crate::provider::rpc::tail::Tail;
 
-/// How long a call may take to end after it was cancelled; then its process is killed. Less than a guard's grace.
-pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// How long a process may take to end after it was asked to.
-pub(super) const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How long the pipes are read on after the group was killed, and a process may live on after it closed its stdout.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// How much a process may print to stdout beside documents.
 const NOISE_BYTES_MAX: u64 = 1024 * 1024;
-/// Lines that wait to be written.
-const LINES_MAX: usize = 64;
-
-/// A process.
-#[derive(Debug)]
-pub(super) struct Child {
-    shared: Arc<Shared>,
-    lines: mpsc::Sender<Line>,
-    /// The number of its group.
-    pub(super) group: i32,
-}
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     name: String,
     pending: Mutex<HashMap<u64, Pending>>,
     next: AtomicU64,
@@ -61,52 +34,43 @@ struct Shared {
     kill: CancellationToken,
     /// Why we killed it, before we did.
     why_killed: OnceLock<Broken>,
-    ended: CancellationToken,
+    pub(super) ended: CancellationToken,
     /// Set before `ended`.
-    end: OnceLock<(String, &'static str, Value)>,
+    pub(super) end: OnceLock<(String, &'static str, Value)>,
     line_bytes_max: usize,
 }
 
 /// Why a process is killed although it would go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Broken {
+pub(super) enum Broken {
     LongLine,
     Noise,
     Disobedient,
     Abandoned,
     Silent,
+    /// Whoever owns it wants it so.
+    Told,
 }
 
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     reply: oneshot::Sender<Result<Value, Failure>>,
     is_sent: bool,
-    progress: Option<Value>,
-    mark: u64,
+    pub(super) progress: Option<Value>,
+    pub(super) mark: u64,
 }
 
 #[derive(Debug)]
-enum Line {
+pub(super) enum Line {
     Request(u64, Vec<u8>),
     Notification(Vec<u8>),
     /// Close the standard input after what was written.
     Close,
 }
 
-impl Child {
-    /// Starts a process. It ends when `tasks` is waited for after [`Child::kill`] or its own end.
-    pub(super) async fn start(
-        name: &str,
-        confined: &Confined,
-        environment: Vec<(String, String)>,
-        line_bytes_max: usize,
-        tasks: &TaskTracker,
-    ) -> Result<Child, LaunchError> {
-        let ends = Ends::listen()?;
-        let started = confined.start(environment, Stdio::piped()).await?;
-        let (group, mut pipes) = Group::of(started)?;
-        let stdin = pipes.stdin.take().ok_or(LaunchError::Lost("the child has no pipes"))?;
-        let shared = Arc::new(Shared {
+impl Shared {
+    pub(super) fn new(name: &str, line_bytes_max: usize) -> Shared {
+        Shared {
             name: name.to_owned(),
             pending: Mutex::default(),
             next: AtomicU64::new(1),
@@ -117,169 +81,20 @@ impl Child {
             ended: CancellationToken::new(),
             end: OnceLock::new(),
             line_bytes_max,
-        });
-        let (lines, to_write) = mpsc::channel(LINES_MAX);
-        let number = group.number();
-        tasks.spawn(Arc::clone(&shared).write(stdin, to_write));
-        tasks.spawn(Arc::clone(&shared).conduct(group, pipes, ends));
-        Ok(Child { shared, lines, group: number })
-    }
-
-    /// Makes a request and waits for its answer, without a time limit.
-    ///
-    /// # Errors
-    /// The provider's own; `CONNECTION_LOST`: the process ended first.
-    pub(super) async fn request(
-        &self,
-        method: &str,
-        params: &Value,
-        context: Option<&Value>,
-    ) -> Result<Value, Failure> {
-        let mut call = self.begin(method, params, context).await?;
-        call.reply().await
-    }
-
-    /// Makes a call, which ends soon after its token fires: with the process, if need be.
-    ///
-    /// # Errors
-    /// As [`Child::request`]; `TASK_CANCELLED`: it was killed because it did not end.
-    pub(super) async fn call(
-        &self,
-        cx: &CallCx,
-        method: &str,
-        params: &Value,
-        context: &Value,
-    ) -> Result<Value, Failure> {
-        let cancelled = || Failure::new(Code::TaskCancelled, "the call was cancelled");
-        let mut call = tokio::select! {
-            biased;
-            () = cx.cancel.cancelled() => return Err(cancelled().not_begun()),
-            call = self.begin(method, params, Some(context)) => call?,
-        };
-        tokio::select! {
-            biased;
-            outcome = call.reply() => return outcome,
-            () = cx.cancel.cancelled() => {}
         }
-        let cancel = message::notification(message::CANCEL, &serde_json::json!({"id": call.id}));
-        let asked = async {
-            // A process that does not read is killed like one that does not answer.
-            let _ = self.lines.send(Line::Notification(cancel)).await;
-            call.reply().await
-        };
-        if let Ok(outcome) = timeout(CANCEL_GRACE, asked).await {
-            return outcome;
-        }
-        let (details, mark) = call.facts();
-        self.shared.break_off(Broken::Disobedient);
-        self.shared.ended.cancelled().await;
-        let message = "it did not end within a second after its cancellation, and its process was killed";
-        let failure = Failure::new(Code::TaskCancelled, message);
-        Err(self.shared.with_facts(Failure { details, ..failure }, mark))
     }
 
-    async fn begin(
-        &self,
-        method: &str,
-        params: &Value,
-        context: Option<&Value>,
-    ) -> Result<Call<'_>, Failure> {
-        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let line = message::request(&id.into(), method, params, context);
+    /// A new call that waits for its answer: its id, since where its output counts, and where the answer comes.
+    pub(super) fn pend(&self) -> (u64, u64, oneshot::Receiver<Result<Value, Failure>>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        let mark = self.shared.tail().mark();
-        let pending = Pending { reply, is_sent: false, progress: None, mark };
-        self.shared.pending().insert(id, pending);
-        let call = Call { child: self, id, answer, is_over: false };
-        // A process that has ended may have done so before the call was pending: nobody would end it then.
-        if self.shared.ended.is_cancelled() || self.lines.send(Line::Request(id, line)).await.is_err() {
-            self.shared.ended.cancelled().await;
-            return Err(self.shared.died(false, None, mark));
-        }
-        Ok(call)
+        let mark = self.tail().mark();
+        self.pending().insert(id, Pending { reply, is_sent: false, progress: None, mark });
+        (id, mark, answer)
     }
 
-    /// Returns when the process has ended, with how, in words.
-    pub(super) async fn ended(&self) -> String {
-        self.shared.ended.cancelled().await;
-        self.shared.told()
-    }
-
-    /// Whether it has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        self.shared.end.get().is_some()
-    }
-
-    /// Asks it to end, and kills it if it does not.
-    pub(super) async fn stop(&self) {
-        let farewell = async {
-            let goodbye = message::notification(message::SHUTDOWN, &serde_json::json!({}));
-            // Whoever has ended needs no farewell.
-            let _ = self.lines.send(Line::Notification(goodbye)).await;
-            let _ = self.lines.send(Line::Close).await;
-            self.shared.ended.cancelled().await;
-        };
-        if timeout(STOP_GRACE, farewell).await.is_err() {
-            self.kill();
-            self.shared.ended.cancelled().await;
-        }
-    }
-
-    /// Kills it with all that it has started.
-    pub(super) fn kill(&self) {
-        self.shared.break_off(Broken::Silent);
-    }
-
-    /// The end of what it has printed, for a failure to start.
-    pub(super) fn printed(&self) -> String {
-        self.shared.tail().since(0)
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.shared.break_off(Broken::Abandoned);
-    }
-}
-
-/// A request under way. Dropped before its answer, it leaves a process at something that nobody waits for, so that is
-/// killed.
-struct Call<'a> {
-    child: &'a Child,
-    id: u64,
-    answer: oneshot::Receiver<Result<Value, Failure>>,
-    is_over: bool,
-}
-
-impl Call<'_> {
-    async fn reply(&mut self) -> Result<Value, Failure> {
-        let outcome = (&mut self.answer).await;
-        self.is_over = true;
-        outcome.unwrap_or_else(|_| Err(self.child.shared.died(true, None, 0)))
-    }
-
-    /// How far it had come, and since where its output counts.
-    fn facts(&mut self) -> (serde_json::Map<String, Value>, u64) {
-        self.is_over = true;
-        let pending = self.child.shared.pending().remove(&self.id);
-        let mark = pending.as_ref().map_or(0, |pending| pending.mark);
-        let progress = pending.and_then(|pending| pending.progress);
-        (progress.map(|progress| ("progress".to_owned(), progress)).into_iter().collect(), mark)
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        let was_pending = self.child.shared.pending().remove(&self.id).is_some();
-        if !self.is_over && was_pending {
-            self.child.shared.break_off(Broken::Abandoned);
-        }
-    }
-}
-
-impl Shared {
     /// The life of the process: reads what it says until it ends or must end.
-    async fn conduct(self: Arc<Self>, mut group: Group, pipes: Pipes, mut ends: Ends) {
+    pub(super) async fn conduct(self: Arc<Self>, mut group: Group, pipes: Pipes, mut ends: Ends) {
         let Pipes { stdout, stderr, .. } = pipes;
         let mut heard = std::pin::pin!(self.hear(stdout));
         let mut drained = std::pin::pin!(self.drain(stderr));
@@ -294,7 +109,8 @@ impl Shared {
                 () = heard.as_mut(), if !is_deaf => {
                     is_deaf = true;
                     // It cannot answer any more; usually it is about to end.
-                    if timeout(DRAIN_GRACE, group.ended(&mut ends)).await.is_err() {
+                    let is_broken = self.kill.is_cancelled();
+                    if !is_broken && timeout(DRAIN_GRACE, group.ended(&mut ends)).await.is_err() {
                         let _ = self.why_killed.set(Broken::Silent);
                     }
                     break;
@@ -337,7 +153,7 @@ impl Shared {
         }
     }
 
-    async fn write(self: Arc<Self>, mut stdin: ChildStdin, mut lines: mpsc::Receiver<Line>) {
+    pub(super) async fn write(self: Arc<Self>, mut stdin: ChildStdin, mut lines: mpsc::Receiver<Line>) {
         loop {
             let line = tokio::select! {
                 () = self.ended.cancelled() => return,
@@ -353,8 +169,10 @@ impl Shared {
                 written = stdin.write_all(&text) => written,
             };
             if written.is_err() {
-                // It does not read any more, so it cannot be called.
-                self.break_off(Broken::Silent);
+                // It does not read any more, so it cannot be called; usually it is about to end.
+                if timeout(DRAIN_GRACE, self.ended.cancelled()).await.is_err() {
+                    self.break_off(Broken::Silent);
+                }
                 return;
             }
             if let Some(id) = id {
@@ -439,14 +257,14 @@ impl Shared {
         }
     }
 
-    fn break_off(&self, why: Broken) {
+    pub(super) fn break_off(&self, why: Broken) {
         // The first reason counts.
         let _ = self.why_killed.set(why);
         self.kill.cancel();
     }
 
     /// A call whose process ended.
-    fn died(&self, is_sent: bool, progress: Option<Value>, mark: u64) -> Failure {
+    pub(super) fn died(&self, is_sent: bool, progress: Option<Value>, mark: u64) -> Failure {
         let when = if is_sent { "during the call" } else { "before the call was sent" };
         let message = format!("provider {}: {} {when}", self.name, self.told());
         let mut failure = Failure::new(Code::ConnectionLost, message);
@@ -470,13 +288,13 @@ impl Shared {
         self.with_facts(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max), mark)
     }
 
-    fn with_facts(&self, failure: Failure, mark: u64) -> Failure {
+    pub(super) fn with_facts(&self, failure: Failure, mark: u64) -> Failure {
         let printed = self.tail().since(mark);
         if printed.is_empty() { failure } else { failure.with("stderr", printed) }
     }
 
     /// How it ended, in words.
-    fn told(&self) -> String {
+    pub(super) fn told(&self) -> String {
         let end = self.end.get().map_or("has ended", |(words, ..)| words);
         let why = match self.why_killed.get() {
             Some(Broken::LongLine) => ", as it printed a line that is too long",
@@ -484,12 +302,17 @@ impl Shared {
             Some(Broken::Disobedient) => ", as it did not obey a cancellation",
             Some(Broken::Silent) => ", as it took or gave no answers any more",
             Some(Broken::Abandoned) => ", as nobody waited for it any more",
-            None => "",
+            Some(Broken::Told) | None => "",
         };
         format!("its process {end}{why}")
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
+    /// The end of what it has printed.
+    pub(super) fn printed(&self) -> String {
+        self.tail().since(0)
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
         // Nothing that panics is done while it is held.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
