@@ -124,7 +124,8 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
             }
         }
         if key.starts_with(INSTANCES) {
-            found.extend(problem(values, key, value).map(|why| format!("{origin}: {key} {why}")));
+            let judged = rpc::judge(values, key, value).unwrap_or_else(|| problem(key, value));
+            found.extend(judged.map(|why| format!("{origin}: {key} {why}")));
         }
     }
     if values["breaker.share"].0.as_float().is_some_and(|share| share > 1.0) {
@@ -155,7 +156,7 @@ fn kind_of<'a>(values: &'a BTreeMap<String, (Value, Origin)>, name: &str) -> Opt
     values.get(&format!("{INSTANCES}{name}.kind"))?.0.as_str()
 }
 
-fn problem(values: &BTreeMap<String, (Value, Origin)>, key: &str, value: &Value) -> Option<String> {
+fn problem(key: &str, value: &Value) -> Option<String> {
     let Some((name, key)) = split(key) else {
         return Some("must be a table, such as [providers.big] with kind and url".to_owned());
     };
@@ -166,15 +167,8 @@ fn problem(values: &BTreeMap<String, (Value, Origin)>, key: &str, value: &Value)
     if TAKEN.contains(&name) {
         return Some("must have another name: that one is taken".to_owned());
     }
-    let is_rpc = kind_of(values, name) == Some("rpc");
-    if is_rpc && let Some(judged) = rpc::problem(key, value) {
-        return judged;
-    }
     let Some((_, kind)) = KEYS.iter().find(|(known, _)| *known == key) else {
-        let mut known = KEYS.map(|(key, _)| key).join(", ");
-        if is_rpc {
-            known = format!("{known}, {}", rpc::known());
-        }
+        let known = KEYS.map(|(key, _)| key).join(", ");
         return Some(format!("is not known; there are {known}"));
     };
     if value.type_str() != *kind {

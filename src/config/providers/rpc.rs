@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::Value;
 
-use super::{INSTANCES, NUMBER_MAX, is_http, split};
+use super::{INSTANCES, NUMBER_MAX, is_http, kind_of, split};
 use crate::config::{Config, Origin};
 use crate::core::balance::Traits;
 use crate::core::pool::Policy;
@@ -36,8 +36,11 @@ const KEYS: [(&str, Form); 19] = [
     ("env.NAME", Form::Text),
     ("env_from_file.NAME", Form::Text),
 ];
+/// What is said of every instance.
+const SHARED: [&str; 8] =
+    ["kind", "concurrency", "weight", "rank", "region", "models", "labels", "gpu_memory_mb"];
 /// What makes sense only where we start the processes.
-const OF_COMMANDS: [&str; 6] = ["directory", "start", "pool", "limits", "env", "env_from_file"];
+const OF_COMMANDS: [&str; 5] = ["directory", "pool", "limits", "env", "env_from_file"];
 
 /// What a value looks like.
 #[derive(Debug, Clone, Copy)]
@@ -176,18 +179,25 @@ impl Said<'_> {
     }
 }
 
-/// What is wrong with one key of such a provider; `None`: it is not one of its own keys.
-pub(super) fn problem(key: &str, value: &Value) -> Option<Option<String>> {
-    let (_, form) = KEYS.iter().find(|(known, _)| match known.strip_suffix(".NAME") {
+/// What is wrong with a key of such a provider, if anything; the outer `None`: it is judged like those of all others.
+pub(super) fn judge(
+    values: &BTreeMap<String, (Value, Origin)>,
+    key: &str,
+    value: &Value,
+) -> Option<Option<String>> {
+    let (name, key) = split(key)?;
+    if kind_of(values, name) != Some("rpc") || SHARED.contains(&key) {
+        return None;
+    }
+    let is = |known: &str| match known.strip_suffix(".NAME") {
         Some(table) => key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')),
-        None => *known == key,
-    })?;
+        None => known == key,
+    };
+    let Some((_, form)) = KEYS.iter().find(|(known, _)| is(known)) else {
+        let own = KEYS.map(|(key, _)| key).join(", ");
+        return Some(Some(format!("is not known; there are {}, {own}", SHARED.join(", "))));
+    };
     Some(form.problem(value).or_else(|| variable(key)))
-}
-
-/// The names of its own keys.
-pub(super) fn known() -> String {
-    KEYS.map(|(key, _)| key).join(", ")
 }
 
 /// What is wrong with its keys taken together.
