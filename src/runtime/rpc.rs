@@ -12,25 +12,27 @@ use crate::provider::registry::InstanceSettings;
 use crate::provider::rpc::{Rpc, Settings};
 
 impl Runtime {
-    /// The providers of kind `rpc`, each in a guard.
+    /// Adds the providers of kind `rpc`, each in a guard.
     ///
     /// # Errors
     /// `CONFIGURATION_ERROR`: one serves a protocol that nobody has declared.
-    pub(super) fn rpc_providers(&self) -> Result<Vec<(Arc<dyn Provider>, InstanceSettings)>, Error> {
-        let mut all: Vec<(Arc<dyn Provider>, InstanceSettings)> = Vec::new();
+    pub(super) fn add_rpc_providers(
+        &self,
+        all: &mut Vec<(Arc<dyn Provider>, InstanceSettings)>,
+    ) -> Result<(), Error> {
         for configured in self.config.rpc_providers() {
             let traits = configured.traits.clone();
             let settings = InstanceSettings { traits, breaker: self.config.breaker() };
             let permits = guard::Settings { permits: configured.concurrency, ..guard::Settings::default() };
             all.push((Arc::new(Guard::new(Arc::new(self.rpc_provider(configured)?), &permits)), settings));
         }
-        Ok(all)
+        Ok(())
     }
 
     /// One of them, not started.
     ///
     /// # Errors
-    /// As [`Runtime::rpc_providers`].
+    /// `CONFIGURATION_ERROR`: nobody has declared its protocol.
     pub fn rpc_provider(&self, configured: RpcProvider) -> Result<Rpc, Error> {
         let RpcProvider { name, protocol, road, .. } = configured;
         let Some(spec) = self.protocols.get(&protocol) else {

@@ -115,7 +115,7 @@ impl Runtime {
         is_last_resort: bool,
     ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
         let mut all = self.providers();
-        all.extend(self.rpc_providers()?);
+        self.add_rpc_providers(&mut all)?;
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
             if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {

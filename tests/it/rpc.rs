@@ -361,3 +361,34 @@ fn a_provider_that_is_not_as_it_should_be_fails_the_suite() {
         ran.stdout
     );
 }
+
+#[test]
+fn the_page_that_teaches_it_is_true() {
+    let page = std::fs::read_to_string(root().join("docs/provider-in-any-language.md")).expect("it is there");
+    let embedded = Embedded::new();
+    std::fs::create_dir(embedded.path("protocols")).expect("a folder of ours");
+    let files = [
+        ("yaml", "protocols/text-v1.yaml", "name: text"),
+        ("python", "provider.py", "import json"),
+        ("toml", "gleitzeit.toml", "[protocols]"),
+    ];
+    for (language, name, first) in files {
+        let begin = format!("```{language}\n# {name}\n");
+        let text = page.split_once(&begin).and_then(|(_, rest)| rest.split_once("```")).expect(name).0;
+        assert!(text.starts_with(first), "{text}");
+        embedded.write(name, text);
+    }
+    for line in ["gleitzeit --config gleitzeit.toml call text/v1 reverse", "-- python3 provider.py"] {
+        assert!(page.contains(line), "{line}");
+    }
+    let inside = |args: &[&str]| {
+        let mut command = embedded.command(args);
+        Ran::of(command.current_dir(embedded.path("")).output().expect("the binary starts"))
+    };
+    let call =
+        ["--config", "gleitzeit.toml", "call", "text/v1", "reverse", "--params", r#"{"text": "Hello"}"#];
+    assert_eq!(inside(&call).expect(0).stdout.trim(), "olleH");
+    let suite =
+        ["provider", "conformance", "--protocol", "protocols/text-v1.yaml", "--", "python3", "provider.py"];
+    inside(&suite).expect(0);
+}

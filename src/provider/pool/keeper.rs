@@ -112,6 +112,12 @@ impl<M: Maker> Shared<M> {
     pub(super) fn join(self: &Arc<Self>, member: M::Member) {
         let member = Arc::new(member);
         let mut known = self.lock();
+        if self.stop.is_cancelled() {
+            // The keeper may have gone through all members already.
+            let shared = Arc::clone(self);
+            self.tasks.spawn(async move { shared.maker.stop(&member).await });
+            return;
+        }
         let (number, now) = (known.next, self.now());
         known.next += 1;
         known.slots.push(Slot {

@@ -280,3 +280,16 @@ async fn who_waits_for_a_pool_that_stops_is_told() {
     let (refused, ()) = tokio::join!(waiting, stop);
     assert_eq!(refused.expect_err("it stops").code, Code::SystemShutdown);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_starts_while_the_pool_stops_is_stopped_too() {
+    let (made, pool) = pool(Policy { min: 1, max: 2, ..Policy::default() }).await;
+    *made.0.takes.lock().expect("no panic") = Duration::from_secs(1);
+    let lease = pool.acquire(Priority::NORMAL).await.expect("room");
+    lease.member().end.cancel();
+    drop(lease);
+    later(Duration::from_millis(500)).await;
+    pool.stop().await;
+    assert_eq!(pool.standing().members, 0);
+    assert_eq!(made.started(), 1, "the second one was given up");
+}

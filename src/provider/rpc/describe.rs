@@ -52,7 +52,7 @@ impl Described {
 
     /// In what it differs from its protocol, in words.
     pub(super) fn differences(&self, protocol: &ProtocolSpec) -> Vec<String> {
-        if self.methods.is_empty() {
+        if self.methods.is_empty() || protocol.methods.is_empty() {
             return Vec::new();
         }
         let mut found = Vec::new();

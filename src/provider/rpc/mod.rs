@@ -201,6 +201,10 @@ impl Command {
         let (first, args) = self.line.split_first().ok_or_else(|| {
             Failure::new(Code::ConfigurationError, "the command of a provider has no program")
         })?;
+        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_dir()) {
+            let message = format!("the directory {} is not there", directory.display());
+            return Err(Failure::new(Code::ProviderInitializationFailed, message));
+        }
         let defaults = [("PATH", SEARCH_PATH), ("LANG", "C.UTF-8")];
         let mut environment: BTreeMap<String, String> =
             defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
