@@ -185,6 +185,18 @@ fn processes_are_kept_within_what_is_configured() {
 }
 
 #[test]
+fn processes_of_python_are_kept_within_what_is_configured_too() {
+    let embedded = Embedded::new();
+    let exec = |code: &str| {
+        let mut command = embedded.command(&["exec", code, "--json"]);
+        command.env("GLEITZEIT_PYTHON_MEMORY_MB", "200").env("GLEITZEIT_PYTHON_CPU_SECONDS", "1");
+        Ran::of(command.output().expect("the binary starts")).expect(5).json()["error"].clone()
+    };
+    assert_eq!(exec("bytearray(500 << 20)")["details"]["exception"], "MemoryError");
+    assert_eq!(exec("while True: pass")["details"]["signal_name"], "SIGXCPU");
+}
+
+#[test]
 fn a_program_that_cannot_start_says_so_with_its_tasks() {
     let (embedded, config) = set_up(&format!("{}\nenv = {{ START = 'die' }}", command()));
     let document = call(&embedded, &config, "pid", &json!({})).expect(5).json();

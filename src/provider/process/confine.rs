@@ -39,12 +39,13 @@ impl Limits {
     fn arguments(&self) -> Vec<OsString> {
         let limits = [
             ("data", self.memory_bytes),
-            ("cpu", self.cpu_seconds),
             ("nproc", self.processes),
             ("nofile", self.open_files),
         ];
         let set = limits.into_iter().filter_map(|(name, limit)| Some(format!("--{name}={}", limit?)));
-        set.map(OsString::from).collect()
+        // A second more before SIGKILL, so that SIGXCPU tells why it ended.
+        let cpu = self.cpu_seconds.map(|limit| format!("--cpu={limit}:{}", limit.saturating_add(1)));
+        set.chain(cpu).map(OsString::from).collect()
     }
 }
 
