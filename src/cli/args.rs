@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Protocols: what methods take and give
     #[command(subcommand)]
     Protocol(Protocol),
+    /// Providers: check one of your own
+    #[command(subcommand)]
+    Provider(super::provider::Provider),
     /// Print the JSON Schema of workflow files, for editors
     Schema(Schema),
     /// Exchanges and queues: what is declared against what was found

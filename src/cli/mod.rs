@@ -14,6 +14,7 @@ mod load;
 mod look;
 mod output;
 mod print;
+mod provider;
 mod retry;
 mod run;
 mod schedule;
@@ -110,6 +111,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Graph(args) => run::graph(&config, &args, json),
         Command::Schedule(command) => schedule::schedule(config, command, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
+        Command::Provider(command) => provider::provider(config, command, json).await,
         Command::Schema(args) => describe::schema(&args),
         Command::Topology(command) => topology::topology(config, command, json).await,
         Command::Bench(args) => bench::bench(config, global.config.as_deref(), args, json).await,

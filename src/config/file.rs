@@ -13,7 +13,15 @@ pub(super) const QUEUE_TYPES: &str = "queues.types.";
 pub(super) const MAX_DEPTHS: &str = "queues.max_depths.";
 
 /// Numbers whose 0 means that there is none; all others are at least 1.
-const MAY_BE_ZERO: [&str; 3] = ["worker.max_running", "redis.wait_replicas", "queues.max_depth"];
+const MAY_BE_ZERO: [&str; 7] = [
+    "worker.max_running",
+    "redis.wait_replicas",
+    "queues.max_depth",
+    "python.memory_mb",
+    "python.cpu_seconds",
+    "python.processes",
+    "python.files",
+];
 
 /// What the configuration is made of.
 #[derive(Debug, Clone, Default)]

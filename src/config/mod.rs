@@ -17,7 +17,7 @@ use crate::core::code::Code;
 use crate::core::url::masked;
 
 pub use file::{Sources, load};
-pub use providers::Configured;
+pub use providers::{Configured, RpcProvider};
 
 /// The commented defaults, which are the reference.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -199,6 +199,8 @@ impl Config {
     pub fn shown(&self) -> Vec<(String, Value, String)> {
         let line = |(key, (value, origin)): (&String, &(Value, Origin))| {
             let shown = match value {
+                // A variable of a provider may be a secret.
+                Value::String(_) if key.starts_with("providers.") && key.contains(".env.") => "***".into(),
                 Value::String(text) if key.ends_with(".url") => Value::String(masked(text)),
                 Value::Array(items) if key.ends_with(".url") => {
                     let items = items.iter().filter_map(Value::as_str);

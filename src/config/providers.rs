@@ -1,5 +1,7 @@
 //! The instances that are configured: `[providers.NAME]`, and how calls are given out among them.
 
+mod rpc;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use toml::Value;
@@ -7,6 +9,8 @@ use toml::Value;
 use super::{Config, Origin};
 use crate::core::balance::{Strategy, Traits};
 use crate::core::breaker;
+
+pub use rpc::RpcProvider;
 
 /// What keys of instances start with; then its name, then what is said of it.
 pub(super) const INSTANCES: &str = "providers.";
@@ -26,7 +30,7 @@ const KEYS: [(&str, &str); 9] = [
     ("gpu_memory_mb", "integer"),
 ];
 /// The kinds that there are.
-const KINDS: [&str; 1] = ["ollama"];
+const KINDS: [&str; 2] = ["ollama", "rpc"];
 /// Names that providers have which are always there.
 const TAKEN: [&str; 3] = ["echo", "mcp-tools", "python"];
 /// The longest name.
@@ -48,12 +52,13 @@ pub struct Configured {
 }
 
 impl Config {
-    /// The instances that are configured, by name. All are Ollama servers so far.
+    /// The model servers that are configured, by name.
     #[must_use]
     pub fn instances(&self) -> Vec<Configured> {
         let keys = self.values.keys().filter_map(|key| split(key));
         let names: BTreeSet<&str> = keys.map(|(name, _)| name).collect();
-        names.into_iter().map(|name| self.instance(name)).collect()
+        let names = names.into_iter().filter(|name| kind_of(&self.values, name) != Some("rpc"));
+        names.map(|name| self.instance(name)).collect()
     }
 
     fn instance(&self, name: &str) -> Configured {
@@ -119,7 +124,8 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
             }
         }
         if key.starts_with(INSTANCES) {
-            found.extend(problem(key, value).map(|why| format!("{origin}: {key} {why}")));
+            let judged = rpc::judge(values, key, value).unwrap_or_else(|| problem(key, value));
+            found.extend(judged.map(|why| format!("{origin}: {key} {why}")));
         }
     }
     if values["breaker.share"].0.as_float().is_some_and(|share| share > 1.0) {
@@ -128,8 +134,12 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
     let names: BTreeMap<&str, &Origin> =
         values.iter().filter_map(|(key, (_, origin))| Some((split(key)?.0, origin))).collect();
     for (name, origin) in names {
+        let is_rpc = kind_of(values, name) == Some("rpc");
+        if is_rpc {
+            found.extend(rpc::together(name, values).into_iter().map(|why| format!("{origin}: {why}")));
+        }
         for key in ["kind", "url"] {
-            if !values.contains_key(&format!("{INSTANCES}{name}.{key}")) {
+            if !is_rpc && !values.contains_key(&format!("{INSTANCES}{name}.{key}")) {
                 found.push(format!("{origin}: {INSTANCES}{name}.{key} is missing"));
             }
         }
@@ -139,7 +149,11 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
 
 /// The name of the instance, and what is said of it.
 fn split(key: &str) -> Option<(&str, &str)> {
-    key.strip_prefix(INSTANCES)?.rsplit_once('.')
+    key.strip_prefix(INSTANCES)?.split_once('.')
+}
+
+fn kind_of<'a>(values: &'a BTreeMap<String, (Value, Origin)>, name: &str) -> Option<&'a str> {
+    values.get(&format!("{INSTANCES}{name}.kind"))?.0.as_str()
 }
 
 fn problem(key: &str, value: &Value) -> Option<String> {
@@ -186,7 +200,7 @@ mod tests {
     use super::*;
     use crate::config::{Sources, load};
 
-    fn read(text: &str) -> Result<Config, String> {
+    pub(super) fn read(text: &str) -> Result<Config, String> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("c.toml");
         std::fs::write(&path, text).expect("write");
@@ -225,7 +239,7 @@ mod tests {
         .expect_err("wrong in many ways");
         for part in [
             "providers.x must be a table",
-            "providers.a.kind must be one of ollama",
+            "providers.a.kind must be one of ollama, rpc",
             "providers.a.url must begin with http",
             "providers.a.weigth is not known; there are kind, url",
             "providers.a.weight must be 0 to",

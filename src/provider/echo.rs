@@ -149,6 +149,7 @@ mod tests {
             timeout: Duration::from_secs(60),
             cancel: CancellationToken::new(),
             traceparent: None,
+            priority: crate::core::priority::Priority::NORMAL,
         }
     }
 

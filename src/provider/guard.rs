@@ -203,8 +203,11 @@ impl Cause {
     }
 
     /// A provider that was told to stop fails in its own words; what counts is why it was told, and what it
-    /// kept in the details.
+    /// kept in the details. What had not begun when its time was over did not take too long: it found no room.
     fn explain(self, mut failure: Failure) -> Failure {
+        if failure.not_begun && matches!(self, Cause::TimedOut(_)) {
+            return failure;
+        }
         let told = self.failure("");
         failure.details.extend(told.details);
         Failure { code: told.code, message: told.message, retryable: told.retryable, ..failure }
@@ -285,6 +288,7 @@ mod tests {
             timeout: Duration::from_secs(seconds),
             cancel: CancellationToken::new(),
             traceparent: None,
+            priority: crate::core::priority::Priority::NORMAL,
         }
     }
 

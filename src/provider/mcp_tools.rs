@@ -227,6 +227,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             cancel: CancellationToken::new(),
             traceparent: None,
+            priority: crate::core::priority::Priority::NORMAL,
         };
         let params = serde_json::from_str(params).expect("JSON");
         let answer = McpTools::new().call(&cx, method, params).await?;

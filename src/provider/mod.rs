@@ -15,8 +15,11 @@ pub mod functions;
 pub mod guard;
 pub mod llm;
 pub mod mcp_tools;
+mod pool;
+pub mod process;
 pub mod python;
 pub mod registry;
+pub mod rpc;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +33,7 @@ use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::TaskKey;
+use crate::core::priority::Priority;
 use crate::core::protocol::ProtocolId;
 
 /// Something that serves methods of a protocol.
@@ -80,6 +84,8 @@ pub struct CallCx {
     pub cancel: CancellationToken,
     /// The W3C trace context of the task, to be sent on.
     pub traceparent: Option<String>,
+    /// Who goes first where calls must wait.
+    pub priority: Priority,
 }
 
 /// What a call gave.

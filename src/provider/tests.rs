@@ -67,6 +67,7 @@ async fn the_examples_of_every_protocol_are_true() {
                     timeout: Duration::from_secs(60),
                     cancel: CancellationToken::new(),
                     traceparent: None,
+                    priority: crate::core::priority::Priority::NORMAL,
                 };
                 let ask = Ask { protocol: &protocol.id, method: &method.name, wish: Wish::default() };
                 let called = providers.call(&cx, &ask, params.into(), &Stopped).await;

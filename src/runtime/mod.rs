@@ -1,6 +1,7 @@
 //! Putting the parts together: the only place that names an adapter.
 
 pub mod clock;
+mod rpc;
 mod service;
 mod worker;
 

@@ -115,6 +115,7 @@ impl Runtime {
         is_last_resort: bool,
     ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
         let mut all = self.providers();
+        self.add_rpc_providers(&mut all)?;
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
             if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {
@@ -241,6 +242,7 @@ impl Runtime {
     fn providers(&self) -> Vec<(Arc<dyn Provider>, InstanceSettings)> {
         let python = python::Settings {
             interpreter: self.config.text("python.interpreter").into(),
+            limits: self.python_limits(),
             ..python::Settings::default()
         };
         let plain = InstanceSettings { breaker: self.config.breaker(), ..InstanceSettings::default() };
@@ -259,6 +261,17 @@ impl Runtime {
         }
         all.extend(self.own.iter().map(|own| (guarded(Arc::clone(own), None), plain.clone())));
         all
+    }
+
+    fn python_limits(&self) -> python::Limits {
+        let limit = |key: &str| Some(self.config.number(key)).filter(|limit| *limit > 0);
+        python::Limits {
+            memory_bytes: limit("python.memory_mb").map(|megabytes| megabytes.saturating_mul(1024 * 1024)),
+            cpu_seconds: limit("python.cpu_seconds"),
+            processes: limit("python.processes"),
+            open_files: limit("python.files"),
+            ..python::Limits::default()
+        }
     }
 
     /// The instances that are configured, else the one server of `ollama.url`, if any.
@@ -280,7 +293,7 @@ impl Runtime {
         }
     }
 
-    fn result_bytes_max(&self) -> usize {
+    pub(super) fn result_bytes_max(&self) -> usize {
         usize::try_from(self.config.number("task.result_bytes_max")).unwrap_or(usize::MAX)
     }
 }

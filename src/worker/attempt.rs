@@ -134,6 +134,7 @@ impl Shared {
             timeout: spec.timeout.or(timeout).unwrap_or(self.settings.task_timeout),
             cancel,
             traceparent: task.traceparent.clone(),
+            priority: spec.priority.unwrap_or_default(),
         };
         let ask = Ask { protocol: &spec.protocol, method: method.name, wish: Wish::of(spec, &params) };
         let params = Value::Object(params);

@@ -38,6 +38,7 @@ mod proxy;
 mod rabbitmq;
 mod refused;
 mod replicas;
+mod rpc;
 mod rust_provider;
 mod schedule;
 mod schema;

@@ -243,5 +243,6 @@ fn cx() -> CallCx {
         timeout: Duration::from_secs(60),
         cancel: CancellationToken::new(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        priority: gleitzeit::core::priority::Priority::NORMAL,
     }
 }

@@ -78,6 +78,7 @@ fn cx() -> CallCx {
         timeout: Duration::from_secs(1),
         cancel: CancellationToken::new(),
         traceparent: None,
+        priority: crate::core::priority::Priority::NORMAL,
     }
 }
 

@@ -6,61 +6,34 @@
 //!                 └── pipe: stderr ─▶ Capture                         ▼
 //!                                            SIGKILL to the whole group, then the child is reaped
 //! ```
-//! The child leads a process group of its own, and the group never outlives it: when the child has ended, for
-//! whatever reason, what it started is killed. The group is killed *before* the child is reaped, as its number
-//! cannot be given to another process until then. A process that leaves the group (`setsid`) escapes; only
-//! namespaces and control groups catch those.
+//! The child leads a process group of its own, which never outlives it ([`crate::provider::process`]).
 //!
 //! The run is a task of the launcher's own tracker: a caller who goes away ends it, and the child is killed
 //! and reaped all the same.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::process::{ChildStderr, ChildStdout};
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::capture::Capture;
+use crate::provider::process::{Ends, Group, LaunchError, Pipes, Program};
 
 /// How long the pipes are read on after the group was killed: only a process that left the group can hold
 /// them open.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
-/// How long the kernel may take to end a killed process before the run is given up.
-const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// No run lasts longer; a point in time beyond could not be told.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
-
-/// The program to start for each run, and its surroundings.
-#[derive(Debug, Clone)]
-pub(super) struct Program {
-    /// The executable.
-    pub(super) path: PathBuf,
-    /// Its arguments.
-    pub(super) args: Vec<OsString>,
-    /// Its whole environment: nothing is inherited.
-    pub(super) environment: BTreeMap<String, String>,
-    /// Its working directory; `None`: the worker's.
-    pub(super) directory: Option<PathBuf>,
-}
 
 /// One run.
 #[derive(Debug)]
@@ -125,25 +98,6 @@ pub(super) enum Frame {
     Malformed,
 }
 
-/// Why no child could be started. The task surely did not run.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LaunchError {
-    /// The system has no more of something: processes, memory, descriptors.
-    #[error("the system has no room for another process: {0}")]
-    Exhausted(io::Error),
-    /// The program cannot be started.
-    #[error("{path} cannot be started: {error}")]
-    Program {
-        /// What was to be started.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// The run was given up: the runtime ends, or a killed child does not die.
-    #[error("the run was lost: {0}")]
-    Lost(&'static str),
-}
-
 /// Starts children and owns them to their end.
 #[derive(Debug)]
 pub(super) struct Launcher {
@@ -184,8 +138,8 @@ async fn conduct(
 ) -> Result<Ended, LaunchError> {
     let begun = Instant::now();
     // Listening comes before starting, so that no child's end is missed.
-    let mut ends = signal(SignalKind::child()).map_err(LaunchError::Exhausted)?;
-    let (mut group, mut pipes) = Group::start(program)?;
+    let mut ends = Ends::listen()?;
+    let (mut group, mut pipes, mut socket) = start(program)?;
     let (mut stdout, mut stderr) = (Capture::new(job.output_bytes_max), Capture::new(job.output_bytes_max));
     let mut frame = Frame::None;
     let breach = Breach::default();
@@ -194,7 +148,7 @@ async fn conduct(
             tokio::join!(
                 drain(&mut pipes.stdout, &mut stdout, job.flood_bytes, &breach),
                 drain(&mut pipes.stderr, &mut stderr, job.flood_bytes, &breach),
-                converse(&mut pipes.socket, &job.payload, job.frame_bytes_max, &mut frame, &breach),
+                converse(&mut socket, &job.payload, job.frame_bytes_max, &mut frame, &breach),
             );
         });
         let mut end = std::pin::pin!(async {
@@ -236,98 +190,12 @@ fn own_end(status: ExitStatus) -> End {
     }
 }
 
-/// The worker's ends of a child's descriptors.
-#[derive(Debug)]
-struct Pipes {
-    /// While it is open, the child's kernel-side watch on the worker holds still.
-    socket: UnixStream,
-    stdout: ChildStdout,
-    stderr: ChildStderr,
-}
-
-/// A child that leads a process group. Dropped, the group is killed.
-#[derive(Debug)]
-struct Group {
-    child: Child,
-    leader: Pid,
-    is_reaped: bool,
-}
-
-impl Group {
-    fn start(program: &Program) -> Result<(Group, Pipes), LaunchError> {
-        let (ours, theirs) = StdUnixStream::pair().map_err(LaunchError::Exhausted)?;
-        ours.set_nonblocking(true).map_err(LaunchError::Exhausted)?;
-        let mut command = Command::new(&program.path);
-        command.args(&program.args).env_clear().envs(&program.environment).process_group(0);
-        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(directory) = &program.directory {
-            command.current_dir(directory);
-        }
-        let child = command.spawn().map_err(|error| not_started(program, error))?;
-        let leader = Pid::from_raw(i32::try_from(child.id()).expect("the kernel's numbers are positive i32"));
-        let mut group = Group { child, leader, is_reaped: false };
-        let lost = || LaunchError::Lost("the child has no pipes");
-        let stdout = group.child.stdout.take().ok_or_else(lost)?;
-        let stderr = group.child.stderr.take().ok_or_else(lost)?;
-        let pipes = Pipes {
-            socket: UnixStream::from_std(ours).map_err(LaunchError::Exhausted)?,
-            stdout: ChildStdout::from_std(stdout).map_err(LaunchError::Exhausted)?,
-            stderr: ChildStderr::from_std(stderr).map_err(LaunchError::Exhausted)?,
-        };
-        Ok((group, pipes))
-    }
-
-    /// Returns when the leader has ended, and leaves it unreaped, so that its number stays its own.
-    async fn ended(&self, ends: &mut SignalStream) {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-        loop {
-            match waitid(Id::Pid(self.leader), flags) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
-                // A status, or one that nix cannot name (real-time signals): `reap` reads it.
-                Ok(_) | Err(_) => return,
-            }
-            if ends.recv().await.is_none() {
-                // The runtime is ending; `drop` does the rest.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// Kills the whole group. Must come before `reap`.
-    fn kill(&self) {
-        // ESRCH: nobody is left. The leader is killed by itself too, in case it moved to another group.
-        let _ = killpg(self.leader, Signal::SIGKILL);
-        let _ = kill(self.leader, Signal::SIGKILL);
-    }
-
-    /// Takes the status of a leader that has ended or was killed.
-    async fn reap(&mut self, ends: &mut SignalStream) -> Result<ExitStatus, LaunchError> {
-        if tokio::time::timeout(KILL_GRACE, self.ended(ends)).await.is_err() {
-            return Err(LaunchError::Lost("a killed process does not end"));
-        }
-        // Returns at once: the leader has ended.
-        let status = self.child.wait().map_err(|_| LaunchError::Lost("the child's status is gone"))?;
-        self.is_reaped = true;
-        Ok(status)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if !self.is_reaped {
-            self.kill();
-            // Without waiting: this is the runtime's end or a process that does not die.
-            let _ = self.child.try_wait();
-        }
-    }
-}
-
-fn not_started(program: &Program, error: io::Error) -> LaunchError {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    match errno {
-        Some(Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => LaunchError::Exhausted(error),
-        _ => LaunchError::Program { path: program.path.clone(), error },
-    }
+/// Starts a child. While the socket is open, the child's kernel-side watch on the worker holds still.
+fn start(program: &Program) -> Result<(Group, Pipes, UnixStream), LaunchError> {
+    let (ours, theirs) = StdUnixStream::pair().map_err(LaunchError::Exhausted)?;
+    ours.set_nonblocking(true).map_err(LaunchError::Exhausted)?;
+    let (group, pipes) = Group::of(program.spawn(OwnedFd::from(theirs).into())?)?;
+    Ok((group, pipes, UnixStream::from_std(ours).map_err(LaunchError::Exhausted)?))
 }
 
 /// The first bound that a child broke.

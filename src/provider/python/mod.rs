@@ -33,8 +33,9 @@ use serde_json::{Map, Value, json};
 
 use self::dialect::{Method, Request};
 pub use self::interpreter::{Interpreter, VERSION_MIN};
-use self::launch::{Job, Launcher, Program};
+use self::launch::{Job, Launcher};
 use self::outcome::Bounds;
+use super::process::Program;
 use super::{Answer, CallCx, Health, Provider};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -81,6 +82,8 @@ pub struct Settings {
 pub struct Limits {
     /// Data memory, in bytes, per process.
     pub memory_bytes: Option<u64>,
+    /// Processor time, in seconds.
+    pub cpu_seconds: Option<u64>,
     /// The largest file that a process may write, in bytes.
     pub file_bytes: Option<u64>,
     /// Open descriptors.
@@ -178,7 +181,7 @@ impl Python {
         task.insert(
             "limits".to_owned(),
             json!({
-                "memory_bytes": limits.memory_bytes, "file_bytes": limits.file_bytes,
+                "memory_bytes": limits.memory_bytes, "cpu_seconds": limits.cpu_seconds, "file_bytes": limits.file_bytes,
                 "open_files": limits.open_files, "processes": limits.processes,
             }),
         );

@@ -7,10 +7,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::dialect::Method;
-use super::launch::{End, Ended, Frame, LaunchError};
+use super::launch::{End, Ended, Frame};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::provider::Answer;
+use crate::provider::process::LaunchError;
 
 /// How much of each stream a failure keeps, in bytes: every attempt's failure is recorded with the task.
 const FAILURE_OUTPUT_BYTES_MAX: usize = 256 * 1024;

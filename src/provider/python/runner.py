@@ -40,6 +40,7 @@ INTEGER_END = 10**INTEGER_DIGITS_MAX
 
 LIMITS = {
     "memory_bytes": resource.RLIMIT_DATA,
+    "cpu_seconds": resource.RLIMIT_CPU,
     "file_bytes": resource.RLIMIT_FSIZE,
     "open_files": resource.RLIMIT_NOFILE,
     "processes": resource.RLIMIT_NPROC,
@@ -162,9 +163,11 @@ def limit(kind, value):
     if value is None:
         return
     _, hard = resource.getrlimit(kind)
+    # A second more before SIGKILL, so that SIGXCPU tells why it ended.
+    end = value + 1 if kind == resource.RLIMIT_CPU else value
     if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+        value, end = min(value, hard), min(end, hard)
+    resource.setrlimit(kind, (value, end))
 
 
 def flush():

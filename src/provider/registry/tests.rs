@@ -123,6 +123,7 @@ async fn ask_for(providers: &Providers, of: &str, method: &str, wish: Wish) -> C
         timeout: Duration::from_secs(1),
         cancel: CancellationToken::new(),
         traceparent: None,
+        priority: crate::core::priority::Priority::NORMAL,
     };
     let protocol = protocol(of);
     let ask = Ask { protocol: &protocol, method, wish };

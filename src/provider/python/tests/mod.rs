@@ -35,6 +35,7 @@ fn cx() -> CallCx {
         timeout: Duration::from_secs(60),
         cancel: CancellationToken::new(),
         traceparent: None,
+        priority: crate::core::priority::Priority::NORMAL,
     }
 }
 

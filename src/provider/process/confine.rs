@@ -1,0 +1,147 @@
+//! Limits of a process, and its end with the worker's.
+//!
+//! Both are set before the program begins, by two small programs of util-linux which then become it: `prlimit` sets
+//! limits, `setpriv` has the kernel kill the process when the thread that started it ends, however the worker dies. So
+//! that this thread lives as long as it should, [`Confined`] has one of its own.
+//!
+//! Where `setpriv` is not there, a worker that is killed leaves its processes to notice that their standard input has
+//! ended. Where `prlimit` is not there, limits are refused rather than left out.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{LaunchError, Program, SEARCH_PATH};
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+
+/// How long `setpriv` may take to show that it works.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What each process may use; `None`: as much as the worker itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Data memory in bytes (`RLIMIT_DATA`): what it allocates; of each process of the group by itself.
+    pub memory_bytes: Option<u64>,
+    /// Processor time in seconds over its whole life (`RLIMIT_CPU`).
+    pub cpu_seconds: Option<u64>,
+    /// Processes and threads of the worker's user altogether (`RLIMIT_NPROC`); not enforced for root.
+    pub processes: Option<u64>,
+    /// Open descriptors (`RLIMIT_NOFILE`).
+    pub open_files: Option<u64>,
+}
+
+impl Limits {
+    fn arguments(&self) -> Vec<OsString> {
+        let limits = [
+            ("data", self.memory_bytes),
+            ("nproc", self.processes),
+            ("nofile", self.open_files),
+        ];
+        let set = limits.into_iter().filter_map(|(name, limit)| Some(format!("--{name}={}", limit?)));
+        // A second more before SIGKILL, so that SIGXCPU tells why it ended.
+        let cpu = self.cpu_seconds.map(|limit| format!("--cpu={limit}:{}", limit.saturating_add(1)));
+        set.chain(cpu).map(OsString::from).collect()
+    }
+}
+
+/// Starts one program as often as is asked, each process under the same limits. Dropped, the kernel kills what is left.
+#[derive(Debug)]
+pub(in crate::provider) struct Confined {
+    program: Program,
+    starts: mpsc::Sender<Start>,
+}
+
+/// To start what, with which standard input, and whom to tell.
+#[derive(Debug)]
+struct Start {
+    program: Program,
+    stdin: Stdio,
+    told: oneshot::Sender<Result<Child, LaunchError>>,
+}
+
+impl Confined {
+    /// Finds out what this machine can do.
+    ///
+    /// # Errors
+    /// `PROVIDER_INITIALIZATION_FAILED`: limits are wanted and `prlimit` is not there. `RESOURCE_EXHAUSTED`: no thread.
+    pub(in crate::provider) async fn new(program: Program, limits: &Limits) -> Result<Confined, Failure> {
+        let (starts, wanted) = mpsc::channel();
+        let name = "gleitzeit-starts".to_owned();
+        std::thread::Builder::new().name(name).spawn(move || start_all(&wanted)).map_err(|error| {
+            Failure::new(Code::ResourceExhausted, format!("no thread can be started: {error}"))
+        })?;
+        let mut confined = Confined { program, starts };
+        let limits = limits.arguments();
+        if !limits.is_empty() {
+            let Some(prlimit) = helper("prlimit") else {
+                let message = "limits need the program prlimit of util-linux, which is not there: install it";
+                return Err(Failure::new(Code::ProviderInitializationFailed, message));
+            };
+            // No core dumps: they hold what the process knew.
+            let arguments = limits.into_iter().chain([OsString::from("--core=0")]);
+            confined.wrap(prlimit, arguments);
+        }
+        if let Some(setpriv) = helper("setpriv")
+            && is_able(&setpriv).await
+        {
+            confined.wrap(setpriv, ["--pdeathsig", "KILL"].map(OsString::from));
+        }
+        Ok(confined)
+    }
+
+    /// Starts it once.
+    pub(in crate::provider) async fn start(
+        &self,
+        environment: Vec<(String, String)>,
+        stdin: Stdio,
+    ) -> Result<Child, LaunchError> {
+        let (told, child) = oneshot::channel();
+        let mut program = self.program.clone();
+        program.environment.extend(environment);
+        // The thread ends after the last sender only.
+        let _ = self.starts.send(Start { program, stdin, told });
+        child.await.unwrap_or(Err(LaunchError::Lost("the thread that starts processes has ended")))
+    }
+
+    /// Puts a program in front that becomes the next one.
+    fn wrap(&mut self, path: PathBuf, arguments: impl IntoIterator<Item = OsString>) {
+        let inner = std::mem::replace(&mut self.program.path, path);
+        let mut args: Vec<OsString> = arguments.into_iter().collect();
+        args.extend([OsString::from("--"), inner.into_os_string()]);
+        args.append(&mut self.program.args);
+        self.program.args = args;
+    }
+}
+
+/// The life of the thread that starts processes. Who does not wait any more has no use for a process.
+fn start_all(wanted: &mpsc::Receiver<Start>) {
+    while let Ok(Start { program, stdin, told }) = wanted.recv() {
+        if told.is_closed() {
+            continue;
+        }
+        if let Err(Ok(mut child)) = told.send(program.spawn(stdin)) {
+            // It went away in this moment.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn helper(name: &str) -> Option<PathBuf> {
+    let mut folders = SEARCH_PATH.split(':');
+    folders.find_map(|folder| Some(Path::new(folder).join(name)).filter(|path| path.is_file()))
+}
+
+/// Whether this `setpriv` has the option: not every one does.
+async fn is_able(setpriv: &Path) -> bool {
+    let mut command = tokio::process::Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--", "true"]).env_clear().env("PATH", SEARCH_PATH);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let ended = tokio::time::timeout(PROBE_TIMEOUT, command.status()).await;
+    ended.is_ok_and(|status| status.is_ok_and(|status| status.success()))
+}

@@ -1,0 +1,331 @@
+//! Providers in any language: programs that speak JSON-RPC 2.0, over standard streams or over HTTP.
+//!
+//! ```text
+//! message     what is said, and what errors mean                  (knows JSON-RPC, no processes)
+//! child       one process: lines in, lines out, its end           (knows processes, no pools)
+//! stdio       how a process is made ready for the pool
+//! http        the same over HTTP, where somebody else runs the server
+//! describe    what a provider says of itself, held against its protocol
+//! conformance a suite that any provider can be run through
+//! ```
+//! A process that dies in a call ends that call with a failure that may be tried again (`CONNECTION_LOST`); one that
+//! dies idle is replaced, and who was about to call it calls another one.
+
+mod child;
+pub mod conformance;
+mod describe;
+mod exchange;
+mod http;
+mod message;
+mod stdio;
+mod tail;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+
+use self::describe::Described;
+use self::http::Remote;
+use self::stdio::Processes;
+use super::pool::Pool;
+use super::process::{self, Confined, Limits, Program, SEARCH_PATH};
+use super::{Answer, CallCx, Health, Provider, told_by_code};
+use crate::core::breaker::Ending;
+use crate::core::clock::Clock;
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+use crate::core::pool::{PATIENCE, Policy};
+use crate::core::protocol::{ProtocolId, ProtocolSpec};
+
+/// What an answer needs beside the result, in bytes.
+const ENVELOPE_BYTES: usize = 256 * 1024;
+/// How often a call that did not begin, as its process had died, is given to another process.
+const TRIES_MAX: usize = 3;
+
+/// A provider that speaks JSON-RPC.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Its name.
+    pub name: String,
+    /// How it is reached.
+    pub road: Road,
+    /// The largest result, in bytes of JSON.
+    pub result_bytes_max: usize,
+}
+
+/// How a provider is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Road {
+    /// By processes that we start.
+    Processes(Box<Command>),
+    /// At an address.
+    Http {
+        /// `http://` or `https://`.
+        url: String,
+        /// How long the answer to the introduction may take.
+        start_timeout: Duration,
+    },
+}
+
+/// A program, and how its processes are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// The program and its arguments; not empty.
+    pub line: Vec<String>,
+    /// Its working directory; `None`: the worker's.
+    pub directory: Option<PathBuf>,
+    /// Its environment beside `PATH` and `LANG`, which it overrides; nothing is inherited.
+    pub environment: BTreeMap<String, String>,
+    /// Variables whose values are read from files when a process starts.
+    pub secrets: Vec<(String, PathBuf)>,
+    /// What each process may use.
+    pub limits: Limits,
+    /// How many processes there are.
+    pub pool: Policy,
+    /// How long a process may take to be ready.
+    pub start_timeout: Duration,
+}
+
+/// A provider in any language.
+#[derive(Debug)]
+pub struct Rpc {
+    settings: Settings,
+    protocol: ProtocolSpec,
+    clock: Arc<dyn Clock>,
+    described: Arc<Mutex<Described>>,
+    /// There from `start` to `stop`.
+    line: Mutex<Option<Line>>,
+}
+
+/// A provider that has started.
+#[derive(Debug, Clone)]
+enum Line {
+    Processes(Arc<Pool<Processes>>, TaskTracker),
+    Http(Arc<Remote>),
+}
+
+impl Rpc {
+    /// A provider of this protocol, not started yet.
+    #[must_use]
+    pub fn new(settings: Settings, protocol: ProtocolSpec, clock: Arc<dyn Clock>) -> Rpc {
+        Rpc { settings, protocol, clock, described: Arc::default(), line: Mutex::new(None) }
+    }
+
+    async fn open(&self) -> Result<Line, Failure> {
+        let name = self.settings.name.clone();
+        match &self.settings.road {
+            Road::Http { url, start_timeout } => {
+                let remote = Remote::open(&name, url, self.line_bytes_max())?;
+                let described = remote.introduce(&self.protocol.id, *start_timeout).await?;
+                *lock(&self.described) = described;
+                Ok(Line::Http(Arc::new(remote)))
+            }
+            Road::Processes(command) => {
+                let tasks = TaskTracker::new();
+                let processes = Processes {
+                    name: name.clone(),
+                    protocol: self.protocol.id.clone(),
+                    confined: Confined::new(command.program()?, &command.limits).await?,
+                    secrets: command.secrets.clone(),
+                    start_timeout: command.start_timeout,
+                    line_bytes_max: self.line_bytes_max(),
+                    described: Arc::clone(&self.described),
+                    tasks: tasks.clone(),
+                };
+                let pool = Pool::start(name, processes, command.pool).await?;
+                Ok(Line::Processes(Arc::new(pool), tasks))
+            }
+        }
+    }
+
+    /// Asks one process after the other, as long as the call surely did not begin because one had died.
+    async fn ask(
+        &self,
+        pool: &Pool<Processes>,
+        cx: &CallCx,
+        method: &str,
+        params: &Value,
+    ) -> Result<Value, Failure> {
+        let mut tries = 0;
+        loop {
+            let lease = tokio::select! {
+                biased;
+                lease = pool.acquire(cx.priority) => lease?,
+                () = cx.cancel.cancelled() => return Err(self.no_room(pool, cx)),
+            };
+            let context = message::context(cx, self.clock.now());
+            let outcome = lease.member().call(cx, method, params, &context).await;
+            tries += 1;
+            let has_died = lease.member().has_ended();
+            match &outcome {
+                Err(failure) if has_died && failure.not_begun && tries < TRIES_MAX => {
+                    tracing::debug!(provider = self.settings.name, %failure, "another process is asked");
+                    lease.died();
+                    continue;
+                }
+                Err(_) if has_died => lease.died(),
+                Ok(_) => lease.proved(),
+                Err(_) => {}
+            }
+            return outcome;
+        }
+    }
+
+    /// A call whose time was over before it had a process.
+    fn no_room(&self, pool: &Pool<Processes>, cx: &CallCx) -> Failure {
+        let (name, seconds, waiting) =
+            (&self.settings.name, cx.timeout.as_secs_f64(), pool.standing().waiting);
+        let message =
+            format!("provider {name} had no process free within {seconds} s; {waiting} more calls wait");
+        Failure::new(Code::ProviderOverloaded, message).with("waiting", waiting).not_begun()
+    }
+
+    fn line(&self) -> Option<Line> {
+        lock(&self.line).clone()
+    }
+
+    fn line_bytes_max(&self) -> usize {
+        self.settings.result_bytes_max.saturating_add(ENVELOPE_BYTES)
+    }
+}
+
+impl Command {
+    fn program(&self) -> Result<Program, Failure> {
+        let (first, args) = self.line.split_first().ok_or_else(|| {
+            Failure::new(Code::ConfigurationError, "the command of a provider has no program")
+        })?;
+        if let Some(directory) = self.directory.as_ref().filter(|directory| !directory.is_dir()) {
+            let message = format!("the directory {} is not there", directory.display());
+            return Err(Failure::new(Code::ProviderInitializationFailed, message));
+        }
+        let defaults = [("PATH", SEARCH_PATH), ("LANG", "C.UTF-8")];
+        let mut environment: BTreeMap<String, String> =
+            defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        environment.extend(self.environment.clone());
+        let search_path = environment.get("PATH").map_or(SEARCH_PATH, String::as_str);
+        Ok(Program {
+            path: process::find(first, search_path, self.directory.as_deref())?,
+            args: args.iter().map(Into::into).collect(),
+            environment,
+            directory: self.directory.clone(),
+        })
+    }
+}
+
+#[async_trait]
+impl Provider for Rpc {
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn protocol(&self) -> &ProtocolId {
+        &self.protocol.id
+    }
+
+    fn serves(&self, method: &str) -> bool {
+        self.protocol.find(method).is_some() && lock(&self.described).serves(method)
+    }
+
+    async fn start(&self) -> Result<(), Failure> {
+        if self.line().is_some() {
+            return Ok(());
+        }
+        let line = self.open().await?;
+        *lock(&self.line) = Some(line);
+        let described = lock(&self.described).clone();
+        let (name, version) = (described.name.as_deref(), described.version.as_deref());
+        let provider = &self.settings.name;
+        tracing::info!(
+            provider,
+            name,
+            version,
+            methods = described.methods.len(),
+            "the provider has started"
+        );
+        for difference in described.differences(&self.protocol) {
+            tracing::warn!(provider, protocol = %self.protocol.id, "differs from its protocol: {difference}");
+        }
+        Ok(())
+    }
+
+    async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
+        let outcome = match self.line() {
+            None => {
+                let message = format!("provider {} is not started here", self.settings.name);
+                return Err(Failure::new(Code::SystemNotInitialized, message));
+            }
+            Some(Line::Processes(pool, _)) => self.ask(&pool, cx, method, &params).await,
+            Some(Line::Http(remote)) => remote.call(cx, method, &params, self.clock.now()).await,
+        };
+        outcome.map(Answer::from)
+    }
+
+    /// That too many wait for its processes is nothing that the provider does.
+    fn tells(&self, failure: &Failure) -> Ending {
+        let is_queue = failure.details.contains_key("waiting") || failure.details.contains_key("queue_max");
+        if is_queue { Ending::Untold } else { told_by_code(failure.code) }
+    }
+
+    async fn health(&self) -> Health {
+        match self.line() {
+            None => Health::Down("not started".to_owned()),
+            Some(Line::Http(remote)) => remote.health().await,
+            Some(Line::Processes(pool, _)) => {
+                let Some(lease) = pool.idle() else { return fitness(&pool) };
+                // Dropped, as when it takes too long, the process is killed and replaced.
+                let answer = lease.member().request(message::PING, &json!({}), None).await;
+                if lease.member().has_ended() {
+                    lease.died();
+                    return fitness(&pool);
+                }
+                let health = judge(answer);
+                if health == Health::Up {
+                    lease.proved();
+                }
+                health
+            }
+        }
+    }
+
+    async fn stop(&self) {
+        let line = lock(&self.line).take();
+        if let Some(Line::Processes(pool, tasks)) = line {
+            pool.stop().await;
+            tasks.close();
+            tasks.wait().await;
+        }
+    }
+}
+
+/// How a pool does that has nobody to ask: a process that has died is replaced, and that is no doubt about the others.
+fn fitness(pool: &Pool<Processes>) -> Health {
+    let standing = pool.standing();
+    match standing.failures {
+        Some((count, failure)) if standing.members == 0 && count >= PATIENCE => Health::Down(failure.message),
+        Some(_) | None => Health::Up,
+    }
+}
+
+/// What the answer to a ping says. Whoever answers that it knows no pings lives.
+fn judge(answer: Result<Value, Failure>) -> Health {
+    let Ok(answer) = answer else { return Health::Up };
+    let text = |key: &str| answer.get(key).and_then(Value::as_str);
+    let reason = text("reason").unwrap_or("it says so").chars().take(500).collect();
+    match text("status") {
+        Some("down") => Health::Down(reason),
+        Some("degraded") => Health::Degraded(reason),
+        _ => Health::Up,
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that panics is done while it is held.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
