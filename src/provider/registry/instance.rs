@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::core::balance::{Candidate, Traits};
+use crate::core::balance::{Candidate, Traits, Wish};
 use crate::core::breaker::{self, Breaker, Ending, Pass};
 use crate::core::failure::Failure;
 use crate::core::latency::Latency;
-use crate::provider::{Health, Provider};
+use crate::provider::{Health, Provider, Stock};
 
 /// What is configured of a provider.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -160,9 +160,19 @@ impl Instance {
         }
     }
 
+    /// What it has of a model; unless it is configured, as far as it is known.
+    pub(super) fn stock(&self, model: &str) -> Stock {
+        match self.provider.stock(model) {
+            Stock::Missing if !self.traits.models.is_empty() => Stock::Unknown,
+            stock => stock,
+        }
+    }
+
     /// As a candidate.
-    pub(super) fn candidate(&self, now: Duration, is_degraded: bool) -> Candidate<'_> {
+    pub(super) fn candidate(&self, now: Duration, is_degraded: bool, wish: &Wish) -> Candidate<'_> {
+        let is_warm = wish.model.as_ref().is_some_and(|model| self.stock(model) == Stock::Ready);
         Candidate {
+            is_warm,
             name: self.provider.name(),
             traits: &self.traits,
             running: self.running.load(Ordering::Relaxed),

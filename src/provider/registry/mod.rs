@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::{Answer, CallCx, Provider};
+use super::{Answer, CallCx, Provider, Stock};
 use crate::core::balance::{self, Strategy, Wish};
 use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
@@ -334,7 +334,28 @@ impl Providers {
         if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
             return Err(unavailable(self.not_now(&able).1));
         }
-        Ok((lane, able, wish))
+        match &wish.model {
+            Some(model) => Ok((lane, self.stocked(able, model)?, wish)),
+            None => Ok((lane, able, wish)),
+        }
+    }
+
+    /// Those that have the model or do not tell. Where nobody else could have it, whoever is asked says best what
+    /// to do about it.
+    fn stocked(&self, able: Vec<Arc<Instance>>, model: &str) -> Result<Vec<Arc<Instance>>, Failure> {
+        let lacks = |one: &&Arc<Instance>| one.stock(model) == Stock::Missing;
+        let lacking: Vec<&str> = able.iter().filter(lacks).map(|one| one.name()).collect();
+        if lacking.len() < able.len() {
+            return Ok(able.iter().filter(|one| !lacks(one)).cloned().collect());
+        }
+        if self.settings.is_last_resort {
+            return Ok(able);
+        }
+        let message = format!(
+            "no server of this worker has model {model:?}: {} lack it; fetch it there, or name another one",
+            lacking.join(", ")
+        );
+        Err(Failure::new(Code::InvalidParams, message).with("model", model))
     }
 
     /// The next one of these to ask, admitted; `None` if nobody may be asked now.
@@ -359,7 +380,7 @@ impl Providers {
         let turn = lane.turn.fetch_add(1, Ordering::Relaxed);
         while !left.is_empty() {
             let candidates: Vec<_> =
-                left.iter().map(|(one, is_degraded)| one.candidate(now, *is_degraded)).collect();
+                left.iter().map(|(one, is_degraded)| one.candidate(now, *is_degraded, wish)).collect();
             let chosen = balance::choose(lane.strategy, &candidates, wish, turn, &mut || clock.chance())?;
             if let Some(call) = left[chosen].0.admit(now, is_regardless) {
                 return Some(call);
