@@ -20,11 +20,16 @@ mod headers;
 mod heir;
 mod letters;
 mod live;
+#[path = "../support/http_server.rs"]
+mod http_server;
 mod migrate;
 mod mutants;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;
+mod openai;
+#[path = "../support/openai.rs"]
+mod openai_server;
 mod original;
 mod outages;
 mod own;

@@ -12,6 +12,7 @@ fn candidates<'a>(names: &[&'a str], all: &'a [Traits]) -> Vec<Candidate<'a>> {
         running: 0,
         latency: None,
         is_degraded: false,
+        is_warm: false,
     };
     names.iter().zip(all).map(one).collect()
 }

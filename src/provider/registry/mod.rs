@@ -238,6 +238,8 @@ impl Providers {
                 let wait = failure.retry_after.unwrap_or(known.0).min(WAIT_MAX);
                 Called::NotNow { wait, why: failure.message }
             }
+            // Nothing was begun, nobody here can do it, and somebody else may.
+            Some((_, failure)) if !self.settings.is_last_resort => Called::Elsewhere(failure),
             Some((by, failure)) => Called::Made { by, outcome: Err(failure) },
             None => {
                 let (wait, why) = self.not_now(&all);
@@ -334,28 +336,12 @@ impl Providers {
         if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
             return Err(unavailable(self.not_now(&able).1));
         }
-        match &wish.model {
-            Some(model) => Ok((lane, self.stocked(able, model)?, wish)),
-            None => Ok((lane, able, wish)),
+        let lacks = |one: &Arc<Instance>| wish.model.as_ref().is_some_and(|model| one.stock(model) == Stock::Missing);
+        if !able.iter().all(lacks) {
+            // Where all lack it by their own lists, whoever is asked says best what to do about it.
+            able.retain(|one| !lacks(one));
         }
-    }
-
-    /// Those that have the model or do not tell. Where nobody else could have it, whoever is asked says best what
-    /// to do about it.
-    fn stocked(&self, able: Vec<Arc<Instance>>, model: &str) -> Result<Vec<Arc<Instance>>, Failure> {
-        let lacks = |one: &&Arc<Instance>| one.stock(model) == Stock::Missing;
-        let lacking: Vec<&str> = able.iter().filter(lacks).map(|one| one.name()).collect();
-        if lacking.len() < able.len() {
-            return Ok(able.iter().filter(|one| !lacks(one)).cloned().collect());
-        }
-        if self.settings.is_last_resort {
-            return Ok(able);
-        }
-        let message = format!(
-            "no server of this worker has model {model:?}: {} lack it; fetch it there, or name another one",
-            lacking.join(", ")
-        );
-        Err(Failure::new(Code::InvalidParams, message).with("model", model))
+        Ok((lane, able, wish))
     }
 
     /// The next one of these to ask, admitted; `None` if nobody may be asked now.
