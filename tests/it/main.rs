@@ -22,6 +22,7 @@ mod letters;
 mod live;
 #[path = "../support/http_server.rs"]
 mod http_server;
+mod llama;
 mod migrate;
 mod mutants;
 mod ollama;
