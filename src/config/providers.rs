@@ -75,7 +75,8 @@ impl Config {
             items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
         };
         let seconds = |key: &str| {
-            let seconds = of(key).and_then(|value| value.as_float().or(value.as_integer().map(|whole| whole as f64)));
+            let seconds =
+                of(key).and_then(|value| value.as_float().or(value.as_integer().map(|whole| whole as f64)));
             seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         };
         let variable = |name: String| Key::Variable { value: self.variables.get(&name), name };
@@ -84,7 +85,9 @@ impl Config {
             connect_timeout: seconds("connect_timeout").unwrap_or(usual.connect_timeout),
             idle_timeout: seconds("idle_timeout").unwrap_or(usual.idle_timeout),
             timeout: seconds("timeout"),
-            key: text("api_key_file").map(|path| Key::File(path.into())).or(text("api_key_env").map(variable)),
+            key: text("api_key_file")
+                .map(|path| Key::File(path.into()))
+                .or(text("api_key_env").map(variable)),
             ..usual
         };
         let kind = KINDS.iter().find(|(kind, _)| text("kind").as_deref() == Some(kind));
@@ -164,7 +167,8 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
 
 /// A server is logged in to in one way.
 fn two_logins(values: &BTreeMap<String, (Value, Origin)>, name: &str) -> Option<&'static str> {
-    let of = |key: &str| values.get(&format!("{INSTANCES}{name}.{key}")).and_then(|(value, _)| value.as_str());
+    let of =
+        |key: &str| values.get(&format!("{INSTANCES}{name}.{key}")).and_then(|(value, _)| value.as_str());
     let logins = [of("api_key_file"), of("api_key_env"), of("url").filter(|url| url.contains('@'))];
     (logins.into_iter().flatten().count() > 1)
         .then_some("has two logins: give one of api_key_file, api_key_env, and a login in its url")
@@ -187,7 +191,9 @@ fn problem(key: &str, value: &Value) -> Option<String> {
         return Some("must have another name: that one is taken".to_owned());
     }
     if key == "api_key" {
-        return Some("is not written here: name a file (api_key_file) or a variable (api_key_env)".to_owned());
+        return Some(
+            "is not written here: name a file (api_key_file) or a variable (api_key_env)".to_owned(),
+        );
     }
     let Some((_, kind)) = KEYS.iter().find(|(known, _)| *known == key) else {
         let known = KEYS.map(|(key, _)| key).join(", ");

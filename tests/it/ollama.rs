@@ -200,7 +200,11 @@ async fn a_stream_that_breaks_off_is_a_failure_with_what_was_said() {
         for method in ["chat", "generate"] {
             let params = json!({"prompt": "Hi", "model": model, "stream": true});
             let failure = call(&server, method, params).await.expect_err(model);
-            assert_eq!((failure.code, failure.retryable, failure.not_begun), (code, true, false), "{failure}");
+            assert_eq!(
+                (failure.code, failure.retryable, failure.not_begun),
+                (code, true, false),
+                "{failure}"
+            );
             assert!(failure.message.contains(part), "{failure}");
             let said = Server::answer_to("Hi");
             let partial = failure.details["partial"].as_str().expect("what was said");
@@ -217,7 +221,9 @@ async fn a_server_of_years_ago_is_asked_in_its_own_words() {
     let server = Server::start();
     server.does(Manner { is_old: true, ..Manner::default() });
     let ollama = ollama(&server.url(), &[]);
-    for paths in [&["/api/embed", "/api/embeddings"][..], &["/api/embed", "/api/embeddings", "/api/embeddings"]] {
+    for paths in
+        [&["/api/embed", "/api/embeddings"][..], &["/api/embed", "/api/embeddings", "/api/embeddings"]]
+    {
         let params = json!({"text": "Hello", "model": "m"});
         let answer = ollama.call(&cx(), "embed", params).await.expect("an answer");
         assert_eq!(answer.result["embedding"], json!([0.5, -0.25, 5]));
@@ -278,7 +284,8 @@ async fn a_folder_stands_for_its_files() {
     let place = tempfile::tempdir().expect("a temporary folder");
     let data = place.path().join("data");
     std::fs::create_dir(&data).expect("a folder");
-    for (name, text) in [("b.txt", "two words"), ("a.txt", "one"), ("c.md", "left out"), ("d.png", "picture")] {
+    for (name, text) in [("b.txt", "two words"), ("a.txt", "one"), ("c.md", "left out"), ("d.png", "picture")]
+    {
         std::fs::write(data.join(name), text).expect("a file");
     }
     let ollama = ollama(&server.url(), &[&data]);

@@ -58,11 +58,9 @@ async fn a_conversation_is_sent_as_openai_reads_it_and_answered_with_every_key()
 #[tokio::test]
 async fn a_streamed_answer_is_the_same_as_a_whole_one() {
     let server = Server::start();
-    for (method, path) in [
-        ("chat", "/v1/chat/completions"),
-        ("generate", "/v1/completions"),
-        ("complete", "/v1/completions"),
-    ] {
+    for (method, path) in
+        [("chat", "/v1/chat/completions"), ("generate", "/v1/completions"), ("complete", "/v1/completions")]
+    {
         let params = |stream: bool| json!({"prompt": "Say hello", "model": "m", "stream": stream});
         let mut whole = call(&server, method, params(false)).await.expect("an answer");
         let mut streamed = call(&server, method, params(true)).await.expect("an answer");
@@ -81,7 +79,8 @@ async fn a_streamed_answer_is_the_same_as_a_whole_one() {
 #[tokio::test]
 async fn a_completion_is_a_completion_and_with_a_system_prompt_a_conversation() {
     let server = Server::start();
-    let result = call(&server, "generate", json!({"prompt": "Once", "model": "m"})).await.expect("an answer").result;
+    let result =
+        call(&server, "generate", json!({"prompt": "Once", "model": "m"})).await.expect("an answer").result;
     for key in ["response", "content", "text"] {
         assert_eq!(result[key], Server::answer_to("Once"), "{key}");
     }
@@ -91,8 +90,7 @@ async fn a_completion_is_a_completion_and_with_a_system_prompt_a_conversation() 
     let asked = server.asked();
     assert_eq!((asked[0].path.as_str(), &asked[0].body["prompt"]), ("/v1/completions", &json!("Once")));
     assert_eq!(asked[1].path, "/v1/chat/completions");
-    let messages =
-        json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": "Once"}]);
+    let messages = json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": "Once"}]);
     assert_eq!(asked[1].body["messages"], messages);
 }
 
@@ -113,7 +111,8 @@ async fn images_are_data_uris_behind_the_text_of_the_user() {
     let path = place.path().join("a.jpg");
     std::fs::write(&path, b"\xff\xd8\xff\xe0 no real picture").expect("a file");
     let params = json!({"prompt": "What?", "model": "llava", "images": ["iVBORw0KGgo="], "image_path": path});
-    let provider = provider(Settings { read_paths: vec![place.path().to_owned()], ..settings(&server.url()) }).await;
+    let provider =
+        provider(Settings { read_paths: vec![place.path().to_owned()], ..settings(&server.url()) }).await;
     let answer = provider.call(&cx(), "vision", params).await.expect("an answer");
     assert_eq!(answer.result["content"], Server::answer_to("What?"));
     let parts = &server.asked()[0].body["messages"][0]["content"];
@@ -153,7 +152,8 @@ async fn what_a_server_or_model_does_not_know_is_learned_from_its_refusal_once()
 #[tokio::test]
 async fn a_refusal_to_answer_is_an_answer() {
     let server = Server::start();
-    let answer = call(&server, "chat", json!({"prompt": "Hi", "model": "reluctant"})).await.expect("an answer");
+    let answer =
+        call(&server, "chat", json!({"prompt": "Hi", "model": "reluctant"})).await.expect("an answer");
     assert_eq!(answer.result["content"], Server::answer_to("Hi"));
 }
 
@@ -162,7 +162,14 @@ async fn whatever_goes_wrong_has_its_code_and_says_whether_to_try_again() {
     let server = Server::start();
     let asked_for = |seconds| Some(Duration::from_secs(seconds));
     for (model, stream, code, retryable, retry_after, part) in [
-        ("absent", false, Code::InvalidParams, false, None, "has no model \"absent\"; its list is at /models"),
+        (
+            "absent",
+            false,
+            Code::InvalidParams,
+            false,
+            None,
+            "has no model \"absent\"; its list is at /models",
+        ),
         ("busy", false, Code::ProviderOverloaded, true, None, "Loading model"),
         ("limited", false, Code::RateLimitExceeded, true, asked_for(7), "Rate limit reached"),
         ("broke", false, Code::RateLimitExceeded, false, None, "exceeded your current quota"),
@@ -195,7 +202,11 @@ async fn a_stream_that_breaks_off_is_a_failure_with_what_was_said() {
         for method in ["chat", "generate"] {
             let params = json!({"prompt": "Hi", "model": model, "stream": true});
             let failure = call(&server, method, params).await.expect_err(model);
-            assert_eq!((failure.code, failure.retryable, failure.not_begun), (code, true, false), "{failure}");
+            assert_eq!(
+                (failure.code, failure.retryable, failure.not_begun),
+                (code, true, false),
+                "{failure}"
+            );
             assert!(failure.message.contains(part), "{failure}");
             let said = Server::answer_to("Hi");
             let partial = failure.details["partial"].as_str().expect("what was said");

@@ -86,12 +86,15 @@ fn answer(out: &mut &TcpStream, told: &Told<'_>) -> std::io::Result<()> {
     let is_missing = told.manner.is_strict && !models(told).contains(&told.model());
     let refused = match told.model() {
         _ if told.asked.method == "POST" && (told.model() == "absent" || is_missing) => {
-            let words = format!("The model `{}` does not exist or you do not have access to it.", told.model());
+            let words =
+                format!("The model `{}` does not exist or you do not have access to it.", told.model());
             Some((404, "", error(&words, "invalid_request_error", None, Some("model_not_found"))))
         }
-        "busy" => {
-            Some((503, "", json!({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})))
-        }
+        "busy" => Some((
+            503,
+            "",
+            json!({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}),
+        )),
         "limited" => {
             let words = "Rate limit reached for requests";
             Some((429, "Retry-After: 7\r\n", error(words, "requests", None, Some("rate_limit_exceeded"))))
@@ -152,7 +155,9 @@ fn answer(out: &mut &TcpStream, told: &Told<'_>) -> std::io::Result<()> {
         ("POST", "/v1/chat/completions") => {
             let last = body["messages"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
             let text = match &last["content"] {
-                Value::Array(parts) => parts.iter().find_map(|part| part["text"].as_str()).unwrap_or_default(),
+                Value::Array(parts) => {
+                    parts.iter().find_map(|part| part["text"].as_str()).unwrap_or_default()
+                }
                 other => other.as_str().unwrap_or_default(),
             };
             speak(out, told, &answer_to(text), true)
@@ -163,7 +168,12 @@ fn answer(out: &mut &TcpStream, told: &Told<'_>) -> std::io::Result<()> {
         ("POST", "/v1/embeddings") => {
             let one = json!({"object": "embedding", "index": 0, "embedding": vector(&body["input"])});
             let usage = json!({"prompt_tokens": 8, "total_tokens": 8});
-            whole(out, 200, "", &json!({"object": "list", "data": [one], "model": told.model(), "usage": usage}))
+            whole(
+                out,
+                200,
+                "",
+                &json!({"object": "list", "data": [one], "model": told.model(), "usage": usage}),
+            )
         }
         _ => whole(out, 404, "", &json!({"detail": "Not Found"})),
     }
@@ -177,9 +187,7 @@ fn models(told: &Told<'_>) -> Vec<&'static str> {
 /// An answer of a model, whole or in pieces.
 fn speak(out: &mut &TcpStream, told: &Told<'_>, said: &str, is_chat: bool) -> std::io::Result<()> {
     let usage = json!({"prompt_tokens": 25, "completion_tokens": 7, "total_tokens": 32});
-    let object = |kind: &str, choices: Value| {
-        json!({"id": "chatcmpl-1", "object": kind, "created": 1, "model": told.model(), "choices": choices})
-    };
+    let object = |kind: &str, choices: Value| json!({"id": "chatcmpl-1", "object": kind, "created": 1, "model": told.model(), "choices": choices});
     if !told.wants_pieces(false) {
         let message = match told.model() {
             "reluctant" => json!({"role": "assistant", "content": null, "refusal": said}),
@@ -206,7 +214,8 @@ fn speak(out: &mut &TcpStream, told: &Told<'_>, said: &str, is_chat: bool) -> st
     };
     let data = |object: &Value| format!("data: {object}\n\n");
     let (first, second) = said.split_at(said.len() / 2);
-    let role = object("chat.completion.chunk", json!([{"index": 0, "delta": {"role": "assistant", "content": ""}}]));
+    let role =
+        object("chat.completion.chunk", json!([{"index": 0, "delta": {"role": "assistant", "content": ""}}]));
     let mut all = vec![": ping\n\n".to_owned()];
     if is_chat {
         all.push(data(&role));
@@ -218,7 +227,9 @@ fn speak(out: &mut &TcpStream, told: &Told<'_>, said: &str, is_chat: bool) -> st
             let words = json!({"error": {"message": "CUDA out of memory", "type": "InternalServerError", "code": 500}});
             all.push(data(&words));
         }
-        "falling" => all.push("error: {\"code\":500,\"message\":\"slot is gone\",\"type\":\"server_error\"}\n\n".to_owned()),
+        "falling" => all.push(
+            "error: {\"code\":500,\"message\":\"slot is gone\",\"type\":\"server_error\"}\n\n".to_owned(),
+        ),
         _ => {
             all.push(data(&piece(second, None)));
             all.push(data(&piece("", Some("stop"))));

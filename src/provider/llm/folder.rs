@@ -47,7 +47,10 @@ impl Folder {
                     if pattern.enters(depth) {
                         open.push((below, depth + 1));
                     }
-                } else if pattern.fits(&below) && self.takes(&below) && is_file(&entry.path(), kind, real).await {
+                } else if pattern.fits(&below)
+                    && self.takes(&below)
+                    && is_file(&entry.path(), kind, real).await
+                {
                     found.push(below);
                 }
             }
@@ -57,7 +60,9 @@ impl Folder {
             return Err(self.invalid(&format!("has no {what} that fits {:?}", self.pattern)));
         }
         if found.len() > FILES_MAX {
-            return Err(self.invalid(&format!("has more than {FILES_MAX} files that fit; use a batch workflow")));
+            return Err(
+                self.invalid(&format!("has more than {FILES_MAX} files that fit; use a batch workflow"))
+            );
         }
         found.sort();
         found.iter().map(|below| self.named(below)).collect()
@@ -97,7 +102,8 @@ mod tests {
 
     #[tokio::test]
     async fn files_that_fit_are_listed_sorted_and_links_lead_nowhere_else() {
-        let (place, outside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let (place, outside) =
+            (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let root = place.path().canonicalize().expect("it is there");
         std::fs::create_dir(root.join("sub")).expect("a folder");
         std::fs::write(outside.path().join("a.txt"), "outside").expect("a file");
@@ -113,10 +119,13 @@ mod tests {
             ("*", true, &["c.PNG"]),
         ] {
             let found = folder(&root, pattern, is_of_images).list(&root).await.expect("readable");
-            let below: Vec<String> = expected.iter().map(|name| root.join(name).display().to_string()).collect();
+            let below: Vec<String> =
+                expected.iter().map(|name| root.join(name).display().to_string()).collect();
             assert_eq!(found, below, "{pattern}");
         }
-        for (pattern, part) in [("*.md", "no file that fits \"*.md\""), ("../*", "must stay below"), ("a[", "a[")] {
+        for (pattern, part) in
+            [("*.md", "no file that fits \"*.md\""), ("../*", "must stay below"), ("a[", "a[")]
+        {
             let failure = folder(&root, pattern, false).list(&root).await.expect_err(part);
             assert_eq!(failure.code, Code::InvalidParams);
             assert!(failure.message.contains(part), "{failure}");

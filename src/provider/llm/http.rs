@@ -276,8 +276,10 @@ impl Incoming<'_> {
         self.taken += chunk.len();
         let max = server.answer_bytes_max;
         if self.taken > max {
-            let message =
-                format!("the answer of {} has more than {max} bytes; ask for less (`max_tokens`)", server.shown);
+            let message = format!(
+                "the answer of {} has more than {max} bytes; ask for less (`max_tokens`)",
+                server.shown
+            );
             return Err(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max));
         }
         Ok(Some(chunk))

@@ -149,14 +149,18 @@ impl ModelServer {
             let written = self.dialect.written(request);
             let incoming = server.post(cx, written.path, &written.body).await?;
             if incoming.is_ok() {
-                return Spoken::hear(&*self.dialect, server, incoming).await;
+                return Spoken::hear(&*self.dialect, server, incoming, request.stream).await;
             }
             let reply = incoming.whole().await?;
             if lessons == LESSONS_MAX || !self.dialect.learn(request, &reply) {
                 return Err(self.refused(request, &reply, server));
             }
             lessons += 1;
-            tracing::info!(provider = self.name, status = reply.status, "the request is written in another way");
+            tracing::info!(
+                provider = self.name,
+                status = reply.status,
+                "the request is written in another way"
+            );
         }
     }
 

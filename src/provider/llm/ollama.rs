@@ -80,6 +80,7 @@ impl Dialect for Ollama {
         }
         let message = piece.get("message");
         let content = message.map_or(piece.get("response"), |message| message.get("content"));
+        spoken.is_answer |= content.is_some() || spoken.vector.is_some();
         spoken.content.push_str(content.and_then(Value::as_str).unwrap_or_default());
         spoken.role = text(message.and_then(|message| message.get("role"))).or(spoken.role.take());
         spoken.model = text(piece.get("model")).or(spoken.model.take());
@@ -93,8 +94,7 @@ impl Dialect for Ollama {
         if spoken.is_done || count("prompt_eval_count").is_some() {
             // What it had in its cache it does not count.
             let (prompt, completion) = (count("prompt_eval_count"), count("eval_count"));
-            spoken.usage =
-                Some(Usage { prompt: prompt.unwrap_or(0), completion: completion.unwrap_or(0) });
+            spoken.usage = Some(Usage { prompt: prompt.unwrap_or(0), completion: completion.unwrap_or(0) });
         }
         spoken.duration = piece.remove("total_duration").or(spoken.duration.take());
     }

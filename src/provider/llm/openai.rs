@@ -155,14 +155,16 @@ impl Dialect for OpenAi {
             spoken.content.push_str(content.and_then(Value::as_str).unwrap_or_default());
             spoken.role = text(message.and_then(|message| message.get("role"))).or(spoken.role.take());
             spoken.finish_reason = text(choice.get("finish_reason")).or(spoken.finish_reason.take());
+            spoken.is_answer = true;
             spoken.is_done |= choice.get("message").is_some();
         }
         let first = piece.get_mut("data").and_then(|all| all.get_mut(0));
-        if let Some(Value::Array(vector)) = first.and_then(|first| first.get_mut("embedding")).map(Value::take) {
+        if let Some(Value::Array(vector)) =
+            first.and_then(|first| first.get_mut("embedding")).map(Value::take)
+        {
             spoken.vector = Some(vector);
+            spoken.is_answer = true;
         }
-        // A list is whole, whatever is in it.
-        spoken.is_done |= piece.contains_key("data");
     }
 
     fn learn(&self, request: &Request, reply: &Reply) -> bool {
@@ -190,9 +192,11 @@ impl Dialect for OpenAi {
 
     fn lacks_model(&self, reply: &Reply) -> bool {
         let error = reply.error();
-        let is_missing = ["not found", "not exist", "does not have"].iter().any(|part| error.words.contains(part));
+        let is_missing =
+            ["not found", "not exist", "does not have"].iter().any(|part| error.words.contains(part));
         let is_told = error.words.to_lowercase().contains("model") && is_missing;
-        matches!(reply.status, 400 | 404) && (error.is(&["model_not_found"]) || (reply.status == 404 && is_told))
+        matches!(reply.status, 400 | 404)
+            && (error.is(&["model_not_found"]) || (reply.status == 404 && is_told))
     }
 
     fn fetch(&self, _model: &str) -> String {
@@ -231,12 +235,8 @@ fn show(messages: &mut Vec<Map<String, Value>>, images: &[String]) {
 
 /// What kind of image it is, by how it begins in base64.
 fn media_type(image: &str) -> &'static str {
-    let kinds = [
-        ("iVBORw0KGgo", "image/png"),
-        ("R0lGOD", "image/gif"),
-        ("UklGR", "image/webp"),
-        ("Qk", "image/bmp"),
-    ];
+    let kinds =
+        [("iVBORw0KGgo", "image/png"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp"), ("Qk", "image/bmp")];
     let found = kinds.iter().find(|(begin, _)| image.starts_with(begin));
     found.map_or("image/jpeg", |(_, kind)| *kind)
 }
@@ -298,7 +298,8 @@ mod tests {
         ] {
             let mut messages = vec![message("user", "What?"), message("assistant", "so?")];
             show(&mut messages, &[image.to_owned()]);
-            let parts = json!([{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]);
+            let parts =
+                json!([{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]);
             assert_eq!(messages[0]["content"], parts);
         }
     }

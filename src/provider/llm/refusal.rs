@@ -55,15 +55,18 @@ impl Reply {
     /// Why there is no answer, by the status. `now` is what a date in `Retry-After` is compared with.
     pub(super) fn refusal(&self, server: &Server, now: Timestamp) -> Failure {
         let complaint = self.error();
-        let code = code_of(self.status);
+        // llama.cpp's server answers 500 for a picture that its model cannot see.
+        let is_blind = complaint.words.contains("image input is not supported");
+        let code = if is_blind { Code::InvalidParams } else { code_of(self.status) };
         let message = format!("{} answered {}: {}", server.shown, self.status, complaint.words);
         let mut failure =
             Failure::new(code, message).with("server", server.shown.as_str()).with("status", self.status);
         if (code == Code::ProviderError && self.status < 500) || complaint.is_out_of_quota() {
             failure = failure.final_now();
         }
-        if matches!(code, Code::RateLimitExceeded | Code::ProviderOverloaded | Code::MethodNotSupported) {
-            // RFC 6585 section 4, RFC 9110 sections 15.6.2 and 15.6.4: the request was turned away at the door.
+        if is_blind || matches!(self.status, 401 | 429 | 501 | 503 | 529) {
+            // RFC 6585 section 4, RFC 9110 sections 15.5.2, 15.6.2 and 15.6.4: the request was turned away at the
+            // door, and another server may have the key, the room or the ability.
             failure = failure.not_begun();
         }
         if failure.retryable {
@@ -260,10 +263,19 @@ mod tests {
     fn what_goes_wrong_in_the_middle_has_a_code_too() {
         for (error, code) in [
             (json!("out of memory"), Code::ProviderError),
-            (json!({"message": "slow down", "type": "tokens", "code": "rate_limit_exceeded"}), Code::RateLimitExceeded),
-            (json!({"message": "loading", "type": "unavailable_error", "code": 503}), Code::ProviderOverloaded),
+            (
+                json!({"message": "slow down", "type": "tokens", "code": "rate_limit_exceeded"}),
+                Code::RateLimitExceeded,
+            ),
+            (
+                json!({"message": "loading", "type": "unavailable_error", "code": 503}),
+                Code::ProviderOverloaded,
+            ),
             (json!({"message": "too long", "type": "BadRequestError", "code": 400}), Code::InvalidParams),
-            (json!({"message": "too long", "type": "exceed_context_size_error", "code": 400}), Code::InvalidParams),
+            (
+                json!({"message": "too long", "type": "exceed_context_size_error", "code": 400}),
+                Code::InvalidParams,
+            ),
             (json!({"message": "crashed", "type": "server_error", "code": 500}), Code::ProviderError),
             (json!({"message": "odd", "code": 7}), Code::ProviderError),
         ] {

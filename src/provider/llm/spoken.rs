@@ -33,6 +33,8 @@ pub(super) struct Spoken {
     pub(super) model: Option<String>,
     /// Why it ended.
     pub(super) finish_reason: Option<String>,
+    /// There was a text, if only an empty one, or a vector.
+    pub(super) is_answer: bool,
     /// Nothing is to come.
     pub(super) is_done: bool,
     /// An answer that ends without a word is taken as it is.
@@ -77,7 +79,7 @@ impl Usage {
 }
 
 impl Spoken {
-    /// Reads an answer to its end.
+    /// Reads an answer to its end; `streams`: it was asked for in pieces.
     ///
     /// # Errors
     /// A broken connection, an error instead of the rest, an answer that is none or too large; what had been said
@@ -86,10 +88,12 @@ impl Spoken {
         dialect: &dyn Dialect,
         server: &Server,
         mut incoming: Incoming<'_>,
+        streams: bool,
     ) -> Result<Spoken, Failure> {
         let mut spoken = Spoken::default();
-        match spoken.listen(dialect, server, &mut incoming).await {
-            Ok(()) => Ok(spoken),
+        match spoken.listen(dialect, server, &mut incoming, streams).await {
+            Ok(()) if spoken.is_answer => Ok(spoken),
+            Ok(()) => Err(broken(server, "has neither a text nor a vector")),
             Err(failure) => Err(incoming.hidden(spoken.told_by(failure))),
         }
     }
@@ -99,6 +103,7 @@ impl Spoken {
         dialect: &dyn Dialect,
         server: &Server,
         incoming: &mut Incoming<'_>,
+        streams: bool,
     ) -> Result<(), Failure> {
         let (mut open, mut count) = (Vec::new(), 0_usize);
         while let Some(line) = self.next(incoming).await? {
@@ -124,10 +129,12 @@ impl Spoken {
             let read = pieces.byte_offset();
             open.drain(..read);
         }
-        let is_whole = self.is_done || self.finish_reason.is_some();
-        if count == 0 && open.is_empty() && !is_whole {
+        if count == 0 && open.is_empty() && !self.is_done {
             return Err(broken(server, "is empty"));
         }
+        // One whole object is all that there is of an answer that was not asked for in pieces.
+        self.is_done |= !streams && open.is_empty();
+        let is_whole = self.is_done || self.finish_reason.is_some();
         if is_whole || (self.may_end_early && open.is_empty() && incoming.has_end()) {
             return Ok(());
         }
@@ -202,9 +209,10 @@ impl Spoken {
             return Err(Failure::new(Code::ProviderError, message).final_now());
         };
         let mut result = Map::new();
-        result.insert("dimensions".to_owned(), json!(vector.len()));
+        let dimensions = vector.len();
         result.insert("embedding".to_owned(), Value::Array(vector));
         result.insert("model".to_owned(), json!(self.model.as_deref().unwrap_or(model)));
+        result.insert("dimensions".to_owned(), json!(dimensions));
         Ok(result)
     }
 }

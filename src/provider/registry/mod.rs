@@ -225,7 +225,11 @@ impl Providers {
                 outcome => return Called::Made { by, outcome },
             };
             tracing::info!(provider = by, %failure, "the call did not start here");
-            last = Some((by, failure));
+            // Who will have room later counts for more than who will never do it.
+            let may_later = last.as_ref().is_some_and(|(_, last): &(String, Failure)| last.retryable);
+            if failure.retryable || !may_later {
+                last = Some((by, failure));
+            }
             cx.timeout = deadline.saturating_duration_since(Instant::now());
             if cx.timeout.is_zero() {
                 break;
@@ -336,7 +340,8 @@ impl Providers {
         if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
             return Err(unavailable(self.not_now(&able).1));
         }
-        let lacks = |one: &Arc<Instance>| wish.model.as_ref().is_some_and(|model| one.stock(model) == Stock::Missing);
+        let lacks =
+            |one: &Arc<Instance>| wish.model.as_ref().is_some_and(|model| one.stock(model) == Stock::Missing);
         if !able.iter().all(lacks) {
             // Where all lack it by their own lists, whoever is asked says best what to do about it.
             able.retain(|one| !lacks(one));

@@ -21,6 +21,7 @@ struct Named {
     health: Mutex<Health>,
     cannot_start: Mutex<bool>,
     hangs: Mutex<bool>,
+    stock: Mutex<Option<Stock>>,
 }
 
 #[async_trait]
@@ -48,6 +49,9 @@ impl Provider for Named {
         let failure = self.fails.lock().expect("no panic").pop_front();
         failure.map_or_else(|| Ok(json!(self.name).into()), Err)
     }
+    fn stock(&self, _: &str) -> Stock {
+        self.stock.lock().expect("no panic").unwrap_or(Stock::Unknown)
+    }
     async fn health(&self) -> Health {
         self.health.lock().expect("no panic").clone()
     }
@@ -60,6 +64,10 @@ impl Named {
 
     fn is(&self, health: Health) {
         *self.health.lock().expect("no panic") = health;
+    }
+
+    fn has(&self, stock: Stock) {
+        *self.stock.lock().expect("no panic") = Some(stock);
     }
 
     fn hangs(&self, hangs: bool) {
@@ -99,6 +107,7 @@ fn named(name: &'static str) -> Arc<Named> {
         health: Mutex::new(Health::Up),
         cannot_start: Mutex::new(name.starts_with("broken")),
         hangs: Mutex::default(),
+        stock: Mutex::default(),
     })
 }
 
@@ -386,4 +395,35 @@ async fn what_waits_for_a_probe_goes_on_when_that_has_told() {
     assert_eq!(who(&providers).await, answered("one"));
     providers.probed(&of).await;
     assert!(!providers.is_shut(&of));
+}
+
+#[tokio::test]
+async fn who_lacks_a_model_is_asked_only_where_all_lack_it() {
+    let (providers, [one, two]) = started(["one", "two"]).await;
+    let wish = || Wish { model: Some("m".to_owned()), ..Wish::default() };
+    let asked = async || match ask_for(&providers, "a/v1", "who", wish()).await {
+        Called::Made { by, outcome } => (by, outcome.is_ok()),
+        called => panic!("{called:?}"),
+    };
+    one.has(Stock::Missing);
+    for _ in 0..3 {
+        assert_eq!(asked().await, ("two".to_owned(), true), "who does not tell may have it");
+    }
+    two.has(Stock::Missing);
+    let mut both = [asked().await, asked().await];
+    both.sort();
+    assert_eq!(both, ["one", "two"].map(|name| (name.to_owned(), true)), "a list may be old");
+
+    let absent = Failure::new(Code::InvalidParams, "no such model").not_begun();
+    one.fails(1, &absent);
+    two.fails(1, &absent);
+    let called = ask_for(&providers, "a/v1", "who", wish()).await;
+    assert_eq!(called, Called::Elsewhere(absent.clone()), "another worker's may have it");
+
+    for (first, second) in [(&absent, &refused()), (&refused(), &absent)] {
+        one.fails(1, first);
+        two.fails(1, second);
+        let called = ask_for(&providers, "a/v1", "who", wish()).await;
+        assert!(matches!(called, Called::NotNow { .. }), "one of them can do it later: {called:?}");
+    }
 }
