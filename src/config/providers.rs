@@ -33,7 +33,7 @@ const KEYS: [(&str, &str); 14] = [
     ("gpu_memory_mb", "integer"),
 ];
 /// The kinds that there are.
-const KINDS: [(&str, Api); 2] = [("ollama", Api::Ollama), ("openai", Api::OpenAi)];
+const KINDS: [&str; 2] = ["ollama", "openai"];
 /// Names that providers have which are always there.
 const TAKEN: [&str; 3] = ["echo", "mcp-tools", "python"];
 /// The longest name.
@@ -90,10 +90,9 @@ impl Config {
                 .or(text("api_key_env").map(variable)),
             ..usual
         };
-        let kind = KINDS.iter().find(|(kind, _)| text("kind").as_deref() == Some(kind));
         Configured {
             name: name.to_owned(),
-            api: kind.map_or(Api::Ollama, |(_, api)| *api),
+            api: if text("kind").as_deref() == Some("openai") { Api::OpenAi } else { Api::Ollama },
             reach,
             concurrency: small("concurrency").and_then(|count| NonZeroUsize::new(count as usize)),
             traits: Traits {
@@ -203,8 +202,8 @@ fn problem(key: &str, value: &Value) -> Option<String> {
         return Some(format!("must be of type {kind}, not {}", value.type_str()));
     }
     match value {
-        Value::String(text) if key == "kind" && !KINDS.iter().any(|(kind, _)| kind == text) => {
-            Some(format!("must be one of {}", KINDS.map(|(kind, _)| kind).join(", ")))
+        Value::String(text) if key == "kind" && !KINDS.contains(&text.as_str()) => {
+            Some(format!("must be one of {}", KINDS.join(", ")))
         }
         Value::String(text) if key == "api_key_env" && !is_variable(text) => {
             Some("must be the name of a variable of the environment, not the key itself".to_owned())
@@ -309,7 +308,7 @@ mod tests {
         .expect_err("wrong in many ways");
         for part in [
             "providers.x must be a table",
-            "providers.a.kind must be one of ollama, openai",
+            "providers.a.kind must be one of ollama",
             "providers.a.api_key is not written here: name a file",
             "providers.a.api_key_env must be the name of a variable",
             "providers.a.timeout must be 1 to",

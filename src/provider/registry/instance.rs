@@ -40,6 +40,8 @@ struct Known {
     busy_until: Duration,
     /// It has answered once.
     was_fit: bool,
+    /// It has been looked at.
+    is_checked: bool,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Instance {
             latency: Latency::default(),
             busy_until: Duration::ZERO,
             was_fit: false,
+            is_checked: false,
         };
         let (traits, busy_max, running) = (settings.traits, settings.breaker.open_max, AtomicU32::new(0));
         Instance { provider, traits, busy_max, running, known: Mutex::new(known) }
@@ -195,10 +198,16 @@ impl Instance {
     /// A check has told how it does. Whether that is news.
     pub(super) fn checked(&self, health: Health) -> bool {
         let mut known = self.lock();
+        known.is_checked = true;
         known.was_fit |= health == Health::Up;
         let is_news = std::mem::discriminant(&known.health) != std::mem::discriminant(&health);
         known.health = health;
         is_news
+    }
+
+    /// Whether it has been looked at.
+    pub(super) fn is_checked(&self) -> bool {
+        self.lock().is_checked
     }
 
     /// Whether it has ever worked: that it does not is news then.

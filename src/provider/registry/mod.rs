@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Answer, CallCx, Provider, Stock};
 use crate::core::balance::{self, Strategy, Wish};
@@ -40,6 +40,9 @@ pub use instance::Settings as InstanceSettings;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest time that a call waits for somebody before it looks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a call waits for the first look at those that it may go to.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// How calls are given out.
 #[derive(Debug, Clone, Default)]
@@ -206,12 +209,13 @@ impl Providers {
 
     /// Makes a call. A provider where it surely did not start costs nothing: the next one is asked.
     pub async fn call(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
-        let (lane, mut left, wish) = match self.able(ask) {
+        let (lane, able, wish) = match self.able(ask) {
             Ok(able) => able,
             Err(failure) if self.settings.is_last_resort => return Called::Never(failure),
             Err(failure) => return Called::Elsewhere(failure),
         };
         let deadline = Instant::now() + cx.timeout;
+        let mut left = self.stocked(able, &wish).await;
         let (all, mut params, mut cx, mut last) = (left.clone(), Some(params), cx.clone(), None);
         while let Some(call) = self.next(lane, &left, &wish, clock) {
             left.retain(|one| !Arc::ptr_eq(one, &call.instance));
@@ -340,13 +344,26 @@ impl Providers {
         if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
             return Err(unavailable(self.not_now(&able).1));
         }
-        let lacks =
-            |one: &Arc<Instance>| wish.model.as_ref().is_some_and(|model| one.stock(model) == Stock::Missing);
+        Ok((lane, able, wish))
+    }
+
+    /// Those of them that have the model that is asked for, or do not tell. Where there is a choice that depends on
+    /// it, everybody has been looked at once.
+    async fn stocked(&self, mut able: Vec<Arc<Instance>>, wish: &Wish) -> Vec<Arc<Instance>> {
+        let Some(model) = wish.model.as_ref().filter(|_| able.len() > 1) else { return able };
+        let is_unseen = |one: &&Arc<Instance>| one.is_started() && !one.is_checked();
+        let unseen: Vec<_> = able.iter().filter(is_unseen).cloned().collect();
+        if !unseen.is_empty() {
+            let looks = futures_util::future::join_all(unseen.iter().map(|one| self.look(one)));
+            // Who has not answered by then has not told.
+            let _ = timeout(FIRST_LOOK_MAX, looks).await;
+        }
+        let lacks = |one: &Arc<Instance>| one.stock(model) == Stock::Missing;
         if !able.iter().all(lacks) {
             // Where all lack it by their own lists, whoever is asked says best what to do about it.
             able.retain(|one| !lacks(one));
         }
-        Ok((lane, able, wish))
+        able
     }
 
     /// The next one of these to ask, admitted; `None` if nobody may be asked now.

@@ -22,6 +22,7 @@ struct Named {
     cannot_start: Mutex<bool>,
     hangs: Mutex<bool>,
     stock: Mutex<Option<Stock>>,
+    is_silent: Mutex<bool>,
 }
 
 #[async_trait]
@@ -53,6 +54,10 @@ impl Provider for Named {
         self.stock.lock().expect("no panic").unwrap_or(Stock::Unknown)
     }
     async fn health(&self) -> Health {
+        let is_silent = *self.is_silent.lock().expect("no panic");
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
         self.health.lock().expect("no panic").clone()
     }
 }
@@ -64,6 +69,11 @@ impl Named {
 
     fn is(&self, health: Health) {
         *self.health.lock().expect("no panic") = health;
+    }
+
+    /// Nobody learns how it is.
+    fn silent(&self) {
+        *self.is_silent.lock().expect("no panic") = true;
     }
 
     fn has(&self, stock: Stock) {
@@ -108,6 +118,7 @@ fn named(name: &'static str) -> Arc<Named> {
         cannot_start: Mutex::new(name.starts_with("broken")),
         hangs: Mutex::default(),
         stock: Mutex::default(),
+        is_silent: Mutex::default(),
     })
 }
 
@@ -426,4 +437,20 @@ async fn who_lacks_a_model_is_asked_only_where_all_lack_it() {
         let called = ask_for(&providers, "a/v1", "who", wish()).await;
         assert!(matches!(called, Called::NotNow { .. }), "one of them can do it later: {called:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_first_choice_by_model_everybody_is_looked_at_but_not_for_long() {
+    let (providers, [one, _two]) = started(["one", "two"]).await;
+    one.is(Health::Down("no disk".to_owned()));
+    let wish = Wish { model: Some("m".to_owned()), ..Wish::default() };
+    let called = ask_for(&providers, "a/v1", "who", wish.clone()).await;
+    assert!(matches!(&called, Called::Made { by, .. } if by == "two"), "{called:?}");
+
+    let (providers, [three, _four]) = started(["three", "four"]).await;
+    three.silent();
+    let before = Instant::now();
+    let called = ask_for(&providers, "a/v1", "who", wish).await;
+    assert!(matches!(called, Called::Made { outcome: Ok(_), .. }), "{called:?}");
+    assert_eq!(before.elapsed(), FIRST_LOOK_MAX);
 }
