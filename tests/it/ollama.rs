@@ -238,6 +238,7 @@ async fn a_server_of_years_ago_is_asked_in_its_own_words() {
 #[tokio::test]
 async fn its_models_and_what_is_in_memory_are_known_from_its_own_lists() {
     let server = Server::start();
+    server.does(Manner { is_cold: true, ..Manner::default() });
     let ollama = ollama(&server.url(), &[]);
     assert_eq!(ollama.stock("llama3.2"), Stock::Unknown, "nobody has looked");
     ollama.health().await;

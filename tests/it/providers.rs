@@ -149,6 +149,19 @@ fn tasks_go_where_their_models_are_without_a_word_in_the_configuration() {
 }
 
 #[test]
+fn a_model_is_asked_for_where_it_is_in_memory() {
+    let Some(place) = Place::new() else { return };
+    let [cold, warm] = [(); 2].map(|()| Ollama::start());
+    cold.does(Manner { is_cold: true, ..Manner::default() });
+    let _worker = worker(&place, &[("cold", &cold), ("warm", &warm)], "");
+    for number in 0..10 {
+        submit(&place, &format!("t{number}"));
+        all_at_the_first_try(&place, number + 1);
+    }
+    assert_eq!((cold.chats().len(), warm.chats().len()), (0, 10));
+}
+
+#[test]
 fn a_task_finds_the_worker_whose_server_has_its_model() {
     let Some(place) = Place::new() else { return };
     let [other, ours] = [(); 2].map(|()| Ollama::start());

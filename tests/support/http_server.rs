@@ -55,6 +55,8 @@ pub(crate) struct Manner {
     pub(crate) is_strict: bool,
     /// The key that it asks for.
     pub(crate) key: Option<&'static str>,
+    /// Only what was asked before is in memory.
+    pub(crate) is_cold: bool,
     /// It is of years ago.
     pub(crate) is_old: bool,
 }

@@ -144,11 +144,11 @@ fn is_there(told: &Told<'_>, model: &str) -> bool {
     models(told).iter().any(|name| *name == model || name.strip_suffix(":latest") == Some(model))
 }
 
-/// What was asked before is in memory.
+/// The models in memory.
 fn loaded(told: &Told<'_>) -> Vec<Value> {
     let is_used = |name: &&&str| {
         let plain = name.trim_end_matches(":latest");
-        told.before.iter().any(|asked| asked.body["model"] == plain)
+        !told.manner.is_cold || told.before.iter().any(|asked| asked.body["model"] == plain)
     };
     let all = models(told);
     all.iter().filter(is_used).map(|name| json!({"name": name, "model": name, "size_vram": 1})).collect()

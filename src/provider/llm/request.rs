@@ -148,12 +148,12 @@ impl Attached {
         if path.is_none() && pattern.is_some() {
             return Err(invalid("`file_pattern` chooses among the files of `directory`, which is missing"));
         }
-        let mut attached = Attached::default();
-        attached.folder = path.map(|path| Folder {
+        let folder = path.map(|path| Folder {
             path,
             pattern: pattern.unwrap_or_else(|| "*".to_owned()),
             is_of_images: method == "vision",
         });
+        let mut attached = Attached { folder, ..Attached::default() };
         attached.texts.extend(text(params, "file_path"));
         attached.texts.extend(texts(params, "files"));
         attached.images.extend(text(params, "image_path"));
