@@ -6,6 +6,7 @@
     debian     installing packages, building that newer root
     rabbitmq   one node with an epmd of its own
     redis      one server
+    llama      one server of language models, with the model that tiny_model writes
     stack      a set of servers in one folder, and its `env` file
 """
 

@@ -19,15 +19,16 @@ SUITE = "sid"
 _PROXY = ("acquire::http::proxy", "acquire::https::proxy", "acquire::http::proxy-auto-detect")
 
 
-def root():
-    """Where the root is, or will be."""
+def root(name=None):
+    """Where the root is, or will be; one of that name for what is not in the usual one."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "gleitzeit" / ("%s-%s" % (SUITE, platform.machine()))
+    parts = [SUITE, platform.machine(), name]
+    return Path(cache) / "gleitzeit" / "-".join(part for part in parts if part)
 
 
-def build(packages):
+def build(packages, name=None):
     """Builds the root unless it exists, and says which versions it holds."""
-    place = root()
+    place = root(name)
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(str(place) + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

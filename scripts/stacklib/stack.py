@@ -4,6 +4,7 @@
     DIR/env             the URLs, to be sourced
     DIR/rabbitmq-1/     conf, data, log, pid, rabbitmqctl
     DIR/redis-1/        conf, data, log, pid; replica-1, sentinel-1 and cluster-1 the same
+    DIR/llama-1/        model, log, pid
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import shutil
 import sys
 import time
 
-from . import Failed, debian, rabbitmq, redis, replicated
+from . import Failed, debian, llama, newer, rabbitmq, redis, replicated
 from .ports import Claims
 from .release import Distro, Next
 
@@ -24,10 +25,11 @@ _KINDS = {
     "replica": (replicated, replicated.Replica),
     "sentinel": (replicated, replicated.Sentinel),
     "cluster": (replicated, replicated.ClusterNode),
+    "llama": (llama, llama.Llama),
 }
 
 # What a stack is made of where nothing is said.
-DEFAULT_COUNTS = {"rabbitmq": 1, "redis": 1, "replica": 0, "sentinel": 0, "cluster": 0}
+DEFAULT_COUNTS = {"rabbitmq": 1, "redis": 1, "replica": 0, "sentinel": 0, "cluster": 0, "llama": 0}
 
 
 class Stack:
@@ -43,6 +45,9 @@ class Stack:
 
     def release_name(self):
         return self._state()["release"] if self.exists() else None
+
+    def has_llama(self):
+        return self.exists() and bool(self._state()["counts"].get("llama"))
 
     @contextlib.contextmanager
     def locked(self):
@@ -184,7 +189,6 @@ class Stack:
 def _release(state):
     if state["release"] == "distro":
         return Distro()
-    from . import newer
     return Next(newer.root())
 
 
@@ -210,11 +214,12 @@ def _tail(log):
         return "(no log at %s)" % log
 
 
-def install(release_name):
+def install(release_name, with_llama):
     """Makes the servers' programs present: packages here, or a newer root."""
-    packages = sorted({module.PACKAGE for module, _ in _KINDS.values()})
+    packages = sorted({module.PACKAGE for kind, (module, _) in _KINDS.items() if kind != "llama"})
     if release_name == "distro":
         debian.require(packages)
     else:
-        from . import newer
         newer.build(packages)
+    if with_llama:
+        newer.build([llama.PACKAGE], llama.ROOT)

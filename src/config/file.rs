@@ -1,6 +1,7 @@
 //! Loading: the only place that reads the environment.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -24,7 +25,7 @@ const MAY_BE_ZERO: [&str; 7] = [
 ];
 
 /// What the configuration is made of.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// `--config FILE`; missing or unreadable is an error.
     pub file: Option<PathBuf>,
@@ -38,13 +39,10 @@ impl Sources {
     /// The sources of this process, without flags.
     #[must_use]
     pub fn of_process(file: Option<PathBuf>) -> Sources {
-        let ours = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| {
-                name.starts_with("GLEITZEIT_")
-                    || ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].contains(&name.as_str())
-            });
-        Sources { file, environment: ours.collect(), flags: Vec::new() }
+        // All of it: which variables hold keys of servers is known once the file is read.
+        let all = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Sources { file, environment: all.collect(), flags: Vec::new() }
     }
 
     fn config_file(&self) -> Option<(PathBuf, bool)> {
@@ -60,6 +58,35 @@ impl Sources {
             (_, None) => return None,
         };
         Some((folder.join("gleitzeit/config.toml"), false))
+    }
+}
+
+impl fmt::Debug for Sources {
+    /// Without values, which may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags: Vec<&str> = self.flags.iter().map(|(key, _, _)| *key).collect();
+        f.debug_struct("Sources").field("file", &self.file).field("flags", &flags).finish_non_exhaustive()
+    }
+}
+
+/// The environment as it was, for what the configuration names. Never shown.
+#[derive(Clone, PartialEq)]
+pub(super) struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    fn new(sources: &Sources) -> Variables {
+        Variables(sources.environment.clone())
+    }
+
+    /// What a variable holds.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
+}
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} variables", self.0.len())
     }
 }
 
@@ -90,7 +117,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     default_state_path(sources, &mut values);
     check(&values, &mut problems);
     if problems.found.is_empty() {
-        return Ok(Config { values });
+        return Ok(Config { values, variables: Variables::new(sources) });
     }
     Err(ConfigError { problems: problems.found, is_unreadable: problems.is_unreadable })
 }

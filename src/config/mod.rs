@@ -68,6 +68,7 @@ impl ConfigError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     values: BTreeMap<String, (Value, Origin)>,
+    variables: file::Variables,
 }
 
 /// What to do about the topology at start.

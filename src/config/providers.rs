@@ -4,11 +4,13 @@ mod rpc;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
+use std::time::Duration;
 use toml::Value;
 
 use super::{Config, Origin};
 use crate::core::balance::{Strategy, Traits};
 use crate::core::breaker;
+use crate::provider::llm::{Api, Key, Reach};
 
 pub use rpc::RpcProvider;
 
@@ -18,9 +20,14 @@ pub(super) const INSTANCES: &str = "providers.";
 pub(super) const STRATEGIES: &str = "balance.strategies.";
 
 /// What can be said of an instance, and a value of the type.
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 14] = [
     ("kind", "string"),
     ("url", "string"),
+    ("api_key_file", "string"),
+    ("api_key_env", "string"),
+    ("connect_timeout", "float"),
+    ("idle_timeout", "float"),
+    ("timeout", "float"),
     ("concurrency", "integer"),
     ("weight", "integer"),
     ("rank", "integer"),
@@ -30,7 +37,7 @@ const KEYS: [(&str, &str); 9] = [
     ("gpu_memory_mb", "integer"),
 ];
 /// The kinds that there are.
-const KINDS: [&str; 2] = ["ollama", "rpc"];
+const KINDS: [&str; 3] = ["ollama", "openai", "rpc"];
 /// Names that providers have which are always there.
 const TAKEN: [&str; 3] = ["echo", "mcp-tools", "python"];
 /// The longest name.
@@ -43,8 +50,10 @@ const NUMBER_MAX: i64 = 1 << 24;
 pub struct Configured {
     /// Its name.
     pub name: String,
-    /// Where its server is.
-    pub url: String,
+    /// What its server speaks.
+    pub api: Api,
+    /// How its server is reached.
+    pub reach: Reach,
     /// Calls at once; `None`: any number.
     pub concurrency: Option<NonZeroUsize>,
     /// What it is to those who choose.
@@ -70,9 +79,26 @@ impl Config {
             let items = of(key).and_then(Value::as_array).into_iter().flatten();
             items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
         };
+        let seconds = |key: &str| {
+            let seconds =
+                of(key).and_then(|value| value.as_float().or(value.as_integer().map(|whole| whole as f64)));
+            seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        };
+        let variable = |name: String| Key::Variable { value: self.variables.get(&name), name };
+        let usual = Reach::at(&text("url").unwrap_or_default());
+        let reach = Reach {
+            connect_timeout: seconds("connect_timeout").unwrap_or(usual.connect_timeout),
+            idle_timeout: seconds("idle_timeout").unwrap_or(usual.idle_timeout),
+            timeout: seconds("timeout"),
+            key: text("api_key_file")
+                .map(|path| Key::File(path.into()))
+                .or(text("api_key_env").map(variable)),
+            ..usual
+        };
         Configured {
             name: name.to_owned(),
-            url: text("url").unwrap_or_default(),
+            api: if text("kind").as_deref() == Some("openai") { Api::OpenAi } else { Api::Ollama },
+            reach,
             concurrency: small("concurrency").and_then(|count| NonZeroUsize::new(count as usize)),
             traits: Traits {
                 weight: small("weight").unwrap_or(1),
@@ -143,8 +169,18 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
                 found.push(format!("{origin}: {INSTANCES}{name}.{key} is missing"));
             }
         }
+        found.extend(two_logins(values, name).map(|why| format!("{origin}: {INSTANCES}{name} {why}")));
     }
     found
+}
+
+/// A server is logged in to in one way.
+fn two_logins(values: &BTreeMap<String, (Value, Origin)>, name: &str) -> Option<&'static str> {
+    let of =
+        |key: &str| values.get(&format!("{INSTANCES}{name}.{key}")).and_then(|(value, _)| value.as_str());
+    let logins = [of("api_key_file"), of("api_key_env"), of("url").filter(|url| url.contains('@'))];
+    (logins.into_iter().flatten().count() > 1)
+        .then_some("has two logins: give one of api_key_file, api_key_env, and a login in its url")
 }
 
 /// The name of the instance, and what is said of it.
@@ -167,16 +203,30 @@ fn problem(key: &str, value: &Value) -> Option<String> {
     if TAKEN.contains(&name) {
         return Some("must have another name: that one is taken".to_owned());
     }
+    if key == "api_key" {
+        return Some(
+            "is not written here: name a file (api_key_file) or a variable (api_key_env)".to_owned(),
+        );
+    }
     let Some((_, kind)) = KEYS.iter().find(|(known, _)| *known == key) else {
         let known = KEYS.map(|(key, _)| key).join(", ");
         return Some(format!("is not known; there are {known}"));
     };
-    if value.type_str() != *kind {
+    if value.type_str() != *kind && (*kind, value.type_str()) != ("float", "integer") {
         return Some(format!("must be of type {kind}, not {}", value.type_str()));
     }
     match value {
         Value::String(text) if key == "kind" && !KINDS.contains(&text.as_str()) => {
             Some(format!("must be one of {}", KINDS.join(", ")))
+        }
+        Value::String(text) if key == "api_key_env" && !is_variable(text) => {
+            Some("must be the name of a variable of the environment, not the key itself".to_owned())
+        }
+        Value::String(text) if key == "api_key_file" && text.is_empty() => {
+            Some("must be the path of a file".to_owned())
+        }
+        Value::Float(seconds) if !(seconds.is_finite() && *seconds > 0.0 && *seconds < 1e9) => {
+            Some("must be a number of seconds above 0".to_owned())
         }
         Value::String(text) if key == "url" && !is_http(text) => {
             Some("must begin with http:// or https://".to_owned())
@@ -189,6 +239,12 @@ fn problem(key: &str, value: &Value) -> Option<String> {
         Value::Array(items) if !items.iter().all(Value::is_str) => Some("must be a list of texts".to_owned()),
         _ => None,
     }
+}
+
+/// Names in capitals, so that a key that was put there by mistake is told.
+fn is_variable(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit()) && name.bytes().all(is_plain)
 }
 
 pub(super) fn is_http(url: &str) -> bool {
@@ -230,16 +286,47 @@ mod tests {
     }
 
     #[test]
+    fn a_key_comes_from_a_file_or_a_variable_and_is_never_shown() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("c.toml");
+        let text = "[providers.a]\nkind = 'openai'\nurl = 'https://a'\napi_key_env = 'A_KEY'\ntimeout = 5\n\
+             [providers.b]\nkind = 'openai'\nurl = 'https://b'\napi_key_file = '/run/key'\nidle_timeout = 0.5\n\
+             [providers.c]\nkind = 'ollama'\nurl = 'http://c'\napi_key_env = 'NO_KEY'\n";
+        std::fs::write(&path, text).expect("write");
+        let environment = BTreeMap::from([("A_KEY".to_owned(), "s3cret".to_owned())]);
+        let sources = Sources { file: Some(path), environment, ..Sources::default() };
+        let config = load(&sources).expect("valid");
+        let [a, b, c] = &config.instances()[..] else { panic!("three") };
+        let variable = |name: &str, value: Option<&str>| {
+            Some(Key::Variable { name: name.to_owned(), value: value.map(str::to_owned) })
+        };
+        assert_eq!((a.api, &a.reach.key), (Api::OpenAi, &variable("A_KEY", Some("s3cret"))));
+        assert_eq!((c.api, &c.reach.key), (Api::Ollama, &variable("NO_KEY", None)));
+        assert_eq!(b.reach.key, Some(Key::File("/run/key".into())));
+        assert_eq!((a.reach.timeout, b.reach.timeout), (Some(Duration::from_secs(5)), None));
+        assert_eq!(b.reach.idle_timeout, Duration::from_millis(500));
+        for shown in [format!("{config:?}"), format!("{sources:?}"), format!("{:?}", config.instances())] {
+            assert!(!shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
     fn every_problem_of_an_instance_is_told() {
         let said = read(
             "[providers]\nx = 1\n[providers.a]\nkind = 'olama'\nurl = 'localhost'\nweigth = 1\n\
-             weight = -1\nconcurrency = 0\nmodels = [1]\nrank = 'first'\n[providers.python]\nkind = 'ollama'\n\
+             weight = -1\nconcurrency = 0\nmodels = [1]\nrank = 'first'\napi_key = 's3cret'\n\
+             api_key_env = 's3cret'\ntimeout = -1\n[providers.two]\nkind = 'openai'\nurl = 'http://me@h'\n\
+             api_key_file = 'x'\n[providers.python]\nkind = 'ollama'\n\
              ['providers'.'Big.one']\nkind = 'ollama'\n[balance]\nstrategy = 'best'\n[breaker]\nshare = 1.5\n",
         )
         .expect_err("wrong in many ways");
         for part in [
             "providers.x must be a table",
-            "providers.a.kind must be one of ollama, rpc",
+            "providers.a.kind must be one of ollama, openai, rpc",
+            "providers.a.api_key is not written here: name a file",
+            "providers.a.api_key_env must be the name of a variable",
+            "providers.a.timeout must be 1 to",
+            "providers.two has two logins",
             "providers.a.url must begin with http",
             "providers.a.weigth is not known; there are kind, url",
             "providers.a.weight must be 0 to",
@@ -254,5 +341,6 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part} in {said}");
         }
+        assert!(!said.contains("s3cret"), "{said}");
     }
 }

@@ -11,6 +11,7 @@ pub mod failure;
 pub mod id;
 pub mod latency;
 pub mod near;
+pub mod pattern;
 pub mod pool;
 pub mod priority;
 pub mod protocol;

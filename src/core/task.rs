@@ -348,7 +348,8 @@ fn retry(path: &Path<'_>, value: Value, reading: &mut Reading) -> Option<RetryPo
         && factor.as_f64() != Some(BACKOFF_FACTOR)
     {
         let path = path.key("backoff_multiplier").to_string();
-        reading.warn(path, format!(": {factor} counts as {BACKOFF_FACTOR}, by which exponential delays grow"));
+        reading
+            .warn(path, format!(": {factor} counts as {BACKOFF_FACTOR}, by which exponential delays grow"));
     }
     if members.contains_key("delay") {
         let path = path.key("delay");

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
-use super::{Answer, CallCx, Health, Provider};
+use super::{Answer, CallCx, Health, Provider, Stock};
 use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -173,6 +173,10 @@ impl Provider for Guard {
     /// That too many wait here is nothing that the provider does.
     fn tells(&self, failure: &Failure) -> Ending {
         if failure.details.contains_key(PERMITS) { Ending::Untold } else { self.provider.tells(failure) }
+    }
+
+    fn stock(&self, model: &str) -> Stock {
+        self.provider.stock(model)
     }
 
     async fn health(&self) -> Health {

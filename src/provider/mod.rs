@@ -62,6 +62,11 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
         told_by_code(failure.code)
     }
 
+    /// What it has of a model, as far as it knows now without asking anybody.
+    fn stock(&self, _model: &str) -> Stock {
+        Stock::Unknown
+    }
+
     /// Whether it is fit for work.
     async fn health(&self) -> Health {
         Health::Up
@@ -101,6 +106,19 @@ impl From<Value> for Answer {
     fn from(result: Value) -> Answer {
         Answer { result, metadata: Map::new() }
     }
+}
+
+/// What a provider has of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stock {
+    /// Nobody knows.
+    Unknown,
+    /// It is not there.
+    Missing,
+    /// It is there, and must be loaded first.
+    Cold,
+    /// It is in memory, or that makes no difference.
+    Ready,
 }
 
 /// A provider's fitness.

@@ -27,7 +27,7 @@ use crate::provider::{
     Provider,
     echo::Echo,
     guard::{self, Guard},
-    llm::ollama::{self, Ollama},
+    llm::{self, Api, ModelServer, Reach},
     mcp_tools::McpTools,
     python::{self, Python},
 };
@@ -256,8 +256,8 @@ impl Runtime {
         ];
         for instance in self.model_servers() {
             let settings = InstanceSettings { traits: instance.traits.clone(), ..plain.clone() };
-            let ollama = Ollama::new(self.ollama_settings(&instance), Arc::clone(&self.clock));
-            all.push((guarded(Arc::new(ollama), instance.concurrency), settings));
+            let server = ModelServer::new(self.model_server(&instance), Arc::clone(&self.clock));
+            all.push((guarded(Arc::new(server), instance.concurrency), settings));
         }
         all.extend(self.own.iter().map(|own| (guarded(Arc::clone(own), None), plain.clone())));
         all
@@ -277,17 +277,24 @@ impl Runtime {
     /// The instances that are configured, else the one server of `ollama.url`, if any.
     fn model_servers(&self) -> Vec<Configured> {
         let configured = self.config.instances();
-        let url = self.config.text("ollama.url").to_owned();
+        let url = self.config.text("ollama.url");
         if !configured.is_empty() || url.is_empty() {
             return configured;
         }
-        vec![Configured { name: "ollama".to_owned(), url, concurrency: None, traits: Traits::default() }]
+        vec![Configured {
+            name: "ollama".to_owned(),
+            api: Api::Ollama,
+            reach: Reach::at(url),
+            concurrency: None,
+            traits: Traits::default(),
+        }]
     }
 
-    fn ollama_settings(&self, instance: &Configured) -> ollama::Settings {
-        ollama::Settings {
+    fn model_server(&self, instance: &Configured) -> llm::Settings {
+        llm::Settings {
             name: instance.name.clone(),
-            url: instance.url.clone(),
+            api: instance.api,
+            reach: instance.reach.clone(),
             read_paths: self.config.texts("llm.read_paths").into_iter().map(PathBuf::from).collect(),
             result_bytes_max: self.result_bytes_max(),
         }

@@ -116,6 +116,22 @@ fn the_workflows_in_workflows_md_are_read() {
 }
 
 #[test]
+fn the_configurations_in_providers_md_are_read() {
+    let text = read("docs/providers.md");
+    let blocks = text.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.toml");
+    let mut count = 0;
+    for block in blocks {
+        std::fs::write(&path, block).expect("a file");
+        let sources = config::Sources { file: Some(path.clone()), ..config::Sources::default() };
+        let config = config::load(&sources).unwrap_or_else(|error| panic!("{block}{error}"));
+        count += config.instances().len();
+    }
+    assert_eq!(count, 5);
+}
+
+#[test]
 fn guarantees_md_names_only_tests_that_exist() {
     let sources = sources();
     for row in table_rows(&read("docs/guarantees.md"), "| what happens |") {

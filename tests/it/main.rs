@@ -18,13 +18,19 @@ mod golden;
 mod guard;
 mod headers;
 mod heir;
+#[path = "../support/http_server.rs"]
+mod http_server;
 mod letters;
 mod live;
+mod llama;
 mod migrate;
 mod mutants;
 mod ollama;
 #[path = "../support/ollama.rs"]
 mod ollama_server;
+mod openai;
+#[path = "../support/openai.rs"]
+mod openai_server;
 mod original;
 mod outages;
 mod own;

@@ -9,12 +9,12 @@ use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::protocol::{Leniency, Protocols};
 use gleitzeit::provider::guard::{self, Guard};
-use gleitzeit::provider::llm::ollama::{Ollama, Settings};
-use gleitzeit::provider::{CallCx, Health, Provider};
+use gleitzeit::provider::llm::{Api, ModelServer, Reach, Settings};
+use gleitzeit::provider::{CallCx, Health, Provider, Stock};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::ollama_server::Ollama as Server;
+use crate::ollama_server::{Manner, Ollama as Server};
 use crate::support::until;
 use crate::wall_clock::WallClock;
 
@@ -134,7 +134,6 @@ async fn whatever_goes_wrong_has_its_code_and_says_whether_to_try_again() {
         ("limited", false, Code::RateLimitExceeded, true, asked_for(7), "too many requests"),
         ("crashed", false, Code::ProviderError, true, None, "runner process has terminated"),
         ("garbled", false, Code::ProviderError, true, None, "is no JSON"),
-        ("stumbling", true, Code::ProviderError, true, None, "broke off: an error was encountered"),
         ("cut", false, Code::ConnectionLost, true, None, "the connection to"),
         ("endless", false, Code::ResultTooLarge, false, None, "more than 400000 bytes"),
     ] {
@@ -192,6 +191,139 @@ async fn a_call_that_ends_early_ends_its_request() {
 }
 
 #[tokio::test]
+async fn a_stream_that_breaks_off_is_a_failure_with_what_was_said() {
+    let server = Server::start();
+    for (model, code, part, share) in [
+        ("stumbling", Code::ProviderError, "broke off: an error was encountered", 1),
+        ("cut", Code::ConnectionLost, "the connection to", 2),
+    ] {
+        for method in ["chat", "generate"] {
+            let params = json!({"prompt": "Hi", "model": model, "stream": true});
+            let failure = call(&server, method, params).await.expect_err(model);
+            assert_eq!(
+                (failure.code, failure.retryable, failure.not_begun),
+                (code, true, false),
+                "{failure}"
+            );
+            assert!(failure.message.contains(part), "{failure}");
+            let said = Server::answer_to("Hi");
+            let partial = failure.details["partial"].as_str().expect("what was said");
+            assert!(said.starts_with(partial) && partial.len() == said.len() / share, "{partial:?}");
+        }
+    }
+    let params = json!({"prompt": "Hi", "model": "fading", "stream": true});
+    let result = call(&server, "chat", params).await.expect("whole by the connection's word");
+    assert_eq!(result["finish_reason"], "incomplete");
+}
+
+#[tokio::test]
+async fn a_server_of_years_ago_is_asked_in_its_own_words() {
+    let server = Server::start();
+    server.does(Manner { is_old: true, ..Manner::default() });
+    let ollama = ollama(&server.url(), &[]);
+    for paths in
+        [&["/api/embed", "/api/embeddings"][..], &["/api/embed", "/api/embeddings", "/api/embeddings"]]
+    {
+        let params = json!({"text": "Hello", "model": "m"});
+        let answer = ollama.call(&cx(), "embed", params).await.expect("an answer");
+        assert_eq!(answer.result["embedding"], json!([0.5, -0.25, 5]));
+        assert_eq!(answer.result["model"], "m");
+        let asked: Vec<String> = server.asked().iter().map(|asked| asked.path.clone()).collect();
+        assert_eq!(asked, paths, "it is learned once");
+    }
+    assert_eq!(ollama.health().await, Health::Up);
+    assert_eq!(ollama.stock("llama3.2"), Stock::Ready, "it does not tell what is in memory");
+}
+
+#[tokio::test]
+async fn its_models_and_what_is_in_memory_are_known_from_its_own_lists() {
+    let server = Server::start();
+    server.does(Manner { is_cold: true, ..Manner::default() });
+    let ollama = ollama(&server.url(), &[]);
+    assert_eq!(ollama.stock("llama3.2"), Stock::Unknown, "nobody has looked");
+    ollama.health().await;
+    for (model, stock) in [
+        ("llama3.2", Stock::Cold),
+        ("llama3.2:latest", Stock::Cold),
+        ("llama3.2:70b", Stock::Missing),
+        ("m", Stock::Missing),
+    ] {
+        assert_eq!(ollama.stock(model), stock, "{model}");
+    }
+    for model in ["llama3.2", "m"] {
+        ollama.call(&cx(), "chat", json!({"prompt": "Hi", "model": model})).await.expect("an answer");
+        assert_eq!(ollama.stock(model), Stock::Ready, "{model} has just answered");
+    }
+    ollama.health().await;
+    assert_eq!(ollama.stock("llama3.2"), Stock::Ready);
+    assert_eq!(ollama.stock("m"), Stock::Missing, "by its list it is not there any more");
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_call_stand_beside_its_result() {
+    let server = Server::start();
+    let params = json!({"prompt": "Say hello", "model": "llama3.2"});
+    let answer = ollama(&server.url(), &[]).call(&cx(), "chat", params).await.expect("an answer");
+    let usage = json!({"prompt_tokens": 25, "completion_tokens": 7, "total_tokens": 32});
+    assert_eq!(answer.metadata["usage"], usage);
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let server = Server::start();
+    let ollama = ollama(&server.url(), &[]);
+    for stream in [false, true, true, false] {
+        let params = json!({"prompt": "Hi", "model": "m", "stream": stream});
+        ollama.call(&cx(), "chat", params).await.expect("an answer");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_folder_stands_for_its_files() {
+    let server = Server::start();
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let data = place.path().join("data");
+    std::fs::create_dir(&data).expect("a folder");
+    for (name, text) in [("b.txt", "two words"), ("a.txt", "one"), ("c.md", "left out"), ("d.png", "picture")]
+    {
+        std::fs::write(data.join(name), text).expect("a file");
+    }
+    let ollama = ollama(&server.url(), &[&data]);
+    let shown = |name: &str| data.join(name).display().to_string();
+    let params = json!({"prompt": "Sum up", "model": "m", "directory": data, "file_pattern": "*.txt"});
+    ollama.call(&cx(), "chat", params.clone()).await.expect("an answer");
+    let content = format!(
+        "Sum up\n\nFile content from {}:\none\n\nFile content from {}:\ntwo words",
+        shown("a.txt"),
+        shown("b.txt")
+    );
+    assert_eq!(server.asked()[0].body["messages"][0]["content"], content);
+
+    let mut each = params;
+    each["batch_mode"] = json!(true);
+    let answer = ollama.call(&cx(), "chat", each).await.expect("an answer");
+    let files: Vec<&String> = answer.result["results"].as_object().expect("by file").keys().collect();
+    assert_eq!(files, [&shown("a.txt"), &shown("b.txt")]);
+    assert_eq!(answer.metadata["usage"]["completion_tokens"], 14, "of both");
+
+    let params = json!({"prompt": "What?", "model": "llava", "directory": data});
+    ollama.call(&cx(), "vision", params).await.expect("an answer");
+    let asked = server.asked().pop().expect("a request").body;
+    assert_eq!(asked["messages"][0]["images"], json!(["cGljdHVyZQ=="]), "pictures only");
+
+    for (directory, code) in [
+        (place.path().to_owned(), Code::AuthorizationFailed),
+        (data.join("none"), Code::FileUnreadable),
+        (data.join("a.txt"), Code::FileUnreadable),
+    ] {
+        let params = json!({"prompt": "Sum up", "model": "m", "directory": directory});
+        let failure = ollama.call(&cx(), "chat", params).await.expect_err("refused");
+        assert_eq!((failure.code, failure.retryable), (code, false), "{failure}");
+    }
+}
+
+#[tokio::test]
 async fn its_health_is_that_of_its_server() {
     let server = Server::start();
     let provider = ollama(&server.url(), &[]);
@@ -220,14 +352,15 @@ async fn the_examples_of_its_protocol_are_true() {
     }
 }
 
-fn ollama(url: &str, read_paths: &[&std::path::Path]) -> Ollama {
+fn ollama(url: &str, read_paths: &[&std::path::Path]) -> ModelServer {
     let settings = Settings {
         name: "ollama".to_owned(),
-        url: url.to_owned(),
+        api: Api::Ollama,
+        reach: Reach::at(url),
         read_paths: read_paths.iter().map(|path| (*path).to_owned()).collect(),
         result_bytes_max: RESULT_BYTES_MAX,
     };
-    let ollama = Ollama::new(settings, Arc::new(WallClock) as Arc<dyn Clock>);
+    let ollama = ModelServer::new(settings, Arc::new(WallClock) as Arc<dyn Clock>);
     futures_util::FutureExt::now_or_never(ollama.start()).expect("it asks nobody").expect("an address");
     ollama
 }

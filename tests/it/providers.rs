@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::ollama_server::{Manner, Ollama};
+use crate::openai_server::OpenAi;
 use crate::place::Place;
 use crate::support::{Running, until};
 
@@ -22,7 +23,11 @@ fn worker(place: &Place, servers: &[(&str, &Ollama)], more: &str) -> Running {
 }
 
 fn submit(place: &Place, id: &str) {
-    let params = json!({"prompt": "Say hello", "model": "llama3.2"});
+    submit_for(place, id, "llama3.2");
+}
+
+fn submit_for(place: &Place, id: &str, model: &str) {
+    let params = json!({"prompt": "Say hello", "model": model});
     let body = json!({"id": id, "protocol": "llm/v1", "method": "chat", "params": params});
     place.publish("gleitzeit.tasks", LLM, &body.to_string(), &json!({"message_id": id}));
 }
@@ -119,6 +124,58 @@ fn the_fallback_is_asked_only_when_nobody_else_can_be() {
     (10..20).for_each(|number| submit(&place, &format!("t{number}")));
     all_at_the_first_try(&place, 20);
     assert_eq!(spare.chats().len(), 10);
+}
+
+#[test]
+fn tasks_go_where_their_models_are_without_a_word_in_the_configuration() {
+    let Some(place) = Place::new() else { return };
+    let (ollama, openai) = (Ollama::start(), OpenAi::start());
+    ollama.does(Manner { is_strict: true, ..Manner::default() });
+    openai.does(Manner { is_strict: true, models: Some(&["gpt-4o"]), ..Manner::default() });
+    let file = format!(
+        "[providers.near]\nkind = 'ollama'\nurl = '{}'\n[providers.far]\nkind = 'openai'\nurl = '{}'\n",
+        ollama.url(),
+        openai.url()
+    );
+    let file = place.write("models.toml", &file);
+    place.run(&["topology", "apply"]).expect(0);
+    let _worker = place.worker(&["--config", &file, "--protocol", "llm/v1"]);
+    until("both to be looked at", || ollama.looks() > 0 && openai.looks() > 0);
+    for number in 0..20 {
+        submit_for(&place, &format!("t{number}"), if number % 2 == 0 { "llama3.2" } else { "gpt-4o" });
+    }
+    all_at_the_first_try(&place, 20);
+    assert_eq!((ollama.chats().len(), openai.asked().len()), (10, 10), "nobody was asked in vain");
+}
+
+#[test]
+fn a_model_is_asked_for_where_it_is_in_memory() {
+    let Some(place) = Place::new() else { return };
+    let [cold, warm] = [(); 2].map(|()| Ollama::start());
+    cold.does(Manner { is_cold: true, ..Manner::default() });
+    let _worker = worker(&place, &[("cold", &cold), ("warm", &warm)], "");
+    for number in 0..10 {
+        submit(&place, &format!("t{number}"));
+        all_at_the_first_try(&place, number + 1);
+    }
+    assert_eq!((cold.chats().len(), warm.chats().len()), (0, 10));
+}
+
+#[test]
+fn a_task_finds_the_worker_whose_server_has_its_model() {
+    let Some(place) = Place::new() else { return };
+    let [other, ours] = [(); 2].map(|()| Ollama::start());
+    other.does(Manner { is_strict: true, models: Some(&["mistral:latest"]), ..Manner::default() });
+    place.run(&["topology", "apply"]).expect(0);
+    let mut workers = Vec::new();
+    for (name, server) in [("other", &other), ("ours", &ours)] {
+        let text = format!("[providers.{name}]\nkind = 'ollama'\nurl = '{}'\n", server.url());
+        let file = place.write(&format!("{name}.toml"), &text);
+        workers.push(place.worker(&["--config", &file, "--protocol", "llm/v1"]));
+    }
+    (0..10).for_each(|number| submit(&place, &format!("t{number}")));
+    all_at_the_first_try(&place, 10);
+    assert_eq!(ours.chats().len(), 10);
 }
 
 #[test]

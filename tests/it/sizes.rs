@@ -20,7 +20,11 @@ fn a_result_that_is_too_large_fails_its_task_and_says_how_large_it_was() {
     assert_eq!(call(900).expect(0).json()["status"], "completed");
     let document = call(1100).expect(5).json();
     let error = &document["error"];
-    assert_eq!((&error["name"], &error["retryable"]), (&json!("RESULT_TOO_LARGE"), &json!(false)), "{document}");
+    assert_eq!(
+        (&error["name"], &error["retryable"]),
+        (&json!("RESULT_TOO_LARGE"), &json!(false)),
+        "{document}"
+    );
     assert_eq!(error["details"]["bytes_max"], 1000, "{document}");
     assert!(error["details"]["bytes"].as_u64() > Some(1100), "{document}");
 }

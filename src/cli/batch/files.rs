@@ -1,14 +1,12 @@
 //! Which files a batch has: those below a directory that fit a pattern, sorted.
 //!
-//! The pattern is matched against the path below the directory: `*` and `?` within a name, `**` over folders,
-//! `[a-z]`, `{png,jpg}`. Names that begin with a dot are left out unless the pattern has such a name. A link is
-//! a file if it leads to one within the directory; folders that are links are not entered, so that nothing is
-//! found twice or outside.
+//! The pattern is matched against the path below the directory. A link is a file if it leads to one within the
+//! directory; folders that are links are not entered, so that nothing is found twice or outside.
 
-use globset::{GlobBuilder, GlobMatcher};
 use std::path::{Path, PathBuf};
 
 use crate::core::code::Code;
+use crate::core::pattern::Pattern;
 use crate::error::Error;
 
 /// Most files of a batch.
@@ -33,7 +31,8 @@ pub(crate) fn list(directory: &str, pattern: &str) -> Result<Vec<String>, Error>
         return Err(Error::new(Code::FileUnreadable, format!("Not a directory: {directory}")));
     }
     let real_root = root.canonicalize().map_err(unreadable)?;
-    let mut search = Search { wanted: Wanted::parse(pattern)?, real_root, looked_at: 0, found: Vec::new() };
+    let pattern = Pattern::parse(pattern).map_err(|reason| Error::new(Code::InvalidRequest, reason))?;
+    let mut search = Search { pattern, real_root, looked_at: 0, found: Vec::new() };
     search.folders(root)?;
     let mut files = search.found;
     files.sort();
@@ -48,33 +47,8 @@ fn text_of(path: &Path) -> Result<String, Error> {
     })
 }
 
-/// What a path must be.
-struct Wanted {
-    matcher: GlobMatcher,
-    with_hidden: bool,
-    /// How many names a path has at most.
-    depth_max: usize,
-}
-
-impl Wanted {
-    fn parse(pattern: &str) -> Result<Wanted, Error> {
-        let refused =
-            |reason: &str| Error::new(Code::InvalidRequest, format!("pattern {pattern:?}: {reason}"));
-        let pattern_below = pattern.strip_prefix("./").unwrap_or(pattern);
-        let names: Vec<&str> = pattern_below.split('/').collect();
-        if pattern_below.starts_with('/') || names.contains(&"..") {
-            return Err(refused("it must stay below the directory: no leading / and no .."));
-        }
-        let glob = GlobBuilder::new(pattern_below).literal_separator(true).build();
-        let matcher = glob.map_err(|error| refused(&error.kind().to_string()))?.compile_matcher();
-        let with_hidden = names.iter().any(|name| name.starts_with('.'));
-        let depth_max = if pattern_below.contains("**") { usize::MAX } else { names.len() };
-        Ok(Wanted { matcher, with_hidden, depth_max })
-    }
-}
-
 struct Search {
-    wanted: Wanted,
+    pattern: Pattern,
     real_root: PathBuf,
     looked_at: usize,
     /// Paths below the directory.
@@ -94,16 +68,16 @@ impl Search {
                     return Err(too_many(&format!("more than {ENTRIES_MAX} directory entries")));
                 }
                 let name = entry.file_name();
-                if !self.wanted.with_hidden && name.as_encoded_bytes().starts_with(b".") {
+                if !self.pattern.sees(&name) {
                     continue;
                 }
                 let below = folder.join(&name);
                 let kind = entry.file_type().map_err(|error| cannot_read(&entry.path(), &error))?;
                 if kind.is_dir() {
-                    if depth < self.wanted.depth_max {
+                    if self.pattern.enters(depth) {
                         open.push((below, depth + 1));
                     }
-                } else if self.wanted.matcher.is_match(&below) && self.is_file(&entry.path(), kind) {
+                } else if self.pattern.fits(&below) && self.is_file(&entry.path(), kind) {
                     self.found.push(below);
                     if self.found.len() > FILES_MAX {
                         return Err(too_many(&format!("more than {FILES_MAX} files fit")));

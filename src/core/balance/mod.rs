@@ -9,11 +9,11 @@
 //! | `round_robin`       | each in turn                                                                    |
 //! | `weighted`          | by chance, in proportion to the weights                                         |
 //! | `least_connections` | the fewest calls under way for its weight                                       |
-//! | `least_latency`     | of two by chance, the one with the least peak EWMA x calls under way            |
+//! | `least_latency`     | of two by chance, the one with the least peak EWMA x calls under way; those that have the model in memory before others |
 //! | `affinity`          | the same one for the same key (rendezvous hashing); without a key as above      |
 //! | `locality`          | those of the wanted region if there are any, else of the least latency          |
 //! | `requirements`      | the one that offers least beyond what is required, so that others stay free     |
-//! | `adaptive`          | affinity while that instance is not overloaded, then locality, then least latency |
+//! | `adaptive`          | affinity while that instance is not overloaded, then locality, then as `least_latency` |
 //!
 //! Two by chance: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001). Rendezvous with
 //! weights: Thaler and Ravishankar (1998), as -weight / ln(hash). Overloaded: Mirrokni et al., "Consistent Hashing
@@ -122,6 +122,8 @@ pub struct Candidate<'a> {
     pub latency: Option<Duration>,
     /// Whether others should be preferred.
     pub is_degraded: bool,
+    /// Whether it has the wanted model in memory.
+    pub is_warm: bool,
 }
 
 /// What a call asks for.
@@ -193,7 +195,7 @@ pub fn choose(
         Strategy::RoundRobin => Some(able[turn % able.len()]),
         Strategy::Weighted => by_weight(candidates, &able, chance()),
         Strategy::LeastConnections => least(&able, turn, |index| load(of(index))),
-        Strategy::LeastLatency => faster_of_two(candidates, &able, chance),
+        Strategy::LeastLatency => faster_of_two(candidates, &warm(candidates, able), chance),
         Strategy::Affinity => match &wish.key {
             Some(key) => by_key(candidates, &able, key),
             None => least(&able, turn, |index| load(of(index))),
@@ -210,10 +212,9 @@ pub fn choose(
             if let Some(kept) = kept.filter(|kept| !is_overloaded(candidates, &able, *kept)) {
                 return Some(kept);
             }
-            match nearby(candidates, &able, wish) {
-                near if !near.is_empty() => faster_of_two(candidates, &near, chance),
-                _ => faster_of_two(candidates, &able, chance),
-            }
+            let near = nearby(candidates, &able, wish);
+            let those = if near.is_empty() { able } else { near };
+            faster_of_two(candidates, &warm(candidates, those), chance)
         }
     }
 }
@@ -298,6 +299,14 @@ fn nearby(candidates: &[Candidate<'_>], able: &[usize], wish: &Wish) -> Vec<usiz
     let Some(region) = &wish.region else { return Vec::new() };
     let near = |index: &&usize| candidates[**index].traits.region.as_ref() == Some(region);
     able.iter().filter(near).copied().collect()
+}
+
+/// Those that need not load the model first, unless each has more calls than its share: then loading it on one
+/// more pays.
+fn warm(candidates: &[Candidate<'_>], able: Vec<usize>) -> Vec<usize> {
+    let is_best = |index: &&usize| candidates[**index].is_warm && !is_overloaded(candidates, &able, **index);
+    let warm: Vec<usize> = able.iter().filter(is_best).copied().collect();
+    if warm.is_empty() { able } else { warm }
 }
 
 /// How much an instance offers beyond what is asked for.

@@ -12,6 +12,7 @@ fn candidates<'a>(names: &[&'a str], all: &'a [Traits]) -> Vec<Candidate<'a>> {
         running: 0,
         latency: None,
         is_degraded: false,
+        is_warm: false,
     };
     names.iter().zip(all).map(one).collect()
 }
@@ -204,5 +205,23 @@ proptest! {
         if let Some(index) = chosen {
             prop_assert!(candidates[index].traits.weight > 0);
         }
+    }
+}
+
+#[test]
+fn who_has_the_model_in_memory_is_preferred_until_it_has_more_than_its_share() {
+    let all = [traits(1), traits(1), Traits { region: Some("eu".into()), ..traits(1) }];
+    let mut candidates = candidates(&NAMES, &all);
+    candidates[1].is_warm = true;
+    candidates[1].latency = Some(Duration::from_secs(9));
+    let european = Wish { region: Some("eu".to_owned()), ..Wish::default() };
+    for strategy in [Strategy::Adaptive, Strategy::LeastLatency] {
+        assert_eq!(pick(strategy, &candidates, &Wish::default()), Some(1), "though it is slow");
+    }
+    assert_eq!(pick(Strategy::Adaptive, &candidates, &european), Some(2), "what was asked for comes first");
+    assert_eq!(pick(Strategy::RoundRobin, &candidates, &Wish::default()), Some(0));
+    candidates[1].running = 2;
+    for strategy in [Strategy::Adaptive, Strategy::LeastLatency] {
+        assert_ne!(pick(strategy, &candidates, &Wish::default()), Some(1), "another one loads it too");
     }
 }

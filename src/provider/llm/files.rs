@@ -34,7 +34,12 @@ impl Folders {
     /// # Errors
     /// `AUTHORIZATION_FAILED` for a file outside the folders; `FILE_UNREADABLE`; `INVALID_PARAMS` for a text
     /// that is none, or for too much.
-    pub(super) async fn read(&self, attached: Attached) -> Result<Vec<(String, Part)>, Failure> {
+    pub(super) async fn read(&self, mut attached: Attached) -> Result<Vec<(String, Part)>, Failure> {
+        if let Some(folder) = attached.folder.take() {
+            let real = self.real(&folder.path, true).await?;
+            let found = folder.list(&real).await?;
+            if folder.is_of_images { &mut attached.images } else { &mut attached.texts }.extend(found);
+        }
         let mut left = BYTES_MAX;
         let mut parts = Vec::new();
         for path in attached.texts {
@@ -59,32 +64,31 @@ impl Folders {
         })
     }
 
+    /// Where a path really leads, if that may be read.
+    async fn real(&self, path: &str, is_folder: bool) -> Result<PathBuf, Failure> {
+        match tokio::fs::canonicalize(path).await {
+            Ok(real) if self.hold(&real).await => Ok(real),
+            // Whether a file outside exists is nobody's business, so its absence is told only inside.
+            Err(error) if self.would_hold(path).await => Err(unreadable(path, &error)),
+            Ok(_) | Err(_) => Err(self.refused(path, is_folder)),
+        }
+    }
+
     /// What the file holds; `left` is what the call may still read.
     async fn bytes(&self, path: &str, left: &mut u64) -> Result<Vec<u8>, Failure> {
-        let unreadable = |error: std::io::Error| {
-            Failure::new(Code::FileUnreadable, format!("file {path:?} cannot be read: {error}"))
-        };
-        // Whether a file outside exists is nobody's business, so its absence is told only inside.
-        let real = match tokio::fs::canonicalize(path).await {
-            Ok(real) => real,
-            Err(error) => {
-                return Err(if self.would_hold(path).await { unreadable(error) } else { self.refused(path) });
-            }
-        };
-        if !self.hold(&real).await {
-            return Err(self.refused(path));
-        }
+        let broken = |error: std::io::Error| unreadable(path, &error);
+        let real = self.real(path, false).await?;
         // Opening a pipe would wait for its other end.
-        if !tokio::fs::metadata(&real).await.map_err(unreadable)?.is_file() {
+        if !tokio::fs::metadata(&real).await.map_err(broken)?.is_file() {
             return Err(Failure::new(Code::FileUnreadable, format!("{path:?} is not a regular file")));
         }
-        let file = tokio::fs::File::open(&real).await.map_err(unreadable)?;
+        let file = tokio::fs::File::open(&real).await.map_err(broken)?;
         let opened = tokio::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).await;
-        if !self.hold(&opened.map_err(unreadable)?).await {
-            return Err(self.refused(path));
+        if !self.hold(&opened.map_err(broken)?).await {
+            return Err(self.refused(path, false));
         }
         let mut bytes = Vec::new();
-        file.take(*left + 1).read_to_end(&mut bytes).await.map_err(unreadable)?;
+        file.take(*left + 1).read_to_end(&mut bytes).await.map_err(broken)?;
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         *left = left.checked_sub(size).ok_or_else(|| {
             let message =
@@ -96,9 +100,9 @@ impl Folders {
 
     /// Says how the file could be allowed. The folder is told by name only: what it leads to, and what other
     /// folders are allowed, is nobody's business.
-    fn refused(&self, path: &str) -> Failure {
+    fn refused(&self, path: &str, is_folder: bool) -> Failure {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
-        let folder = absolute.parent().unwrap_or(&absolute);
+        let folder = absolute.parent().filter(|_| !is_folder).unwrap_or(&absolute);
         let seems_held = self
             .folders
             .iter()
@@ -119,7 +123,8 @@ impl Folders {
                  the configuration file where the task runs, or to GLEITZEIT_LLM_READ_PATHS there, after a comma"
             )
         };
-        Failure::new(Code::AuthorizationFailed, format!("file {path:?} is not read: {problem}"))
+        let what = if is_folder { "folder" } else { "file" };
+        Failure::new(Code::AuthorizationFailed, format!("{what} {path:?} is not read: {problem}"))
     }
 
     /// Whether a path without links lies below one of the folders.
@@ -163,6 +168,10 @@ fn quoted(folder: &Path) -> String {
     let folder = folder.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
     if folder.chars().all(is_plain) { folder } else { format!("'{}'", folder.replace('\'', r"'\''")) }
+}
+
+fn unreadable(path: &str, error: &std::io::Error) -> Failure {
+    Failure::new(Code::FileUnreadable, format!("file {path:?} cannot be read: {error}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,9 @@
-//! One exchange with a model's server, and what can go wrong with it, in our codes.
+//! One exchange with a model's server: sent whole, answered in lines or whole, bounded, and ended when its call
+//! ends.
+//!
+//! A call's time limit is kept by the guard around the provider; the one here, if any, is that of one request.
+//! An exchange that is dropped or cancelled closes its connection, which is how a server learns that nobody waits
+//! any more. `refusal` says what a status means.
 //!
 //! | what happened                         | code                      | again? |
 //! |---------------------------------------|---------------------------|--------|
@@ -6,39 +11,54 @@
 //! | no connection in time                 | `CONNECTION_TIMEOUT`      | yes    |
 //! | no such host, no way there, no TLS    | `NETWORK_UNREACHABLE`     | yes    |
 //! | the connection broke                  | `CONNECTION_LOST`         | yes    |
-//! | 400, 413, 422                         | `INVALID_PARAMS`          | no     |
-//! | 401; 403                              | `AUTHENTICATION_FAILED`; `AUTHORIZATION_FAILED` | no |
-//! | 408, 504                              | `PROVIDER_TIMEOUT`        | yes    |
-//! | 429                                   | `RATE_LIMIT_EXCEEDED`     | yes, not before `Retry-After` |
-//! | 503                                   | `PROVIDER_OVERLOADED`     | yes, not before `Retry-After` |
-//! | any other 5xx; no JSON                | `PROVIDER_ERROR`          | yes    |
-//! | any other status                      | `PROVIDER_ERROR`          | no     |
+//! | the request's own time limit          | `PROVIDER_TIMEOUT`        | yes    |
 //! | an answer above the bound             | `RESULT_TOO_LARGE`        | no     |
-//!
-//! There is no time limit here: a call's limit is kept by the guard around the provider. An exchange that is
-//! dropped or cancelled closes its connection, which is how a server learns that nobody waits any more.
 
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
-use jiff::fmt::rfc2822;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use crate::core::clock::Timestamp;
+use super::key::{Key, Secret};
+use super::refusal::{Reply, retry_after};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::url::masked;
 use crate::provider::CallCx;
 
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of a server's words is put into a message, in characters.
-const WORDS_MAX: usize = 500;
-/// The longest wait that a server may ask for: a day.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
+/// How a server is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Its address, such as `http://127.0.0.1:11434`.
+    pub url: String,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long a connection that nobody uses is kept.
+    pub idle_timeout: Duration,
+    /// How long one request may take; `None`: as long as its task.
+    pub timeout: Option<Duration>,
+    /// The key that it asks for.
+    pub key: Option<Key>,
+}
+
+impl Reach {
+    /// At this address, without a key.
+    #[must_use]
+    pub fn at(url: &str) -> Reach {
+        Reach {
+            url: url.to_owned(),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(90),
+            timeout: None,
+            key: None,
+        }
+    }
+}
 
 /// A server, with connections that are used again.
 #[derive(Debug)]
@@ -47,33 +67,26 @@ pub(super) struct Server {
     /// Its address without a password.
     pub(super) shown: String,
     client: Client,
+    timeout: Option<Duration>,
+    key: Option<Key>,
     answer_bytes_max: usize,
 }
 
-/// What a server answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reply {
-    /// The HTTP status.
-    pub(super) status: u16,
-    /// The body, whole.
-    pub(super) body: Vec<u8>,
-    retry_after: Option<String>,
-}
-
 impl Server {
-    /// A server at `url` (`http://` or `https://`, with a path if it has one). Connects to nothing yet.
+    /// A server (`http://` or `https://`, with a path if it has one). Connects to nothing yet.
     ///
     /// # Errors
     /// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
-    pub(super) fn new(url: &str, answer_bytes_max: usize) -> Result<Server, Failure> {
-        let shown = masked(url);
+    pub(super) fn new(reach: &Reach, answer_bytes_max: usize) -> Result<Server, Failure> {
+        let shown = masked(&reach.url);
         let wrong = |why: &str| {
             Failure::new(Code::ConfigurationError, format!("{shown:?} is no address of a server: {why}"))
         };
-        let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+        let parsed = reqwest::Url::parse(&reach.url).map_err(|error| wrong(&error.to_string()))?;
         let mut builder = Client::builder()
             .user_agent(concat!("Gleitzeit/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(reach.connect_timeout)
+            .pool_idle_timeout(reach.idle_timeout)
             // The address is the operator's word: no proxy of the environment, and no other server instead.
             .no_proxy()
             .redirect(redirect::Policy::none());
@@ -83,73 +96,95 @@ impl Server {
             "https" => {}
             _ => return Err(wrong("it must begin with http:// or https://")),
         }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(wrong("paths are added to it, so it must have no `?` and no `#`"));
+        }
         let client = builder.build().map_err(|error| wrong(&causes(&error)))?;
-        Ok(Server { base: url.trim_end_matches('/').to_owned(), shown, client, answer_bytes_max })
+        Ok(Server {
+            base: reach.url.trim_end_matches('/').to_owned(),
+            shown,
+            client,
+            timeout: reach.timeout,
+            key: reach.key.clone(),
+            answer_bytes_max,
+        })
     }
 
-    /// Sends JSON and takes the whole answer, whatever its status.
+    /// Sends JSON and waits for the head of the answer, whatever its status.
     ///
     /// # Errors
-    /// No connection, a broken one, an answer above the bound; `TASK_CANCELLED` once the call must end.
-    pub(super) async fn post(&self, cx: &CallCx, path: &str, body: &Value) -> Result<Reply, Failure> {
+    /// No connection, a broken one, no key; `TASK_CANCELLED` once the call must end.
+    pub(super) async fn post(&self, cx: &CallCx, path: &str, body: &Value) -> Result<Incoming<'_>, Failure> {
         let mut request = self.client.post(self.address(path)).header(CONTENT_TYPE, "application/json");
         if let Some(traceparent) = &cx.traceparent {
             request = request.header("traceparent", traceparent);
         }
-        tokio::select! {
-            biased;
-            () = cx.cancel.cancelled() => {
-                Err(Failure::new(Code::TaskCancelled, format!("the request to {} was given up", self.shown)))
-            }
-            reply = self.exchange(request.body(body.to_string())) => reply,
+        self.send(request.body(body.to_string()), cx.cancel.clone()).await
+    }
+
+    /// Asks for something, and takes all of it.
+    ///
+    /// # Errors
+    /// As [`Server::post`]; an answer above the bound.
+    pub(super) async fn get(&self, path: &str) -> Result<Reply, Failure> {
+        let request = self.client.get(self.address(path));
+        self.send(request, CancellationToken::new()).await?.whole().await
+    }
+
+    /// What its key is now.
+    ///
+    /// # Errors
+    /// As [`Key::read`].
+    pub(super) async fn secret(&self) -> Result<Option<Secret>, Failure> {
+        match &self.key {
+            Some(key) => key.read().await.map(Some),
+            None => Ok(None),
         }
     }
 
-    /// Asks for something.
-    ///
-    /// # Errors
-    /// As [`Server::post`].
-    pub(super) async fn get(&self, path: &str) -> Result<Reply, Failure> {
-        self.exchange(self.client.get(self.address(path))).await
+    async fn send(
+        &self,
+        mut request: RequestBuilder,
+        cancel: CancellationToken,
+    ) -> Result<Incoming<'_>, Failure> {
+        let secret = self.secret().await?;
+        if let Some(secret) = &secret {
+            request = request.header(AUTHORIZATION, secret.header());
+        }
+        if let Some(timeout) = self.timeout {
+            request = request.timeout(timeout);
+        }
+        let response = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(self.given_up()),
+            sent = request.send() => sent.map_err(|error| self.broken(&error))?,
+        };
+        Ok(Incoming { server: self, secret, response, cancel, held: BytesMut::new(), scanned: 0, taken: 0 })
     }
 
     fn address(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    async fn exchange(&self, request: RequestBuilder) -> Result<Reply, Failure> {
-        let mut response = request.send().await.map_err(|error| self.broken(&error))?;
-        let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
-        let body = self.bounded(&mut response).await?;
-        Ok(Reply { status, body, retry_after })
-    }
-
-    async fn bounded(&self, response: &mut Response) -> Result<Vec<u8>, Failure> {
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
-            if body.len() + chunk.len() > self.answer_bytes_max {
-                let max = self.answer_bytes_max;
-                let message = format!(
-                    "the answer of {} has more than {max} bytes; ask for less (`max_tokens`)",
-                    self.shown
-                );
-                return Err(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+    fn given_up(&self) -> Failure {
+        Failure::new(Code::TaskCancelled, format!("the request to {} was given up", self.shown))
     }
 
     fn broken(&self, error: &reqwest::Error) -> Failure {
         let code = match io_kind(error) {
             Some(io::ErrorKind::ConnectionRefused) => Code::ConnectionRefused,
-            _ if error.is_timeout() => Code::ConnectionTimeout,
+            _ if error.is_timeout() && error.is_connect() => Code::ConnectionTimeout,
+            _ if error.is_timeout() => Code::ProviderTimeout,
             _ if error.is_connect() => Code::NetworkUnreachable,
             _ => Code::ConnectionLost,
         };
         let message = match code {
             Code::ConnectionRefused => {
                 format!("no server listens at {}; start it, or correct its address", self.shown)
+            }
+            Code::ProviderTimeout => {
+                let limit = self.timeout.unwrap_or_default().as_secs_f64();
+                format!("{} did not answer within {limit} s (`timeout` of this provider)", self.shown)
             }
             _ => format!("the connection to {} failed: {}", self.shown, causes(error)),
         };
@@ -158,63 +193,97 @@ impl Server {
     }
 }
 
-impl Reply {
-    /// Whether the server did what it was asked.
+/// An answer that is still coming.
+#[derive(Debug)]
+pub(super) struct Incoming<'a> {
+    server: &'a Server,
+    secret: Option<Secret>,
+    response: Response,
+    cancel: CancellationToken,
+    /// What has come and is not handed out yet.
+    held: BytesMut,
+    /// How much of it has no end of a line.
+    scanned: usize,
+    /// How much has come in all.
+    taken: usize,
+}
+
+impl Incoming<'_> {
+    /// Whether the server does what it was asked.
     pub(super) fn is_ok(&self) -> bool {
-        self.status == 200
+        self.response.status().as_u16() == 200
     }
 
-    /// What the server says is wrong: `{"error": "..."}`, `{"error": {"message": "..."}}`, or its first words.
-    pub(super) fn words(&self) -> String {
-        let said: Option<Value> = serde_json::from_slice(&self.body).ok();
-        let error = said.as_ref().and_then(|said| said.get("error"));
-        let words = error.and_then(|error| error.as_str().or_else(|| error.get("message")?.as_str()));
-        let raw = String::from_utf8_lossy(&self.body);
-        words.unwrap_or(raw.trim()).chars().take(WORDS_MAX).collect()
+    /// Whether its end can be told from a connection that broke.
+    pub(super) fn has_end(&self) -> bool {
+        let headers = self.response.headers();
+        headers.contains_key(TRANSFER_ENCODING) || headers.contains_key(CONTENT_LENGTH)
     }
 
-    /// Why there is no answer, by the status. `now` is what a date in `Retry-After` is compared with.
-    pub(super) fn refusal(&self, server: &Server, now: Timestamp) -> Failure {
-        let code = match self.status {
-            400 | 413 | 422 => Code::InvalidParams,
-            401 => Code::AuthenticationFailed,
-            403 => Code::AuthorizationFailed,
-            408 | 504 => Code::ProviderTimeout,
-            429 => Code::RateLimitExceeded,
-            503 => Code::ProviderOverloaded,
-            _ => Code::ProviderError,
+    /// The failure without the key that was sent.
+    pub(super) fn hidden(&self, failure: Failure) -> Failure {
+        match &self.secret {
+            Some(secret) => secret.hidden(failure),
+            None => failure,
+        }
+    }
+
+    /// The next line, with its end if it has one; `None` after the last.
+    ///
+    /// # Errors
+    /// A broken connection, an answer above the bound; `TASK_CANCELLED` once the call must end.
+    pub(super) async fn line(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let end = self.held[self.scanned..].iter().position(|byte| *byte == b'\n');
+            if let Some(end) = end {
+                let line = self.held.split_to(self.scanned + end + 1).freeze();
+                self.scanned = 0;
+                return Ok(Some(line));
+            }
+            self.scanned = self.held.len();
+            match self.chunk().await? {
+                Some(chunk) => self.held.extend_from_slice(&chunk),
+                None if self.held.is_empty() => return Ok(None),
+                None => {
+                    self.scanned = 0;
+                    return Ok(Some(self.held.split().freeze()));
+                }
+            }
+        }
+    }
+
+    /// All that is still to come.
+    ///
+    /// # Errors
+    /// As [`Incoming::line`].
+    pub(super) async fn whole(mut self) -> Result<Reply, Failure> {
+        while let Some(chunk) = self.chunk().await? {
+            self.held.extend_from_slice(&chunk);
+        }
+        let status = self.response.status().as_u16();
+        let retry_after = retry_after(self.response.headers());
+        Ok(Reply { status, body: self.held.to_vec(), retry_after, secret: self.secret })
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        let server = self.server;
+        let chunk = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(server.given_up()),
+            chunk = self.response.chunk() => chunk.map_err(|error| server.broken(&error))?,
         };
-        let message = format!("{} answered {}: {}", server.shown, self.status, self.words());
-        let mut failure =
-            Failure::new(code, message).with("server", server.shown.as_str()).with("status", self.status);
-        if code == Code::ProviderError && self.status < 500 {
-            failure = failure.final_now();
+        let Some(chunk) = chunk else { return Ok(None) };
+        self.taken += chunk.len();
+        let max = server.answer_bytes_max;
+        if self.taken > max {
+            let message = format!(
+                "the answer of {} has more than {max} bytes; ask for less (`max_tokens`)",
+                server.shown
+            );
+            return Err(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max));
         }
-        if matches!(code, Code::RateLimitExceeded | Code::ProviderOverloaded) {
-            // RFC 6585 section 4, RFC 9110 section 15.6.4: the request was turned away at the door.
-            failure = failure.not_begun();
-        }
-        if failure.retryable {
-            failure.retry_after = self.retry_after.as_deref().and_then(|text| wait(text, now));
-        }
-        failure
+        Ok(Some(chunk))
     }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<String> {
-    Some(headers.get(RETRY_AFTER)?.to_str().ok()?.to_owned())
-}
-
-/// The wait that `Retry-After` asks for: seconds, or a date. What is neither asks for nothing.
-fn wait(text: &str, now: Timestamp) -> Option<Duration> {
-    let asked = match text.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let due = rfc2822::parse(text.trim()).ok()?.timestamp().as_millisecond();
-            Timestamp::from_millis(due).since(now)
-        }
-    };
-    Some(asked.min(RETRY_AFTER_MAX))
 }
 
 /// What the system said, if it was the system.
@@ -246,68 +315,12 @@ fn causes(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
-    fn reply(status: u16, body: &str, retry_after: Option<&str>) -> Reply {
-        Reply { status, body: body.as_bytes().to_vec(), retry_after: retry_after.map(str::to_owned) }
-    }
-
-    fn server() -> Server {
-        Server::new("http://me:s3cret@127.0.0.1:1", 100).expect("an address")
-    }
-
-    #[test]
-    fn a_status_says_whether_to_try_again() {
-        for (status, code, retryable) in [
-            (400, Code::InvalidParams, false),
-            (401, Code::AuthenticationFailed, false),
-            (403, Code::AuthorizationFailed, false),
-            (302, Code::ProviderError, false),
-            (418, Code::ProviderError, false),
-            (429, Code::RateLimitExceeded, true),
-            (500, Code::ProviderError, true),
-            (502, Code::ProviderError, true),
-            (503, Code::ProviderOverloaded, true),
-            (504, Code::ProviderTimeout, true),
-        ] {
-            let failure =
-                reply(status, r#"{"error": "because"}"#, Some("7")).refusal(&server(), Timestamp::default());
-            assert_eq!((failure.code, failure.retryable), (code, retryable), "{status}");
-            assert!(failure.message.ends_with("because") && !failure.message.contains("s3cret"), "{failure}");
-            assert_eq!(failure.retry_after, retryable.then_some(Duration::from_secs(7)), "{status}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
-        for (text, seconds) in [
-            ("2", Some(2)),
-            ("Fri, 02 Jan 2026 03:04:35 GMT", Some(30)),
-            ("Fri, 02 Jan 2026 03:00:00 GMT", Some(0)),
-            ("99999999999", Some(86_400)),
-            ("soon", None),
-            ("-1", None),
-        ] {
-            assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_server_says_what_is_wrong_in_one_of_three_ways() {
-        for (body, words) in [
-            (r#"{"error": "no such model"}"#, "no such model"),
-            (r#"{"error": {"message": "no such model", "type": "x"}}"#, "no such model"),
-            ("<html>Bad Gateway</html>\n", "<html>Bad Gateway</html>"),
-            ("", ""),
-        ] {
-            assert_eq!(reply(500, body, None).words(), words);
-        }
-        assert_eq!(reply(500, &"x".repeat(10_000), None).words().len(), WORDS_MAX);
-    }
-
     #[test]
     fn an_address_that_is_none_is_refused_without_its_password() {
-        for url in ["127.0.0.1:11434", "localhost:11434", "ftp://me:s3cret@host", "http://", ""] {
-            let failure = Server::new(url, 100).expect_err(url);
+        for url in
+            ["127.0.0.1:11434", "localhost:11434", "ftp://me:s3cret@host", "http://", "", "http://h?k=s3cret"]
+        {
+            let failure = Server::new(&Reach::at(url), 100).expect_err(url);
             assert_eq!(failure.code, Code::ConfigurationError);
             assert!(!failure.message.contains("s3cret"), "{failure}");
         }

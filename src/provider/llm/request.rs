@@ -55,8 +55,21 @@ pub(super) struct Attached {
     pub(super) texts: Vec<String>,
     /// Images, in order.
     pub(super) images: Vec<String>,
+    /// A folder whose files are to be read after those.
+    pub(super) folder: Option<Folder>,
     /// Whether each file is a call of its own.
     pub(super) batch: bool,
+}
+
+/// A folder that a call names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folder {
+    /// Where it is.
+    pub(super) path: String,
+    /// Which files of it; all unless the call says it.
+    pub(super) pattern: String,
+    /// Whether pictures are images, and nothing else is looked for.
+    pub(super) is_of_images: bool,
 }
 
 /// What was read from a file.
@@ -71,7 +84,7 @@ pub(super) enum Part {
 impl Attached {
     /// Whether there is nothing to read.
     pub(super) fn is_empty(&self) -> bool {
-        self.texts.is_empty() && self.images.is_empty()
+        self.texts.is_empty() && self.images.is_empty() && self.folder.is_none()
     }
 }
 
@@ -84,7 +97,7 @@ impl Request {
         let Value::Object(mut params) = params else {
             return Err(invalid("the parameters are no object; name them"));
         };
-        let attached = Attached::read(&mut params)?;
+        let attached = Attached::read(method, &mut params)?;
         let wish = match method {
             "chat" => Wish::Chat { messages: messages(&mut params), images: Vec::new() },
             "vision" => {
@@ -130,13 +143,17 @@ impl Request {
 }
 
 impl Attached {
-    fn read(params: &mut Map<String, Value>) -> Result<Attached, Failure> {
-        if params.contains_key("directory") || params.contains_key("file_pattern") {
-            return Err(invalid(
-                "`directory` is not served here: name the files in `files`, or use a batch workflow",
-            ));
+    fn read(method: &str, params: &mut Map<String, Value>) -> Result<Attached, Failure> {
+        let (path, pattern) = (text(params, "directory"), text(params, "file_pattern"));
+        if path.is_none() && pattern.is_some() {
+            return Err(invalid("`file_pattern` chooses among the files of `directory`, which is missing"));
         }
-        let mut attached = Attached::default();
+        let folder = path.map(|path| Folder {
+            path,
+            pattern: pattern.unwrap_or_else(|| "*".to_owned()),
+            is_of_images: method == "vision",
+        });
+        let mut attached = Attached { folder, ..Attached::default() };
         attached.texts.extend(text(params, "file_path"));
         attached.texts.extend(texts(params, "files"));
         attached.images.extend(text(params, "image_path"));
@@ -165,8 +182,10 @@ fn messages(params: &mut Map<String, Value>) -> Vec<Map<String, Value>> {
 fn images(params: &mut Map<String, Value>, attached: &Attached) -> Result<Vec<String>, Failure> {
     let mut images = texts(params, "images");
     images.extend(text(params, "image_data"));
-    if images.is_empty() && attached.images.is_empty() {
-        return Err(invalid("there is no image: give `images`, `image_data`, `image_path` or `image_paths`"));
+    if images.is_empty() && attached.images.is_empty() && attached.folder.is_none() {
+        return Err(invalid(
+            "there is no image: give `images`, `image_data`, `image_path`, `image_paths` or `directory`",
+        ));
     }
     Ok(images)
 }
@@ -254,7 +273,7 @@ mod tests {
         for (method, params, part) in [
             ("vision", json!({"prompt": "What?"}), "there is no image"),
             ("chat", json!({"prompt": "Hi", "batch_mode": true}), "no file is named"),
-            ("chat", json!({"prompt": "Hi", "directory": "/tmp"}), "`directory` is not served"),
+            ("chat", json!({"prompt": "Hi", "file_pattern": "*.txt"}), "`directory`, which is missing"),
         ] {
             let failure = Request::read(method, params).expect_err(part);
             assert_eq!((failure.code, failure.retryable), (Code::InvalidParams, false));

@@ -37,11 +37,7 @@ pub struct Limits {
 
 impl Limits {
     fn arguments(&self) -> Vec<OsString> {
-        let limits = [
-            ("data", self.memory_bytes),
-            ("nproc", self.processes),
-            ("nofile", self.open_files),
-        ];
+        let limits = [("data", self.memory_bytes), ("nproc", self.processes), ("nofile", self.open_files)];
         let set = limits.into_iter().filter_map(|(name, limit)| Some(format!("--{name}={}", limit?)));
         // A second more before SIGKILL, so that SIGXCPU tells why it ended.
         let cpu = self.cpu_seconds.map(|limit| format!("--cpu={limit}:{}", limit.saturating_add(1)));

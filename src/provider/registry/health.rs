@@ -55,7 +55,8 @@ impl Providers {
         }
     }
 
-    async fn look(&self, instance: &Instance) {
+    /// Asks one for its health now, or starts it.
+    pub(super) async fn look(&self, instance: &Instance) {
         if !instance.is_started() {
             let started = timeout(self.settings.health.steady, instance.start()).await;
             if started.is_ok_and(|started| started.is_ok()) {

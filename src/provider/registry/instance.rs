@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::core::balance::{Candidate, Traits};
+use crate::core::balance::{Candidate, Traits, Wish};
 use crate::core::breaker::{self, Breaker, Ending, Pass};
 use crate::core::failure::Failure;
 use crate::core::latency::Latency;
-use crate::provider::{Health, Provider};
+use crate::provider::{Health, Provider, Stock};
 
 /// What is configured of a provider.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,6 +40,8 @@ struct Known {
     busy_until: Duration,
     /// It has answered once.
     was_fit: bool,
+    /// It has been looked at.
+    is_checked: bool,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl Instance {
             latency: Latency::default(),
             busy_until: Duration::ZERO,
             was_fit: false,
+            is_checked: false,
         };
         let (traits, busy_max, running) = (settings.traits, settings.breaker.open_max, AtomicU32::new(0));
         Instance { provider, traits, busy_max, running, known: Mutex::new(known) }
@@ -160,9 +163,19 @@ impl Instance {
         }
     }
 
+    /// What it has of a model; unless it is configured, as far as it is known.
+    pub(super) fn stock(&self, model: &str) -> Stock {
+        match self.provider.stock(model) {
+            Stock::Missing if !self.traits.models.is_empty() => Stock::Unknown,
+            stock => stock,
+        }
+    }
+
     /// As a candidate.
-    pub(super) fn candidate(&self, now: Duration, is_degraded: bool) -> Candidate<'_> {
+    pub(super) fn candidate(&self, now: Duration, is_degraded: bool, wish: &Wish) -> Candidate<'_> {
+        let is_warm = wish.model.as_ref().is_some_and(|model| self.stock(model) == Stock::Ready);
         Candidate {
+            is_warm,
             name: self.provider.name(),
             traits: &self.traits,
             running: self.running.load(Ordering::Relaxed),
@@ -185,10 +198,16 @@ impl Instance {
     /// A check has told how it does. Whether that is news.
     pub(super) fn checked(&self, health: Health) -> bool {
         let mut known = self.lock();
+        known.is_checked = true;
         known.was_fit |= health == Health::Up;
         let is_news = std::mem::discriminant(&known.health) != std::mem::discriminant(&health);
         known.health = health;
         is_news
+    }
+
+    /// Whether it has been looked at.
+    pub(super) fn is_checked(&self) -> bool {
+        self.lock().is_checked
     }
 
     /// Whether it has ever worked: that it does not is news then.

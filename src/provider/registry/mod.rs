@@ -22,9 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Answer, CallCx, Provider};
+use super::{Answer, CallCx, Provider, Stock};
 use crate::core::balance::{self, Strategy, Wish};
 use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
@@ -40,6 +40,9 @@ pub use instance::Settings as InstanceSettings;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest time that a call waits for somebody before it looks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a call waits for the first look at those that it may go to.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// How calls are given out.
 #[derive(Debug, Clone, Default)]
@@ -206,12 +209,13 @@ impl Providers {
 
     /// Makes a call. A provider where it surely did not start costs nothing: the next one is asked.
     pub async fn call(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
-        let (lane, mut left, wish) = match self.able(ask) {
+        let (lane, able, wish) = match self.able(ask) {
             Ok(able) => able,
             Err(failure) if self.settings.is_last_resort => return Called::Never(failure),
             Err(failure) => return Called::Elsewhere(failure),
         };
         let deadline = Instant::now() + cx.timeout;
+        let mut left = self.stocked(able, &wish).await;
         let (all, mut params, mut cx, mut last) = (left.clone(), Some(params), cx.clone(), None);
         while let Some(call) = self.next(lane, &left, &wish, clock) {
             left.retain(|one| !Arc::ptr_eq(one, &call.instance));
@@ -225,7 +229,11 @@ impl Providers {
                 outcome => return Called::Made { by, outcome },
             };
             tracing::info!(provider = by, %failure, "the call did not start here");
-            last = Some((by, failure));
+            // Who will have room later counts for more than who will never do it.
+            let may_later = last.as_ref().is_some_and(|(_, last): &(String, Failure)| last.retryable);
+            if failure.retryable || !may_later {
+                last = Some((by, failure));
+            }
             cx.timeout = deadline.saturating_duration_since(Instant::now());
             if cx.timeout.is_zero() {
                 break;
@@ -238,6 +246,8 @@ impl Providers {
                 let wait = failure.retry_after.unwrap_or(known.0).min(WAIT_MAX);
                 Called::NotNow { wait, why: failure.message }
             }
+            // Nothing was begun, nobody here can do it, and somebody else may.
+            Some((_, failure)) if !self.settings.is_last_resort => Called::Elsewhere(failure),
             Some((by, failure)) => Called::Made { by, outcome: Err(failure) },
             None => {
                 let (wait, why) = self.not_now(&all);
@@ -337,6 +347,25 @@ impl Providers {
         Ok((lane, able, wish))
     }
 
+    /// Those of them that have the model that is asked for, or do not tell. Where there is a choice that depends on
+    /// it, everybody has been looked at once.
+    async fn stocked(&self, mut able: Vec<Arc<Instance>>, wish: &Wish) -> Vec<Arc<Instance>> {
+        let Some(model) = wish.model.as_ref().filter(|_| able.len() > 1) else { return able };
+        let is_unseen = |one: &&Arc<Instance>| one.is_started() && !one.is_checked();
+        let unseen: Vec<_> = able.iter().filter(is_unseen).cloned().collect();
+        if !unseen.is_empty() {
+            let looks = futures_util::future::join_all(unseen.iter().map(|one| self.look(one)));
+            // Who has not answered by then has not told.
+            let _ = timeout(FIRST_LOOK_MAX, looks).await;
+        }
+        let lacks = |one: &Arc<Instance>| one.stock(model) == Stock::Missing;
+        if !able.iter().all(lacks) {
+            // Where all lack it by their own lists, whoever is asked says best what to do about it.
+            able.retain(|one| !lacks(one));
+        }
+        able
+    }
+
     /// The next one of these to ask, admitted; `None` if nobody may be asked now.
     fn next(&self, lane: &Lane, of: &[Arc<Instance>], wish: &Wish, clock: &dyn Clock) -> Option<Call> {
         let now = self.now();
@@ -359,7 +388,7 @@ impl Providers {
         let turn = lane.turn.fetch_add(1, Ordering::Relaxed);
         while !left.is_empty() {
             let candidates: Vec<_> =
-                left.iter().map(|(one, is_degraded)| one.candidate(now, *is_degraded)).collect();
+                left.iter().map(|(one, is_degraded)| one.candidate(now, *is_degraded, wish)).collect();
             let chosen = balance::choose(lane.strategy, &candidates, wish, turn, &mut || clock.chance())?;
             if let Some(call) = left[chosen].0.admit(now, is_regardless) {
                 return Some(call);

@@ -21,6 +21,8 @@ struct Named {
     health: Mutex<Health>,
     cannot_start: Mutex<bool>,
     hangs: Mutex<bool>,
+    stock: Mutex<Option<Stock>>,
+    is_silent: Mutex<bool>,
 }
 
 #[async_trait]
@@ -48,7 +50,14 @@ impl Provider for Named {
         let failure = self.fails.lock().expect("no panic").pop_front();
         failure.map_or_else(|| Ok(json!(self.name).into()), Err)
     }
+    fn stock(&self, _: &str) -> Stock {
+        self.stock.lock().expect("no panic").unwrap_or(Stock::Unknown)
+    }
     async fn health(&self) -> Health {
+        let is_silent = *self.is_silent.lock().expect("no panic");
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
         self.health.lock().expect("no panic").clone()
     }
 }
@@ -60,6 +69,15 @@ impl Named {
 
     fn is(&self, health: Health) {
         *self.health.lock().expect("no panic") = health;
+    }
+
+    /// Nobody learns how it is.
+    fn silent(&self) {
+        *self.is_silent.lock().expect("no panic") = true;
+    }
+
+    fn has(&self, stock: Stock) {
+        *self.stock.lock().expect("no panic") = Some(stock);
     }
 
     fn hangs(&self, hangs: bool) {
@@ -99,6 +117,8 @@ fn named(name: &'static str) -> Arc<Named> {
         health: Mutex::new(Health::Up),
         cannot_start: Mutex::new(name.starts_with("broken")),
         hangs: Mutex::default(),
+        stock: Mutex::default(),
+        is_silent: Mutex::default(),
     })
 }
 
@@ -387,4 +407,51 @@ async fn what_waits_for_a_probe_goes_on_when_that_has_told() {
     assert_eq!(who(&providers).await, answered("one"));
     providers.probed(&of).await;
     assert!(!providers.is_shut(&of));
+}
+
+#[tokio::test]
+async fn who_lacks_a_model_is_asked_only_where_all_lack_it() {
+    let (providers, [one, two]) = started(["one", "two"]).await;
+    let wish = || Wish { model: Some("m".to_owned()), ..Wish::default() };
+    let asked = async || match ask_for(&providers, "a/v1", "who", wish()).await {
+        Called::Made { by, outcome } => (by, outcome.is_ok()),
+        called => panic!("{called:?}"),
+    };
+    one.has(Stock::Missing);
+    for _ in 0..3 {
+        assert_eq!(asked().await, ("two".to_owned(), true), "who does not tell may have it");
+    }
+    two.has(Stock::Missing);
+    let mut both = [asked().await, asked().await];
+    both.sort();
+    assert_eq!(both, ["one", "two"].map(|name| (name.to_owned(), true)), "a list may be old");
+
+    let absent = Failure::new(Code::InvalidParams, "no such model").not_begun();
+    one.fails(1, &absent);
+    two.fails(1, &absent);
+    let called = ask_for(&providers, "a/v1", "who", wish()).await;
+    assert_eq!(called, Called::Elsewhere(absent.clone()), "another worker's may have it");
+
+    for (first, second) in [(&absent, &refused()), (&refused(), &absent)] {
+        one.fails(1, first);
+        two.fails(1, second);
+        let called = ask_for(&providers, "a/v1", "who", wish()).await;
+        assert!(matches!(called, Called::NotNow { .. }), "one of them can do it later: {called:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_first_choice_by_model_everybody_is_looked_at_but_not_for_long() {
+    let (providers, [one, _two]) = started(["one", "two"]).await;
+    one.is(Health::Down("no disk".to_owned()));
+    let wish = Wish { model: Some("m".to_owned()), ..Wish::default() };
+    let called = ask_for(&providers, "a/v1", "who", wish.clone()).await;
+    assert!(matches!(&called, Called::Made { by, .. } if by == "two"), "{called:?}");
+
+    let (providers, [three, _four]) = started(["three", "four"]).await;
+    three.silent();
+    let before = Instant::now();
+    let called = ask_for(&providers, "a/v1", "who", wish).await;
+    assert!(matches!(called, Called::Made { outcome: Ok(_), .. }), "{called:?}");
+    assert_eq!(before.elapsed(), FIRST_LOOK_MAX);
 }

@@ -153,7 +153,10 @@ pub(super) fn retry() -> Value {
         ("delay", deprecated(delay, "Better written `base_delay`.")),
         (
             "backoff_multiplier",
-            deprecated(or_parameter(json!({"type": "number"})), "Of the original; exponential delays grow by 2."),
+            deprecated(
+                or_parameter(json!({"type": "number"})),
+                "Of the original; exponential delays grow by 2.",
+            ),
         ),
         (
             "max_delay",

@@ -1,0 +1,228 @@
+//! An answer while it comes and when it is whole: in pieces or at once, of any kind of server.
+//!
+//! ```text
+//! line ─▶ JSON, or more of it ─▶ an error? ─▶ what was said, counted and wound up by the dialect
+//!   └ the connection breaks, or the call must end: a failure with what was said so far
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use super::dialect::{Dialect, Line};
+use super::http::{Incoming, Server};
+use super::refusal::Complaint;
+use crate::core::code::Code;
+use crate::core::failure::Failure;
+
+/// How much of an answer that breaks off is put into its failure, in bytes.
+const PARTIAL_BYTES_MAX: usize = 16 * 1024;
+/// How long the end of a connection's answer is waited for once all was said.
+const END_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// What a server has said.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Spoken {
+    /// The text so far.
+    pub(super) content: String,
+    /// Who speaks; the assistant unless it is said.
+    pub(super) role: Option<String>,
+    /// The model, by its own word.
+    pub(super) model: Option<String>,
+    /// Why it ended.
+    pub(super) finish_reason: Option<String>,
+    /// There was a text, if only an empty one, or a vector.
+    pub(super) is_answer: bool,
+    /// Nothing is to come.
+    pub(super) is_done: bool,
+    /// An answer that ends without a word is taken as it is.
+    pub(super) may_end_early: bool,
+    /// The tokens that it took.
+    pub(super) usage: Option<Usage>,
+    /// How long it took by the server's own word, in nanoseconds.
+    pub(super) duration: Option<Value>,
+    /// The vector of a text.
+    pub(super) vector: Option<Vec<Value>>,
+}
+
+/// Tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Usage {
+    /// Read.
+    pub(super) prompt: u64,
+    /// Written.
+    pub(super) completion: u64,
+}
+
+impl Usage {
+    /// Both.
+    pub(super) fn total(self) -> u64 {
+        self.prompt.saturating_add(self.completion)
+    }
+
+    /// Of two requests.
+    pub(super) fn plus(self, other: Usage) -> Usage {
+        Usage {
+            prompt: self.prompt.saturating_add(other.prompt),
+            completion: self.completion.saturating_add(other.completion),
+        }
+    }
+
+    /// As it is put beside a result.
+    pub(super) fn document(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": self.total(),
+        })
+    }
+}
+
+impl Spoken {
+    /// Reads an answer to its end; `streams`: it was asked for in pieces.
+    ///
+    /// # Errors
+    /// A broken connection, an error instead of the rest, an answer that is none or too large; what had been said
+    /// before is in `details.partial`.
+    pub(super) async fn hear(
+        dialect: &dyn Dialect,
+        server: &Server,
+        mut incoming: Incoming<'_>,
+        streams: bool,
+    ) -> Result<Spoken, Failure> {
+        let mut spoken = Spoken::default();
+        match spoken.listen(dialect, server, &mut incoming, streams).await {
+            Ok(()) if spoken.is_answer => Ok(spoken),
+            Ok(()) => Err(broken(server, "has neither a text nor a vector")),
+            Err(failure) => Err(incoming.hidden(spoken.told_by(failure))),
+        }
+    }
+
+    async fn listen(
+        &mut self,
+        dialect: &dyn Dialect,
+        server: &Server,
+        incoming: &mut Incoming<'_>,
+        streams: bool,
+    ) -> Result<(), Failure> {
+        let (mut open, mut count) = (Vec::new(), 0_usize);
+        while let Some(line) = self.next(incoming).await? {
+            match dialect.line(&line) {
+                Line::Json(json) => open.extend_from_slice(json),
+                Line::Error(json) => {
+                    let error = serde_json::from_slice(json).unwrap_or_default();
+                    return Err(broke_off(server, &Complaint::about(&error)));
+                }
+                Line::End => self.is_done = true,
+                Line::Nothing => {}
+            }
+            // An object is a line, but who writes for people may need several.
+            let mut pieces = serde_json::Deserializer::from_slice(&open).into_iter::<Value>();
+            for piece in pieces.by_ref() {
+                match piece {
+                    Ok(piece) => self.take(dialect, server, piece)?,
+                    Err(error) if error.is_eof() => break,
+                    Err(error) => return Err(broken(server, &format!("is no JSON: {error}"))),
+                }
+                count += 1;
+            }
+            let read = pieces.byte_offset();
+            open.drain(..read);
+        }
+        if count == 0 && open.is_empty() && !self.is_done {
+            return Err(broken(server, "is empty"));
+        }
+        // One whole object is all that there is of an answer that was not asked for in pieces.
+        self.is_done |= !streams && open.is_empty();
+        let is_whole = self.is_done || self.finish_reason.is_some();
+        if is_whole || (self.may_end_early && open.is_empty() && incoming.has_end()) {
+            return Ok(());
+        }
+        let message = format!("the answer of {} ended before it was whole", server.shown);
+        Err(Failure::new(Code::ConnectionLost, message).with("server", server.shown.as_str()))
+    }
+
+    /// The next line. Once all was said, nothing that goes wrong matters any more.
+    async fn next(&self, incoming: &mut Incoming<'_>) -> Result<Option<Bytes>, Failure> {
+        if !self.is_done {
+            let line = incoming.line().await;
+            return if self.finish_reason.is_some() { Ok(line.ok().flatten()) } else { line };
+        }
+        // Read on to the end so that the connection can be used again.
+        Ok(timeout(END_TIMEOUT, incoming.line()).await.ok().and_then(Result::ok).flatten())
+    }
+
+    fn take(&mut self, dialect: &dyn Dialect, server: &Server, piece: Value) -> Result<(), Failure> {
+        // A stream has its status before anything can go wrong.
+        if let Some(complaint) = Complaint::of(&piece) {
+            return Err(broke_off(server, &complaint));
+        }
+        match piece {
+            Value::Object(piece) => dialect.hear(self, piece),
+            _ => return Err(broken(server, "is no JSON object")),
+        }
+        Ok(())
+    }
+
+    /// The failure, with what had been said.
+    fn told_by(&self, failure: Failure) -> Failure {
+        if self.content.is_empty() {
+            return failure;
+        }
+        let mut end = self.content.len().min(PARTIAL_BYTES_MAX);
+        while !self.content.is_char_boundary(end) {
+            end -= 1;
+        }
+        failure.with("partial", &self.content[..end]).with("partial_bytes", self.content.len())
+    }
+
+    /// What the model said.
+    pub(super) fn said(&self, model: &str) -> Map<String, Value> {
+        let mut result = Map::new();
+        let mut put = |key: &str, value: Value| result.insert(key.to_owned(), value);
+        put("response", json!(self.content));
+        put("content", json!(self.content));
+        put("role", json!(self.role.as_deref().unwrap_or("assistant")));
+        put("model", json!(self.model.as_deref().unwrap_or(model)));
+        if let Some(usage) = self.usage {
+            put("tokens_used", json!(usage.total()));
+            put("prompt_tokens", json!(usage.prompt));
+            put("completion_tokens", json!(usage.completion));
+        }
+        let reason = match (&self.finish_reason, self.is_done) {
+            (Some(reason), _) => reason,
+            (None, true) => "stop",
+            (None, false) => "incomplete",
+        };
+        put("finish_reason", json!(reason));
+        put("total_duration", self.duration.clone().unwrap_or_else(|| json!(0)));
+        result
+    }
+
+    /// The vector.
+    ///
+    /// # Errors
+    /// `PROVIDER_ERROR`: there is none.
+    pub(super) fn embedded(self, model: &str, server: &Server) -> Result<Map<String, Value>, Failure> {
+        let Some(vector) = self.vector else {
+            let message = format!("the answer of {} has no embedding", server.shown);
+            return Err(Failure::new(Code::ProviderError, message).final_now());
+        };
+        let mut result = Map::new();
+        let dimensions = vector.len();
+        result.insert("embedding".to_owned(), Value::Array(vector));
+        result.insert("model".to_owned(), json!(self.model.as_deref().unwrap_or(model)));
+        result.insert("dimensions".to_owned(), json!(dimensions));
+        Ok(result)
+    }
+}
+
+fn broke_off(server: &Server, complaint: &Complaint) -> Failure {
+    let message = format!("the answer of {} broke off: {}", server.shown, complaint.words);
+    Failure::new(complaint.code(), message).with("server", server.shown.as_str())
+}
+
+fn broken(server: &Server, what: &str) -> Failure {
+    let message = format!("the answer of {} {what}", server.shown);
+    Failure::new(Code::ProviderError, message).with("server", server.shown.as_str())
+}
