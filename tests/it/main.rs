@@ -18,10 +18,10 @@ mod golden;
 mod guard;
 mod headers;
 mod heir;
-mod letters;
-mod live;
 #[path = "../support/http_server.rs"]
 mod http_server;
+mod letters;
+mod live;
 mod llama;
 mod migrate;
 mod mutants;
