@@ -32,6 +32,8 @@ use crate::provider::{Answer, CallCx, Health, Provider, Stock, told_by_code};
 
 /// How long the server may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long it may take to say what is in memory.
+const LOADED_TIMEOUT: Duration = Duration::from_secs(3);
 /// A call that got no answer for so long tells that the server is stuck, in seconds.
 const STUCK_SECONDS: f64 = 30.0;
 /// What an answer needs beside the result made of it: a stream repeats model and time with every token.
@@ -206,14 +208,10 @@ impl ModelServer {
         Ok((result, used))
     }
 
-    /// Reads the server's own lists. What it does not tell is not known.
-    async fn look_at_models(&self, list: &Reply, server: &Server) {
-        let there = self.named(list);
-        let loaded = match self.dialect.lists().1 {
-            Some(path) => server.get(path).await.ok().and_then(|list| self.named(&list)),
-            None => None,
-        };
-        *self.models() = Models { there, loaded };
+    /// Asks for the models in memory; nothing depends on the answer but who is preferred.
+    async fn loaded(&self, server: &Server) -> Option<BTreeSet<String>> {
+        let list = timeout(LOADED_TIMEOUT, server.get(self.dialect.lists().1?)).await;
+        self.named(&list.ok()?.ok()?)
     }
 
     fn named(&self, list: &Reply) -> Option<BTreeSet<String>> {
@@ -318,10 +316,10 @@ impl Provider for ModelServer {
             Err(failure) => return Health::Down(failure.message),
         };
         let look = async {
-            let list = server.get(self.dialect.lists().0).await?;
-            if list.status == 200 {
-                self.look_at_models(&list, server).await;
-            }
+            // Both at once, so that a slow server is not taken for a stuck one.
+            let (list, loaded) = tokio::join!(server.get(self.dialect.lists().0), self.loaded(server));
+            let list = list?;
+            *self.models() = Models { there: self.named(&list), loaded };
             Ok::<Reply, Failure>(list)
         };
         match timeout(HEALTH_TIMEOUT, look).await {

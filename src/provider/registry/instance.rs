@@ -40,7 +40,7 @@ struct Known {
     busy_until: Duration,
     /// It has answered once.
     was_fit: bool,
-    /// It has been looked at.
+    /// It has been looked at, or that has taken too long.
     is_checked: bool,
 }
 
@@ -205,7 +205,12 @@ impl Instance {
         is_news
     }
 
-    /// Whether it has been looked at.
+    /// Calls have waited long enough for the first look at it.
+    pub(super) fn was_waited_for(&self) {
+        self.lock().is_checked = true;
+    }
+
+    /// Whether it has been looked at, as far as calls wait for that.
     pub(super) fn is_checked(&self) -> bool {
         self.lock().is_checked
     }

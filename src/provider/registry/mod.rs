@@ -355,8 +355,9 @@ impl Providers {
         let unseen: Vec<_> = able.iter().filter(is_unseen).cloned().collect();
         if !unseen.is_empty() {
             let looks = futures_util::future::join_all(unseen.iter().map(|one| self.look(one)));
-            // Who has not answered by then has not told.
+            // Who has not answered by then has not told, and is not waited for again.
             let _ = timeout(FIRST_LOOK_MAX, looks).await;
+            unseen.iter().for_each(|one| one.was_waited_for());
         }
         let lacks = |one: &Arc<Instance>| one.stock(model) == Stock::Missing;
         if !able.iter().all(lacks) {
