@@ -17,7 +17,7 @@ use crate::core::code::Code;
 use crate::core::url::masked;
 
 pub use file::{Sources, load};
-pub use providers::{Configured, RpcProvider};
+pub use providers::{Configured, McpProvider, RpcProvider};
 
 /// The commented defaults, which are the reference.
 pub const DEFAULTS: &str = include_str!("default.toml");

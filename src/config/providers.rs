@@ -1,5 +1,6 @@
 //! The instances that are configured: `[providers.NAME]`, and how calls are given out among them.
 
+mod mcp;
 mod rpc;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use crate::core::balance::{Strategy, Traits};
 use crate::core::breaker;
 use crate::provider::llm::{Api, Key, Reach};
 
+pub use mcp::McpProvider;
 pub use rpc::RpcProvider;
 
 /// What keys of instances start with; then its name, then what is said of it.
@@ -37,7 +39,9 @@ const KEYS: [(&str, &str); 14] = [
     ("gpu_memory_mb", "integer"),
 ];
 /// The kinds that there are.
-const KINDS: [&str; 3] = ["ollama", "openai", "rpc"];
+const KINDS: [&str; 4] = ["mcp", "ollama", "openai", "rpc"];
+/// Those that are programs or speak to some.
+const OF_PROGRAMS: [&str; 2] = ["mcp", "rpc"];
 /// Names that providers have which are always there.
 const TAKEN: [&str; 3] = ["echo", "mcp-tools", "python"];
 /// The longest name.
@@ -66,7 +70,7 @@ impl Config {
     pub fn instances(&self) -> Vec<Configured> {
         let keys = self.values.keys().filter_map(|key| split(key));
         let names: BTreeSet<&str> = keys.map(|(name, _)| name).collect();
-        let names = names.into_iter().filter(|name| kind_of(&self.values, name) != Some("rpc"));
+        let names = names.into_iter().filter(|name| !is_program(&self.values, name));
         names.map(|name| self.instance(name)).collect()
     }
 
@@ -160,12 +164,12 @@ pub(super) fn problems(values: &BTreeMap<String, (Value, Origin)>) -> Vec<String
     let names: BTreeMap<&str, &Origin> =
         values.iter().filter_map(|(key, (_, origin))| Some((split(key)?.0, origin))).collect();
     for (name, origin) in names {
-        let is_rpc = kind_of(values, name) == Some("rpc");
-        if is_rpc {
+        let is_program = is_program(values, name);
+        if is_program {
             found.extend(rpc::together(name, values).into_iter().map(|why| format!("{origin}: {why}")));
         }
         for key in ["kind", "url"] {
-            if !is_rpc && !values.contains_key(&format!("{INSTANCES}{name}.{key}")) {
+            if !is_program && !values.contains_key(&format!("{INSTANCES}{name}.{key}")) {
                 found.push(format!("{origin}: {INSTANCES}{name}.{key} is missing"));
             }
         }
@@ -190,6 +194,10 @@ fn split(key: &str) -> Option<(&str, &str)> {
 
 fn kind_of<'a>(values: &'a BTreeMap<String, (Value, Origin)>, name: &str) -> Option<&'a str> {
     values.get(&format!("{INSTANCES}{name}.kind"))?.0.as_str()
+}
+
+fn is_program(values: &BTreeMap<String, (Value, Origin)>, name: &str) -> bool {
+    kind_of(values, name).is_some_and(|kind| OF_PROGRAMS.contains(&kind))
 }
 
 fn problem(key: &str, value: &Value) -> Option<String> {
@@ -322,7 +330,7 @@ mod tests {
         .expect_err("wrong in many ways");
         for part in [
             "providers.x must be a table",
-            "providers.a.kind must be one of ollama, openai, rpc",
+            "providers.a.kind must be one of mcp, ollama, openai, rpc",
             "providers.a.api_key is not written here: name a file",
             "providers.a.api_key_env must be the name of a variable",
             "providers.a.timeout must be 1 to",

@@ -1,13 +1,21 @@
-//! `mcp/v1`, the tools that are built in: `echo`, `add`, `multiply` and `concat`.
+//! `mcp/v1`, the tools that are built in: `echo`, `add`, `multiply` and `concat`; and what concerns all servers.
 //!
 //! Arguments stand beside each other in the parameters, or together under `arguments`; where both name the
 //! same one, `arguments` wins, as the others may be defaults. Integers stay exact integers, up to 128 bits;
 //! what would not be exact is refused. With a float among the numbers the result is a float.
+//!
+//! The lists tell what is built in and what the configured servers offer, as far as they have ever been reached.
+//! `resources/read` and `prompts/get` find the server by what is asked for, as not every address is the name of a
+//! method; their calls go to the server itself.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Number, Value, json};
 
-use super::{Answer, CallCx, Provider};
+use super::mcp::{Catalog, Kind};
+use super::{Answer, CallCx, Provider, told_by_code};
+use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
@@ -16,14 +24,55 @@ use crate::core::protocol::ProtocolId;
 #[derive(Debug)]
 pub struct McpTools {
     protocol: ProtocolId,
+    catalog: Arc<Catalog>,
+    /// The servers, each as whoever calls it has it.
+    servers: Vec<Arc<dyn Provider>>,
 }
 
 impl McpTools {
     /// The built-in tools.
     #[must_use]
     pub fn new() -> McpTools {
-        McpTools { protocol: "mcp/v1".parse().expect("a protocol's name") }
+        McpTools::over(Arc::default(), Vec::new())
     }
+
+    /// The built-in tools, beside these servers, which write into the catalog.
+    #[must_use]
+    pub fn over(catalog: Arc<Catalog>, servers: Vec<Arc<dyn Provider>>) -> McpTools {
+        McpTools { protocol: "mcp/v1".parse().expect("a protocol's name"), catalog, servers }
+    }
+
+    /// Has a server do what is asked for by a parameter: `resources/read` with `uri`, `prompts/get` with `name`.
+    async fn pass_on(&self, cx: &CallCx, kind: Kind, key: &str, params: Value) -> Result<Answer, Failure> {
+        let Some(name) = params[key].as_str() else {
+            return Err(invalid(format!("`{key}` is missing; it must be text")));
+        };
+        let asked = params["server"].as_str();
+        let method = match asked {
+            Some(server) => format!("{}{server}.{name}", kind.prefix()),
+            None => format!("{}{name}", kind.prefix()),
+        };
+        let is_meant =
+            |one: &&Arc<dyn Provider>| asked.is_none_or(|server| one.name() == server) && one.serves(&method);
+        let Some(server) = self.servers.iter().find(is_meant) else {
+            let known = self.catalog.servers().join(", ");
+            let known = if known.is_empty() { "none is configured".to_owned() } else { known };
+            let message = format!("no MCP server offers {name} ({known}); the lists have what there is");
+            return Err(invalid(message).with(SERVER, asked.unwrap_or_default()));
+        };
+        let arguments = params.get("arguments").cloned().unwrap_or_else(|| json!({}));
+        let passed = server.call(cx, &method, json!({"arguments": arguments})).await;
+        // It is this server that did not begin, and nobody else could.
+        passed.map_err(|failure| failure.with(SERVER, server.name()))
+    }
+}
+
+/// The detail of a failure of a server.
+const SERVER: &str = "server";
+
+/// Whether the method is that of a built-in tool: no server's tool of this name is meant by it.
+pub(super) fn is_built_in(method: &str) -> bool {
+    Tool::find(method).is_some()
 }
 
 impl Default for McpTools {
@@ -44,16 +93,31 @@ impl Provider for McpTools {
 
     fn serves(&self, method: &str) -> bool {
         match method {
-            "ping" | "tools/list" | "server_info" => true,
-            _ => Tool::find(method).is_some(),
+            "ping" | "tools/list" | "resources/list" | "prompts/list" | "server_info" => true,
+            "resources/read" | "prompts/get" => true,
+            _ => is_built_in(method),
         }
     }
 
-    async fn call(&self, _: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
+    async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
         let result = match method {
             "ping" => json!({"response": "pong"}),
-            "tools/list" => json!({"tools": Tool::ALL.map(Tool::describe)}),
-            "server_info" => json!({"name": "gleitzeit", "version": env!("CARGO_PKG_VERSION")}),
+            "tools/list" => {
+                let mut tools = Tool::ALL.map(Tool::describe).to_vec();
+                tools.extend(self.catalog.listed(Kind::Tool));
+                json!({"tools": tools})
+            }
+            "resources/list" => {
+                let templates = self.catalog.templates();
+                json!({"resources": self.catalog.listed(Kind::Resource), "resource_templates": templates})
+            }
+            "prompts/list" => json!({"prompts": self.catalog.listed(Kind::Prompt)}),
+            "server_info" => {
+                let version = env!("CARGO_PKG_VERSION");
+                json!({"name": "gleitzeit", "version": version, "servers": self.catalog.about()})
+            }
+            "resources/read" => return self.pass_on(cx, Kind::Resource, "uri", params).await,
+            "prompts/get" => return self.pass_on(cx, Kind::Prompt, "name", params).await,
             _ => {
                 let tool = Tool::find(method).ok_or_else(|| {
                     Failure::new(Code::MethodNotSupported, format!("there is no built-in tool {method}"))
@@ -62,6 +126,11 @@ impl Provider for McpTools {
             }
         };
         Ok(result.into())
+    }
+
+    /// What a server could not do says nothing about the tools that are built in.
+    fn tells(&self, failure: &Failure) -> Ending {
+        if failure.details.contains_key(SERVER) { Ending::Untold } else { told_by_code(failure.code) }
     }
 }
 
@@ -126,7 +195,11 @@ impl Tool {
     }
 }
 
-fn arguments(params: Value) -> Result<Map<String, Value>, Failure> {
+/// The arguments in the parameters of a call.
+///
+/// # Errors
+/// `INVALID_PARAMS`: they are no object.
+pub(super) fn arguments(params: Value) -> Result<Map<String, Value>, Failure> {
     let Value::Object(mut arguments) = params else {
         return Err(invalid("the parameters are no object; name them, such as {\"a\": 1, \"b\": 2}"));
     };

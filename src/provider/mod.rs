@@ -14,6 +14,7 @@ pub mod echo;
 pub mod functions;
 pub mod guard;
 pub mod llm;
+pub mod mcp;
 pub mod mcp_tools;
 mod pool;
 pub mod process;

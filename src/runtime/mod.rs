@@ -1,6 +1,7 @@
 //! Putting the parts together: the only place that names an adapter.
 
 pub mod clock;
+mod mcp;
 mod rpc;
 mod service;
 mod worker;

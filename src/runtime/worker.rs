@@ -28,7 +28,6 @@ use crate::provider::{
     echo::Echo,
     guard::{self, Guard},
     llm::{self, Api, ModelServer, Reach},
-    mcp_tools::McpTools,
     python::{self, Python},
 };
 use crate::topology::plan::Release;
@@ -115,6 +114,7 @@ impl Runtime {
         is_last_resort: bool,
     ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
         let mut all = self.providers();
+        self.add_mcp_providers(&mut all);
         self.add_rpc_providers(&mut all)?;
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
@@ -251,7 +251,6 @@ impl Runtime {
         };
         let mut all = vec![
             (guarded(Arc::new(Echo::new(Arc::clone(&self.clock))), None), plain.clone()),
-            (guarded(Arc::new(McpTools::new()), None), plain.clone()),
             (guarded(Arc::new(Python::new(python)), None), plain.clone()),
         ];
         for instance in self.model_servers() {

@@ -23,6 +23,7 @@ mod http_server;
 mod letters;
 mod live;
 mod llama;
+mod mcp;
 mod migrate;
 mod mutants;
 mod ollama;

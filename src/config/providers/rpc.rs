@@ -1,4 +1,4 @@
-//! What can be said of a provider of kind `rpc`: a program or an address, and how its processes are kept.
+//! What can be said of a provider of kind `rpc` or `mcp`: a program or an address, and how its processes are kept.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::Value;
 
-use super::{INSTANCES, NUMBER_MAX, is_http, kind_of, split};
+use super::{INSTANCES, NUMBER_MAX, OF_PROGRAMS, is_http, kind_of, split};
 use crate::config::{Config, Origin};
 use crate::core::balance::Traits;
 use crate::core::pool::Policy;
@@ -15,10 +15,12 @@ use crate::provider::process::Limits;
 use crate::provider::rpc::{Command, Road};
 
 /// What is said of it beside what is said of every instance, and a value of the type.
-const KEYS: [(&str, Form); 19] = [
+const KEYS: [(&str, Form); 21] = [
     ("protocol", Form::Protocol),
     ("command", Form::Words),
     ("url", Form::Url),
+    ("token_file", Form::Text),
+    ("headers_file", Form::Text),
     ("directory", Form::Text),
     ("start_timeout", Form::Seconds),
     ("pool.min", Form::Number { least: 0, most: 1000 }),
@@ -40,7 +42,9 @@ const KEYS: [(&str, Form); 19] = [
 const SHARED: [&str; 8] =
     ["kind", "concurrency", "weight", "rank", "region", "models", "labels", "gpu_memory_mb"];
 /// What makes sense only where we start the processes.
-const OF_COMMANDS: [&str; 5] = ["directory", "pool", "limits", "env", "env_from_file"];
+const OF_COMMANDS: [&str; 4] = ["directory", "limits", "env", "env_from_file"];
+/// What makes sense only at an address of an MCP server.
+const OF_MCP_ADDRESSES: [&str; 2] = ["token_file", "headers_file"];
 
 /// What a value looks like.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +94,7 @@ impl Config {
         let start_timeout = said.seconds("start_timeout").unwrap_or(Duration::from_secs(30));
         let road = match said.text("url") {
             Some(url) => Road::Http { url, start_timeout },
-            None => Road::Processes(Box::new(said.command(start_timeout))),
+            None => Road::Processes(Box::new(said.command(start_timeout, Policy::default()))),
         };
         Some(RpcProvider {
             name: general.name,
@@ -103,9 +107,10 @@ impl Config {
 }
 
 /// What is said of one provider.
-struct Said<'a> {
-    config: &'a Config,
-    prefix: String,
+pub(super) struct Said<'a> {
+    pub(super) config: &'a Config,
+    /// What its keys begin with.
+    pub(super) prefix: String,
 }
 
 impl Said<'_> {
@@ -113,7 +118,7 @@ impl Said<'_> {
         self.config.values.get(&format!("{}{key}", self.prefix)).map(|(value, _)| value)
     }
 
-    fn text(&self, key: &str) -> Option<String> {
+    pub(super) fn text(&self, key: &str) -> Option<String> {
         self.value(key)?.as_str().map(str::to_owned)
     }
 
@@ -125,7 +130,7 @@ impl Said<'_> {
         u32::try_from(self.number(key)?).ok()
     }
 
-    fn seconds(&self, key: &str) -> Option<Duration> {
+    pub(super) fn seconds(&self, key: &str) -> Option<Duration> {
         seconds(self.value(key)?)
     }
 
@@ -142,7 +147,7 @@ impl Said<'_> {
         self.config.values.iter().filter_map(of).collect()
     }
 
-    fn command(&self, start_timeout: Duration) -> Command {
+    pub(super) fn command(&self, start_timeout: Duration, usual: Policy) -> Command {
         let words = self.value("command").and_then(Value::as_array).into_iter().flatten();
         let secrets = self.below("env_from_file").into_iter().map(|(name, path)| (name, PathBuf::from(path)));
         Command {
@@ -156,13 +161,13 @@ impl Said<'_> {
                 processes: self.number("limits.processes"),
                 open_files: self.number("limits.files"),
             },
-            pool: self.pool(),
+            pool: self.pool(usual),
             start_timeout,
         }
     }
 
-    fn pool(&self) -> Policy {
-        let usual = Policy::default();
+    /// How members are kept; `usual` where nothing is said.
+    pub(super) fn pool(&self, usual: Policy) -> Policy {
         let min = self.small("pool.min");
         let max = self.small("pool.max").unwrap_or_else(|| usual.max.max(min.unwrap_or(0)));
         Policy {
@@ -186,15 +191,18 @@ pub(super) fn judge(
     value: &Value,
 ) -> Option<Option<String>> {
     let (name, key) = split(key)?;
-    if kind_of(values, name) != Some("rpc") || SHARED.contains(&key) {
+    let kind = kind_of(values, name).filter(|kind| OF_PROGRAMS.contains(kind))?;
+    if SHARED.contains(&key) {
         return None;
     }
+    let others: &[&str] = if kind == "mcp" { &["protocol"] } else { &OF_MCP_ADDRESSES };
     let is = |known: &str| match known.strip_suffix(".NAME") {
         Some(table) => key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')),
         None => known == key,
     };
-    let Some((_, form)) = KEYS.iter().find(|(known, _)| is(known)) else {
-        let own = KEYS.map(|(key, _)| key).join(", ");
+    let own = KEYS.iter().filter(|(known, _)| !others.contains(known));
+    let Some((_, form)) = own.clone().find(|(known, _)| is(known)) else {
+        let own = own.map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
         return Some(Some(format!("is not known; there are {}, {own}", SHARED.join(", "))));
     };
     Some(form.problem(value).or_else(|| variable(key)))
@@ -204,7 +212,8 @@ pub(super) fn judge(
 pub(super) fn together(name: &str, values: &BTreeMap<String, (Value, Origin)>) -> Vec<String> {
     let said = |key: &str| values.get(&format!("{INSTANCES}{name}.{key}")).map(|(value, _)| value);
     let mut found = Vec::new();
-    if said("protocol").is_none() {
+    let is_mcp = kind_of(values, name) == Some("mcp");
+    if said("protocol").is_none() && !is_mcp {
         found.push(format!("{INSTANCES}{name}.protocol is missing"));
     }
     match (said("command"), said("url")) {
@@ -212,11 +221,17 @@ pub(super) fn together(name: &str, values: &BTreeMap<String, (Value, Origin)>) -
         (Some(_), Some(_)) => {
             found.push(format!("{INSTANCES}{name} has a command and a url; one of them is enough"))
         }
-        (Some(_), None) => {}
+        (Some(_), None) => {
+            for key in OF_MCP_ADDRESSES.into_iter().filter(|key| said(key).is_some()) {
+                found.push(format!("{INSTANCES}{name}.{key} needs a url: it is sent to one"));
+            }
+        }
         (None, Some(_)) => {
             let ours = values.keys().filter_map(|key| split(key)).filter(|(of, _)| *of == name);
             let first = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
-            for (_, key) in ours.filter(|(_, key)| OF_COMMANDS.contains(&first(key).as_str())) {
+            let is_process =
+                |key: &str| OF_COMMANDS.contains(&first(key).as_str()) || (!is_mcp && first(key) == "pool");
+            for (_, key) in ours.filter(|(_, key)| is_process(key)) {
                 found
                     .push(format!("{INSTANCES}{name}.{key} needs a command: a url's processes are not ours"));
             }

@@ -221,8 +221,10 @@ pub(super) fn find(name: &str, search_path: &str, directory: Option<&Path>) -> R
     };
     if name.contains('/') {
         let path = directory.map_or_else(|| PathBuf::from(name), |directory| directory.join(name));
-        // As an absolute path, since the process is started in its own directory.
-        return std::fs::canonicalize(&path).map_err(|error| missing(error.to_string()));
+        // As an absolute path, since the process is started in its own directory. Links stay: the interpreter of a virtual
+        // environment of Python is one, and finds its packages by its own path.
+        let found = std::fs::metadata(&path).and_then(|_| std::path::absolute(&path));
+        return found.map_err(|error| missing(error.to_string()));
     }
     let mut folders = search_path.split(':').filter(|folder| !folder.is_empty());
     let found = folders.find_map(|folder| Some(Path::new(folder).join(name)).filter(|path| path.is_file()));

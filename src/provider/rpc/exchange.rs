@@ -45,24 +45,7 @@ impl Server {
     /// # Errors
     /// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
     pub(super) fn new(url: &str, answer_bytes_max: usize) -> Result<Server, Failure> {
-        let shown = masked(url);
-        let wrong = |why: &str| {
-            Failure::new(Code::ConfigurationError, format!("{shown:?} is no address of a server: {why}"))
-        };
-        let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-        let mut builder = Client::builder()
-            .user_agent(concat!("Gleitzeit/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            // The address is the operator's word: no proxy of the environment, and no other server instead.
-            .no_proxy()
-            .redirect(redirect::Policy::none());
-        match parsed.scheme() {
-            // No TLS, so no certificates: not every machine has some, and loading them takes time.
-            "http" => builder = builder.tls_certs_only([]),
-            "https" => {}
-            _ => return Err(wrong("it must begin with http:// or https://")),
-        }
-        let client = builder.build().map_err(|error| wrong(&causes(&error)))?;
+        let (client, shown) = client(url)?;
         Ok(Server { url: url.to_owned(), shown, client, answer_bytes_max })
     }
 
@@ -75,7 +58,7 @@ impl Server {
         if let Some(traceparent) = traceparent {
             request = request.header("traceparent", traceparent);
         }
-        let mut response = request.send().await.map_err(|error| self.broken(&error))?;
+        let mut response = request.send().await.map_err(|error| broken(&self.shown, &error))?;
         let status = response.status().as_u16();
         let seconds =
             response.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
@@ -86,7 +69,7 @@ impl Server {
 
     async fn bounded(&self, response: &mut Response) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&self.shown, &error))? {
             if body.len() + chunk.len() > self.answer_bytes_max {
                 let max = self.answer_bytes_max;
                 let message = format!(
@@ -99,23 +82,50 @@ impl Server {
         }
         Ok(body)
     }
+}
 
-    fn broken(&self, error: &reqwest::Error) -> Failure {
-        let code = match io_kind(error) {
-            Some(io::ErrorKind::ConnectionRefused) => Code::ConnectionRefused,
-            _ if error.is_timeout() => Code::ConnectionTimeout,
-            _ if error.is_connect() => Code::NetworkUnreachable,
-            _ => Code::ConnectionLost,
-        };
-        let message = match code {
-            Code::ConnectionRefused => {
-                format!("no server listens at {}; start it, or correct its address", self.shown)
-            }
-            _ => format!("the connection to {} failed: {}", self.shown, causes(error)),
-        };
-        let failure = Failure::new(code, message).with("server", self.shown.as_str());
-        if error.is_connect() { failure.not_begun() } else { failure }
+/// What HTTP to `url` goes through, and how the address is shown: without its password.
+///
+/// # Errors
+/// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
+pub(in crate::provider) fn client(url: &str) -> Result<(Client, String), Failure> {
+    let shown = masked(url);
+    let wrong = |why: &str| {
+        Failure::new(Code::ConfigurationError, format!("{shown:?} is no address of a server: {why}"))
+    };
+    let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    let mut builder = Client::builder()
+        .user_agent(concat!("Gleitzeit/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        // The address is the operator's word: no proxy of the environment, and no other server instead.
+        .no_proxy()
+        .redirect(redirect::Policy::none());
+    match parsed.scheme() {
+        // No TLS, so no certificates: not every machine has some, and loading them takes time.
+        "http" => builder = builder.tls_certs_only([]),
+        "https" => {}
+        _ => return Err(wrong("it must begin with http:// or https://")),
     }
+    let client = builder.build().map_err(|error| wrong(&causes(&error)))?;
+    Ok((client, shown))
+}
+
+/// What became of a connection to the server that is shown so.
+pub(in crate::provider) fn broken(shown: &str, error: &reqwest::Error) -> Failure {
+    let code = match io_kind(error) {
+        Some(io::ErrorKind::ConnectionRefused) => Code::ConnectionRefused,
+        _ if error.is_timeout() => Code::ConnectionTimeout,
+        _ if error.is_connect() => Code::NetworkUnreachable,
+        _ => Code::ConnectionLost,
+    };
+    let message = match code {
+        Code::ConnectionRefused => {
+            format!("no server listens at {shown}; start it, or correct its address")
+        }
+        _ => format!("the connection to {shown} failed: {}", causes(error)),
+    };
+    let failure = Failure::new(code, message).with("server", shown);
+    if error.is_connect() { failure.not_begun() } else { failure }
 }
 
 impl Reply {

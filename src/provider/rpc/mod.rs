@@ -14,11 +14,11 @@
 mod child;
 pub mod conformance;
 mod describe;
-mod exchange;
+pub(in crate::provider) mod exchange;
 mod http;
 mod message;
-mod stdio;
-mod tail;
+pub(in crate::provider) mod stdio;
+pub(in crate::provider) mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -197,7 +197,7 @@ impl Rpc {
 }
 
 impl Command {
-    fn program(&self) -> Result<Program, Failure> {
+    pub(in crate::provider) fn program(&self) -> Result<Program, Failure> {
         let (first, args) = self.line.split_first().ok_or_else(|| {
             Failure::new(Code::ConfigurationError, "the command of a provider has no program")
         })?;

@@ -1,6 +1,6 @@
 //! Processes as members of a pool: how one is made ready.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,25 +36,6 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// The secrets, as they are now.
-    async fn secrets(&self) -> Result<Vec<(String, String)>, Failure> {
-        let mut read = Vec::new();
-        for (name, path) in &self.secrets {
-            let unreadable = |why: String| {
-                let message = format!("provider {}: {} for {name} {why}", self.name, path.display());
-                Failure::new(Code::FileUnreadable, message)
-            };
-            let size = tokio::fs::metadata(path).await.map_err(|error| unreadable(error.to_string()))?.len();
-            if size > SECRET_BYTES_MAX {
-                return Err(unreadable(format!("has more than {SECRET_BYTES_MAX} bytes")));
-            }
-            let text =
-                tokio::fs::read_to_string(path).await.map_err(|error| unreadable(error.to_string()))?;
-            read.push((name.clone(), text.trim_end_matches(['\r', '\n']).to_owned()));
-        }
-        Ok(read)
-    }
-
     /// Introduces us to a process that has just begun.
     async fn introduce(&self, child: &Child) -> Result<Described, Failure> {
         let params = message::introduction(&self.name, &self.protocol);
@@ -80,7 +61,7 @@ impl Maker for Processes {
     type Member = Child;
 
     async fn start(&self) -> Result<Child, Failure> {
-        let secrets = self.secrets().await?;
+        let secrets = read_secrets(&self.name, &self.secrets).await?;
         let child = Child::start(&self.name, &self.confined, secrets, self.line_bytes_max, &self.tasks).await;
         let child = child.map_err(|error| {
             let message = format!("provider {} could not start: {error}", self.name);
@@ -106,4 +87,40 @@ impl Maker for Processes {
         let held = self.tasks.spawn_blocking(move || group_bytes(&asked)).await.unwrap_or_default();
         groups.iter().map(|group| held.get(group).copied()).collect()
     }
+}
+
+/// The values of variables that are kept in files, as they are now.
+///
+/// # Errors
+/// `FILE_UNREADABLE`.
+pub(in crate::provider) async fn read_secrets(
+    provider: &str,
+    secrets: &[(String, PathBuf)],
+) -> Result<Vec<(String, String)>, Failure> {
+    let mut read = Vec::new();
+    for (name, path) in secrets {
+        read.push((name.clone(), read_secret(provider, name, path).await?));
+    }
+    Ok(read)
+}
+
+/// What the file holds, without the end of its last line.
+///
+/// # Errors
+/// `FILE_UNREADABLE`.
+pub(in crate::provider) async fn read_secret(
+    provider: &str,
+    name: &str,
+    path: &Path,
+) -> Result<String, Failure> {
+    let unreadable = |why: String| {
+        let message = format!("provider {provider}: {} for {name} {why}", path.display());
+        Failure::new(Code::FileUnreadable, message)
+    };
+    let size = tokio::fs::metadata(path).await.map_err(|error| unreadable(error.to_string()))?.len();
+    if size > SECRET_BYTES_MAX {
+        return Err(unreadable(format!("has more than {SECRET_BYTES_MAX} bytes")));
+    }
+    let text = tokio::fs::read_to_string(path).await.map_err(|error| unreadable(error.to_string()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

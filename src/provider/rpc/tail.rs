@@ -7,14 +7,14 @@ pub(super) const TAIL_BYTES_MAX: usize = 16 * 1024;
 
 /// The last bytes of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(in crate::provider) struct Tail {
     kept: VecDeque<u8>,
     /// All that there were.
     seen: u64,
 }
 
 impl Tail {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(in crate::provider) fn push(&mut self, bytes: &[u8]) {
         self.seen += bytes.len() as u64;
         let kept = &bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..];
         let over = (self.kept.len() + kept.len()).saturating_sub(TAIL_BYTES_MAX);
@@ -23,12 +23,12 @@ impl Tail {
     }
 
     /// A point to read from later.
-    pub(super) fn mark(&self) -> u64 {
+    pub(in crate::provider) fn mark(&self) -> u64 {
         self.seen
     }
 
     /// What was printed since the mark, as far as it is kept. What is not UTF-8 shows as U+FFFD.
-    pub(super) fn since(&self, mark: u64) -> String {
+    pub(in crate::provider) fn since(&self, mark: u64) -> String {
         let new = usize::try_from(self.seen.saturating_sub(mark)).unwrap_or(usize::MAX);
         let bytes: Vec<u8> = self.kept.iter().skip(self.kept.len().saturating_sub(new)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
