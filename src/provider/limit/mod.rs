@@ -286,7 +286,6 @@ impl Limits {
     }
 
     /// What is to be told to whoever takes the task next, so that it need not ask again; and what is not.
-    #[must_use]
     pub fn carry(&self, permits: Permits) -> (String, Permits) {
         let (carried, rest): (Vec<Want>, Vec<Want>) =
             permits.taken.into_iter().partition(|want| self.is_carried(want));
@@ -301,7 +300,6 @@ impl Limits {
     }
 
     /// Reads what [`Limits::carry`] told: those of `wants` that it has taken, and the others.
-    #[must_use]
     pub fn carried(&self, told: &str, wants: Vec<Want>) -> (Permits, Vec<Want>) {
         let cost_of = |name: &str| {
             let mut parts = told.split(',').filter_map(|part| part.split_once('='));
