@@ -129,16 +129,17 @@ impl Used {
     #[must_use]
     pub fn by(outcome: &Result<Answer, Failure>) -> Used {
         match outcome {
-            Ok(answer) => Used::told(&answer.metadata),
+            Ok(answer) => Used::told(answer),
             Err(failure) if failure.not_begun => Used::Nothing,
             Err(_) => Used::Reserve,
         }
     }
 
-    /// By the facts beside an answer: `usage: {prompt_tokens, completion_tokens}`.
+    /// By the facts beside an answer, `usage: {prompt_tokens, completion_tokens}`; where there are none, by the same
+    /// two members of the result.
     #[must_use]
-    pub fn told(metadata: &serde_json::Map<String, Value>) -> Used {
-        let Some(usage) = metadata.get("usage") else { return Used::Reserve };
+    pub fn told(answer: &Answer) -> Used {
+        let usage = answer.metadata.get("usage").unwrap_or(&answer.result);
         let count = |name: &str| usage.get(name).and_then(Value::as_f64);
         match (count("prompt_tokens"), count("completion_tokens")) {
             (None, None) => Used::Reserve,

@@ -53,10 +53,12 @@ async fn what_was_reserved_is_settled_with_what_was_used() {
     let limits = limits(vec![Rule { cost: Cost::Tokens { estimate: 9.0 }, ..local("tokens", 10.0, 100.0) }]);
     let params = json!({"max_tokens": 100});
     let Admission::Granted { permits, .. } = ask(&limits, params).await else { panic!("it is full") };
-    let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 7}});
-    let usage = usage.as_object().expect("an object").clone();
-    assert_eq!(Used::told(&usage), Used::Tokens(10.0));
-    limits.settle(permits, Used::told(&usage)).await;
+    let mut answer = Answer::from(json!({"content": "a", "prompt_tokens": 1}));
+    assert_eq!(Used::told(&answer), Used::Tokens(1.0));
+    answer.metadata.insert("usage".to_owned(), json!({"prompt_tokens": 3, "completion_tokens": 7}));
+    assert_eq!(Used::told(&answer), Used::Tokens(10.0));
+    assert_eq!(Used::told(&Answer::from(json!("text"))), Used::Reserve);
+    limits.settle(permits, Used::told(&answer)).await;
     assert_eq!(wait_of(&ask(&limits, json!({"max_tokens": 90})).await), Ok(0), "90 of 100 are there again");
 }
 
