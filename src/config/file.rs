@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+use super::limits::{self, LIMITS};
 use super::providers::{self, INSTANCES, STRATEGIES};
 use super::{Config, ConfigError, DEFAULTS, Origin};
 
@@ -225,7 +226,7 @@ fn set(
     origin: Origin,
     problems: &mut Problems,
 ) {
-    let open = [QUEUE_TYPES, MAX_DEPTHS, STRATEGIES, INSTANCES];
+    let open = [QUEUE_TYPES, MAX_DEPTHS, STRATEGIES, INSTANCES, LIMITS];
     if open.iter().any(|of| key.starts_with(of)) && !values.contains_key(key) {
         values.insert(key.to_owned(), (value, origin));
         return;
@@ -267,7 +268,8 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         let origin = &values[key].1;
         problems.push(format!("{origin}: {key} {why}"));
     };
-    for (key, (value, _)) in values.iter().filter(|(key, _)| !key.starts_with(INSTANCES)) {
+    let is_named = |key: &str| key.starts_with(INSTANCES) || key.starts_with(LIMITS);
+    for (key, (value, _)) in values.iter().filter(|(key, _)| !is_named(key)) {
         match value {
             Value::Integer(number) if *number < least(key) => {
                 refuse(key, &format!("must be at least {}", least(key)));
@@ -322,6 +324,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         refuse(have, &format!("is given but {lack} is not; distributed mode needs both"));
     }
     providers::problems(values).into_iter().for_each(|problem| problems.push(problem));
+    limits::problems(values).into_iter().for_each(|problem| problems.push(problem));
 }
 
 /// The least that a number may be.

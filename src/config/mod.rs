@@ -5,6 +5,7 @@
 //! concern; there is no global.
 
 mod file;
+mod limits;
 mod providers;
 
 use std::collections::BTreeMap;

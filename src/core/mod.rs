@@ -10,6 +10,7 @@ pub mod duration;
 pub mod failure;
 pub mod id;
 pub mod latency;
+pub mod limit;
 pub mod near;
 pub mod pattern;
 pub mod pool;

@@ -13,6 +13,7 @@
 pub mod echo;
 pub mod functions;
 pub mod guard;
+pub mod limit;
 pub mod llm;
 pub mod mcp;
 pub mod mcp_tools;

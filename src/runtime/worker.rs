@@ -20,6 +20,8 @@ use crate::broker::Finding;
 use crate::config::{Config, Configured};
 use crate::core::balance::{Strategy, Traits};
 use crate::core::code::Code;
+use crate::core::limit::Rule;
+use crate::core::near::did_you_mean;
 use crate::core::protocol::ProtocolId;
 use crate::error::Error;
 use crate::provider::registry::{self, HealthSettings, InstanceSettings, Providers};
@@ -27,6 +29,7 @@ use crate::provider::{
     Provider,
     echo::Echo,
     guard::{self, Guard},
+    limit::Limits,
     llm::{self, Api, ModelServer, Reach},
     python::{self, Python},
 };
@@ -116,6 +119,7 @@ impl Runtime {
         let mut all = self.providers();
         self.add_mcp_providers(&mut all);
         self.add_rpc_providers(&mut all)?;
+        let rules = self.limits(&all)?;
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
             if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {
@@ -123,7 +127,11 @@ impl Runtime {
                 return Err(Error::new(Code::ProviderNotAvailable, text));
             }
         }
-        let mut providers = Providers::new(self.registry_settings(is_last_resort)?);
+        let mut providers = Providers::new(self.registry_settings(is_last_resort)?).with_limits(Limits::new(
+            rules,
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+        ));
         for (provider, settings) in &all {
             providers
                 .register_as(Arc::clone(provider), settings.clone())
@@ -217,6 +225,27 @@ impl Runtime {
             clock: Arc::clone(&self.clock),
         };
         Worker::new(parts, settings)
+    }
+
+    /// The limits, each of something that there is: one with a misspelt name would limit nothing.
+    fn limits(&self, all: &[(Arc<dyn Provider>, InstanceSettings)]) -> Result<Vec<Rule>, Error> {
+        let (rules, mut wrong) = (self.config.limits(), Vec::new());
+        for Rule { name, protocol, method, provider, .. } in &rules {
+            if self.protocols.get(protocol).is_none() {
+                wrong.push(format!("limits.{name}.protocol: there is no protocol {protocol}"));
+            } else if let Some(method) = method
+                && let Err(error) = self.protocols.method(protocol, method)
+            {
+                wrong.push(format!("limits.{name}.method: {error}"));
+            }
+            if let Some(provider) = provider
+                && !all.iter().any(|(one, _)| one.name() == provider)
+            {
+                let hint = did_you_mean(provider, all.iter().map(|(one, _)| one.name()));
+                wrong.push(format!("limits.{name}.provider: there is no provider {provider}{hint}"));
+            }
+        }
+        if wrong.is_empty() { Ok(rules) } else { Err(Error::new(Code::ConfigurationError, wrong.join("; "))) }
     }
 
     /// How calls are given out.

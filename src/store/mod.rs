@@ -61,10 +61,12 @@
 //! 13. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
 //!     is not alive.
 //!
-//! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`.
+//! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 21, of
+//! limits, in `limit`.
 
 mod error;
 mod lease;
+mod limit;
 mod open;
 mod outside;
 mod plan;
@@ -84,6 +86,7 @@ use crate::core::id::{Id, TaskKey};
 
 pub use error::StoreError;
 pub use lease::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
+pub use limit::{Demand, Granted, Limits};
 pub use open::{OpenPage, OpenRoot, OpenWork, SENT_BYTES_MAX};
 pub use outside::{Cancelled, Retried, Why};
 use outside::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
@@ -93,7 +96,7 @@ pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, Schedule
 
 /// The state of tasks and workflows.
 #[async_trait]
-pub trait Store: Schedules + OpenWork + fmt::Debug + Send + Sync + 'static {
+pub trait Store: Schedules + OpenWork + Limits + fmt::Debug + Send + Sync + 'static {
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.
     /// Answers the ids that are known with another digest: their bodies differ from what came first.

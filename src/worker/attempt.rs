@@ -20,6 +20,7 @@ use crate::core::id::Id;
 use crate::core::protocol::{Leniency, LookupError};
 use crate::core::violation::Violation;
 use crate::core::workflow::Workflow;
+use crate::provider::limit::Used;
 use crate::provider::registry::{Ask, Called};
 use crate::provider::{Answer, CallCx};
 use crate::wire::record::Head;
@@ -61,7 +62,7 @@ impl Shared {
                 Ok(Some(expansion)) => return Ok(Attempt::Expanded(expansion)),
                 Ok(None) => Ok(Answer::from(kind.nothing())),
             },
-            Ok(Prepared::Call(params)) => match self.call(task, head, run, params, cancel).await {
+            Ok(Prepared::Call(params)) => match self.call(task, head, run, params, cancel).await? {
                 Called::Made { by, outcome } => {
                     provider = Some(by);
                     outcome
@@ -117,15 +118,22 @@ impl Shared {
         run: &Run,
         params: Value,
         cancel: CancellationToken,
-    ) -> Called {
+    ) -> Result<Called, Stop> {
         let spec = &task.spec;
         let method = match self.parts.protocols.method(&spec.protocol, &spec.method) {
             Ok(method) => method,
-            Err(error) => return Called::Never(unknown(error)),
+            Err(error) => return Ok(Called::Never(unknown(error))),
         };
         let params = match method.validate(params, Leniency::Exact) {
             Ok(params) => params,
-            Err(found) => return Called::Never(invalid(Code::InvalidParams, &found)),
+            Err(found) => return Ok(Called::Never(invalid(Code::InvalidParams, &found))),
+        };
+        let wish = Wish::of(spec, &params);
+        let (limits, params) = (self.parts.providers.limits(), Value::Object(params));
+        let wants = limits.late(&spec.protocol, method.name, &spec.params, &params);
+        let permits = match self.within_late_limits(wants).await? {
+            Ok(permits) => permits,
+            Err((wait, why)) => return Ok(Called::NotNow { wait, why }),
         };
         let timeout = method.spec.timeout_seconds.map(Duration::from_secs_f64);
         let cx = CallCx {
@@ -136,8 +144,7 @@ impl Shared {
             traceparent: task.traceparent.clone(),
             priority: spec.priority.unwrap_or_default(),
         };
-        let ask = Ask { protocol: &spec.protocol, method: method.name, wish: Wish::of(spec, &params) };
-        let params = Value::Object(params);
+        let ask = Ask { protocol: &spec.protocol, method: method.name, wish };
         let mut called = self.parts.providers.call(&cx, &ask, params, &*self.parts.clock).await;
         if let Called::Made { outcome, .. } = &mut called {
             let found = outcome.as_ref().map_or(Vec::new(), |answer| method.check_result(&answer.result));
@@ -145,7 +152,16 @@ impl Shared {
                 *outcome = Err(invalid(Code::TaskResultInvalid, &found));
             }
         }
-        called
+        limits.settle(permits, used_by(&called)).await;
+        Ok(called)
+    }
+}
+
+/// What a call has used of its limits.
+fn used_by(called: &Called) -> Used {
+    match called {
+        Called::Made { outcome, .. } => Used::by(outcome),
+        Called::NotNow { .. } | Called::Elsewhere(_) | Called::Never(_) => Used::Nothing,
     }
 }
 

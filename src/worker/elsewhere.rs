@@ -11,8 +11,8 @@ use crate::broker::Delivery;
 use crate::core::clock::Timestamp;
 use crate::wire::task::Task;
 
-/// The least wait of a task whose providers cannot be asked now, while others of its protocol can; up to twice as
-/// long, so that not all come back at once.
+/// The least wait of a task whose providers cannot be asked now, while others of its protocol can; and up to so much
+/// longer it waits, so that not all come back at once.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 /// How long a task looks for a worker that can do it.
 const SEARCH_MAX: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ impl Shared {
         if self.parts.providers.is_shut(&task.spec.protocol) {
             return Err(Stop::Crowded);
         }
-        let wait = wait.max(WAIT_MIN).mul_f64(1.0 + self.parts.clock.chance());
+        let wait = wait.max(WAIT_MIN).saturating_add(WAIT_MIN.mul_f64(self.parts.clock.chance()));
         self.publish(vec![message_of(delivery, &task, Some(wait))]).await
     }
 

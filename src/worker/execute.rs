@@ -1,6 +1,6 @@
 //! The life of one task delivery, told once.
 //!
-//! decode ▸ admit (id, version, due) ▸ claim ▸ attempt (fill, validate, call, check) ▸ judge ▸ finish ▸
+//! decode ▸ admit (id, version, due) ▸ limits ▸ claim ▸ attempt (fill, validate, call, check) ▸ judge ▸ finish ▸
 //! publish ▸ settle
 //!
 //! A crash anywhere leaves the delivery unsettled; it comes again, `claim` tells how far it had come, and the
@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::Shared;
-use super::guard::{Begun, Held, Hold, crowded, is_submission, may_have_been_cut};
+use super::guard::{Begun, Held, Hold, crowded, header, is_submission, may_have_been_cut};
 use super::lease::{Purpose, Run, Taken};
+use super::limit::{Entry, HEADER_ADMITTED, used_of};
 use super::outcome::Verdict;
 use super::patience::{Stop, insist};
 use super::places::{Place, seat};
@@ -25,6 +26,7 @@ use crate::core::failure::Failure;
 use crate::core::id::TaskKey;
 use crate::core::protocol::ProtocolId;
 use crate::core::state::{TaskState, WorkflowState};
+use crate::provider::limit::Used;
 use crate::store::{Claimed, Finished, Released};
 use crate::topology::{Queue, unrouted};
 use crate::wire::event::Event;
@@ -71,24 +73,41 @@ impl Shared {
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, self.running.held(&head.key)).await;
         };
-        let _seat = match seats {
-            Some(seats) => Some(seat(seats, &self.abort).await?),
-            None => None,
+        let permits = match self.within_limits(delivery, &task).await? {
+            Entry::Go(permits) => permits,
+            Entry::Parked => return Ok(()),
         };
-        let purpose = Purpose::Execute { crowded: crowded(delivery) };
-        let (of, inputs) = (run_of(delivery), task.needs());
-        let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
-            Taken::Run(run) => run,
-            Taken::Held(fence) => return self.publish_held(delivery, &task, Held::Elsewhere(fence)).await,
-            Taken::Crowded { attempt } => return self.publish_crowded(delivery, &task, attempt).await,
-            Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
-            Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
+        let mut used = Used::Nothing;
+        let story = async {
+            let _seat = match seats {
+                Some(seats) => Some(seat(seats, &self.abort).await?),
+                None => None,
+            };
+            let purpose = Purpose::Execute { crowded: crowded(delivery) };
+            let (of, inputs) = (run_of(delivery), task.needs());
+            let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
+                Taken::Run(run) => run,
+                Taken::Held(fence) => {
+                    return self.publish_held(delivery, &task, Held::Elsewhere(fence)).await;
+                }
+                Taken::Crowded { attempt } => return self.publish_crowded(delivery, &task, attempt).await,
+                Taken::Other(_) if self.is_needless(delivery).await? => return Ok(()),
+                Taken::Other(claimed) => return self.follow(delivery, &task, &head, claimed).await,
+            };
+            begun.under(&run.lease);
+            self.begin(&entered, run.lease.fence, &cancel).await?;
+            let attempt = self.attempt(&task, &head, &run, cancel).await?;
+            used = used_of(&attempt);
+            let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
+            self.conclude(delivery, &task, &head, &run, verdict, events).await
         };
-        begun.under(&run.lease);
-        self.begin(&entered, run.lease.fence, &cancel).await?;
-        let attempt = self.attempt(&task, &head, &run, cancel).await?;
-        let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
-        self.conclude(delivery, &task, &head, &run, verdict, events).await
+        let told = story.await;
+        if told.is_err() && header(delivery, HEADER_ADMITTED).is_some() {
+            // The message may come again with what it carries.
+            used = Used::Reserve;
+        }
+        self.parts.providers.limits().settle(permits, used).await;
+        told
     }
 
     /// Deals with what may happen to a task before anybody claims it. `None`: it is dealt with.

@@ -23,6 +23,7 @@ mod expand;
 mod guard;
 mod inbox;
 mod lease;
+mod limit;
 mod liveness;
 mod newer;
 mod outcome;

@@ -10,6 +10,7 @@ use super::Shared;
 use super::elsewhere::HEADER_ELSEWHERE;
 use super::execute::protocol_of;
 use super::guard::{HEADER_CROWDED, HEADER_GUARD, HEADER_HELD};
+use super::limit::HEADER_ADMITTED;
 use super::patience::{Stop, insist};
 use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
@@ -238,6 +239,7 @@ pub(super) fn letters_of(delivery: &Delivery) -> Address {
 /// priority in the body.
 fn sent_with(delivery: &Delivery) -> Properties {
     let mut sent = delivery.properties.clone();
+    sent.headers.remove(HEADER_ADMITTED);
     let was_put_first = [HEADER_HELD, HEADER_GUARD].map(|name| sent.headers.remove(name)) != [None, None];
     let protocol = protocol_of(&came_from(delivery));
     if was_put_first
@@ -271,7 +273,7 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
-    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE] {
+    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE, HEADER_ADMITTED] {
         message.properties.headers.remove(ours);
     }
     message.body = task::encode(task);

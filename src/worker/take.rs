@@ -10,6 +10,8 @@ use super::Shared;
 use super::execute::protocol_of;
 use super::places::{Places, Subscription};
 use crate::broker::{BrokerError, Consumer};
+use crate::core::protocol::ProtocolId;
+use crate::provider::limit::HOLD;
 use crate::topology::Queue;
 
 /// The pause after an error that needs a person.
@@ -66,7 +68,7 @@ impl Shared {
     }
 
     /// Subscribes again with the places that come free, until `drain` fires; not while no provider of the queue's
-    /// protocol may be called.
+    /// protocol may be called, or a limit of it is reached.
     pub(super) async fn refill(self: Arc<Self>, places: Arc<Places>, loops: Loops) {
         let protocol = match &places.queue {
             Queue::Tasks(_) => Some(protocol_of(&places.queue)),
@@ -79,16 +81,16 @@ impl Shared {
                 // What would come now would only wait.
                 self.turns.no_suspect().await;
                 match &protocol {
-                    Some(protocol) => self.parts.providers.opened(protocol).await,
-                    None => None,
+                    Some(protocol) => self.few_of(protocol).await,
+                    None => Few::default(),
                 }
             };
-            let probes = tokio::select! {
+            let few = tokio::select! {
                 biased;
                 () = loops.drain.cancelled() => return,
-                probes = ready => probes,
+                few = ready => few,
             };
-            let subscription = places.subscribe_some(probes.unwrap_or(NonZeroU16::MAX));
+            let subscription = places.subscribe_some(few.count());
             let Some(subscription) = subscription else { continue };
             let prefetch = subscription.prefetch();
             let error = match self.parts.broker.consume(&places.queue, prefetch).await {
@@ -96,11 +98,11 @@ impl Shared {
                     tracing::debug!(queue = %places.queue, prefetch, "subscribed with the free places");
                     let consumer = self.liveness.watch(consumer, format!("consuming {}", places.queue));
                     loops.takers.spawn(Arc::clone(&self).take(consumer, subscription, loops.clone()));
-                    if let (Some(_), Some(protocol)) = (probes, &protocol) {
+                    if let Some(protocol) = &protocol {
                         // The other places wait for what these few will tell.
                         tokio::select! {
                             () = loops.drain.cancelled() => return,
-                            () = self.parts.providers.probed(protocol) => {}
+                            () = self.told_by(few, protocol) => {}
                         }
                     }
                     continue;
@@ -115,5 +117,37 @@ impl Shared {
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
+    }
+
+    /// Waits until tasks of this protocol may be taken; how many.
+    async fn few_of(&self, protocol: &ProtocolId) -> Few {
+        let limits = self.parts.providers.limits();
+        let probes = self.parts.providers.opened(protocol).await;
+        Few { probes, limited: limits.opened(protocol).await.and_then(NonZeroU16::new) }
+    }
+
+    /// Waits until it shows whether there may be more than these few.
+    async fn told_by(&self, few: Few, protocol: &ProtocolId) {
+        if few.probes.is_some() {
+            self.parts.providers.probed(protocol).await;
+        }
+        if few.limited.is_some() {
+            tokio::time::sleep(HOLD).await;
+        }
+    }
+}
+
+/// How many tasks of a queue may be taken at first, where not any number.
+#[derive(Debug, Clone, Copy, Default)]
+struct Few {
+    /// Providers are tried with so many.
+    probes: Option<NonZeroU16>,
+    /// A limit that was reached gives so many their place within the time that they may be held.
+    limited: Option<NonZeroU16>,
+}
+
+impl Few {
+    fn count(self) -> NonZeroU16 {
+        self.probes.into_iter().chain(self.limited).min().unwrap_or(NonZeroU16::MAX)
     }
 }

@@ -21,6 +21,7 @@ mod heir;
 #[path = "../support/http_server.rs"]
 mod http_server;
 mod letters;
+mod limits;
 mod live;
 mod llama;
 mod mcp;

@@ -16,9 +16,9 @@ use gleitzeit::core::protocol::ProtocolId;
 use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
-    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
-    Lease, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store, StoreError, Summary,
-    TaskRecord, Turn, Why, WorkflowRecord,
+    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
+    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
+    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::gate::Gate;
@@ -211,6 +211,13 @@ impl Schedules for Watched {
 
     async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
         self.gate.through("Store::schedules", self.inner.schedules(after, limit)).await
+    }
+}
+
+#[async_trait]
+impl Limits for Watched {
+    async fn admit(&self, demand: &Demand, now: Timestamp) -> Result<Granted, StoreError> {
+        self.gate.through("Store::admit", self.inner.admit(demand, now)).await
     }
 }
 

@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::store::{
-    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, End, Filter, Finished, Firing,
-    Lease, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store, StoreError, Summary,
-    TaskRecord, Turn, Why, WorkflowRecord,
+    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
+    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
+    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::journal::Journal;
@@ -101,6 +101,13 @@ impl Schedules for Absent {
 
     async fn schedules(&self, after: Option<&Id>, limit: usize) -> Result<Vec<Schedule>, StoreError> {
         self.inner.schedules(after, limit).await
+    }
+}
+
+#[async_trait]
+impl Limits for Absent {
+    async fn admit(&self, demand: &Demand, now: Timestamp) -> Result<Granted, StoreError> {
+        self.inner.admit(demand, now).await
     }
 }
 

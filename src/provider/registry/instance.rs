@@ -36,7 +36,7 @@ struct Known {
     health: Health,
     breaker: Breaker,
     latency: Latency,
-    /// It has asked to be left alone until then.
+    /// It has asked to be left alone until then, or its limit is reached.
     busy_until: Duration,
     /// It has answered once.
     was_fit: bool,
@@ -157,7 +157,7 @@ impl Instance {
             Why::NotStarted(None) => format!("{name} is not started"),
             Why::NotStarted(Some(failure)) => format!("{name} could not start: {}", failure.message),
             Why::Down(why) => format!("{name} is down: {why}"),
-            Why::Busy => format!("{name} has asked to be left alone"),
+            Why::Busy => format!("{name} is left alone: it has asked for it, or its limit is reached"),
             Why::Failing => format!("{name} fails too often, its breaker is open"),
             Why::Tried => format!("{name} is being tried, its breaker is half-open"),
         }
@@ -193,6 +193,17 @@ impl Instance {
         }
         self.running.fetch_add(1, Ordering::Relaxed);
         Some(Call { instance: Arc::clone(self), pass, began: now })
+    }
+
+    /// It is left alone until then.
+    pub(super) fn rest(&self, until: Duration) {
+        let mut known = self.lock();
+        known.busy_until = known.busy_until.max(until);
+    }
+
+    /// How long it is left alone when it asks for `wait`.
+    pub(super) fn busy_for(&self, wait: Duration) -> Duration {
+        wait.min(self.busy_max)
     }
 
     /// A check has told how it does. Whether that is news.
@@ -244,7 +255,7 @@ impl Call {
             known.latency.observe(now.saturating_sub(self.began), now);
         }
         if let Some(wait) = wait {
-            known.busy_until = known.busy_until.max(now + wait.min(self.instance.busy_max));
+            known.busy_until = known.busy_until.max(now + self.instance.busy_for(wait));
         }
         if let Some(pass) = self.pass.take() {
             known.breaker.end(pass, ending, now);

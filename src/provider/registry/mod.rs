@@ -12,6 +12,7 @@
 
 mod health;
 mod instance;
+mod limited;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::limit::{HOLD, Limits, Used};
 use super::{Answer, CallCx, Provider, Stock};
 use crate::core::balance::{self, Strategy, Wish};
 use crate::core::breaker::Ending;
@@ -32,6 +34,7 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
 use instance::{Call, Fit, Instance, Why};
+use limited::Limited;
 
 pub use health::Settings as HealthSettings;
 pub use instance::Settings as InstanceSettings;
@@ -62,6 +65,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Providers {
     settings: Settings,
+    limits: Limits,
     by_protocol: HashMap<ProtocolId, Lane>,
     /// What times are counted from.
     origin: Instant,
@@ -135,7 +139,7 @@ impl Providers {
     #[must_use]
     pub fn new(settings: Settings) -> Providers {
         let (by_protocol, origin, changed) = (HashMap::new(), Instant::now(), Notify::new());
-        Providers { settings, by_protocol, origin, changed }
+        Providers { settings, limits: Limits::default(), by_protocol, origin, changed }
     }
 
     /// Adds a provider like any other.
@@ -216,13 +220,33 @@ impl Providers {
         };
         let deadline = Instant::now() + cx.timeout;
         let mut left = self.stocked(able, &wish).await;
-        let (all, mut params, mut cx, mut last) = (left.clone(), Some(params), cx.clone(), None);
-        while let Some(call) = self.next(lane, &left, &wish, clock) {
+        let (all, mut params, mut cx, mut last) = (left.clone(), params, cx.clone(), None);
+        // Who has reached a limit is asked again, and then waited for, when nobody else is left.
+        let (mut limited, mut hold) = (Vec::new(), Duration::ZERO);
+        loop {
+            let Some(call) = self.next(lane, &left, &wish, clock) else {
+                if limited.is_empty() || !hold.is_zero() {
+                    break;
+                }
+                left = limited.iter().map(|one: &Limited| Arc::clone(&one.instance)).collect();
+                (hold, limited) = (HOLD, Vec::new());
+                continue;
+            };
             left.retain(|one| !Arc::ptr_eq(one, &call.instance));
-            let given = if left.is_empty() { params.take() } else { params.clone() };
+            let (call, permits) = match self.permits(call, ask, &params, hold).await {
+                Ok(permitted) => permitted,
+                Err(one) => {
+                    limited.push(one);
+                    continue;
+                }
+            };
+            let is_last = left.is_empty() && limited.is_empty();
+            let given = if is_last { std::mem::take(&mut params) } else { params.clone() };
             let by = call.instance.name().to_owned();
             let provider = Arc::clone(&call.instance.provider);
-            let outcome = provider.call(&cx, ask.method, given.unwrap_or_default()).await;
+            let outcome = provider.call(&cx, ask.method, given).await;
+            self.limits.settle(permits, Used::by(&outcome)).await;
+            self.spread_wait(&call.instance, &outcome).await;
             self.ended(call, &outcome);
             let failure = match outcome {
                 Err(failure) if failure.not_begun => failure,
@@ -238,6 +262,9 @@ impl Providers {
             if cx.timeout.is_zero() {
                 break;
             }
+        }
+        if let Some(one) = limited.into_iter().min_by_key(|one| one.wait) {
+            return Called::NotNow { wait: one.wait.min(WAIT_MAX), why: one.why };
         }
         match last {
             // Nothing was begun, and another time something may be.

@@ -42,9 +42,9 @@ const URGENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long replicas may take.
 const REPLICAS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Steps that no settlement follows: a lost claim is made again by whoever has the message, and the other one
-/// only reads.
-const STEPS_WITHOUT_REPLICAS: [&str; 2] = ["claim", "workflow"];
+/// Steps that no settlement follows: a lost claim is made again by whoever has the message, what was taken of a limit
+/// comes back by itself, and the last one only reads.
+const STEPS_WITHOUT_REPLICAS: [&str; 3] = ["admit", "claim", "workflow"];
 
 /// How often a script is sent that the server forgets between its text and its call.
 const SCRIPT_TRIES: usize = 3;

@@ -15,12 +15,15 @@
 //! | `P:{WORKFLOW}:turns` | sorted set: tasks whose children may have a turn, by the first of them | no |
 //! | `P:{schedules/}:NAME` | hash: a schedule | no |
 //! | `P:{schedules/}` | sorted set: the names of all schedules, in the order of bytes | no |
+//! | `P:{limit/NAME}:bucket` | hash: how much is left of a limit; with a key `P:{limit/NAME/UUID}:bucket` | no |
 //! | `P:session:ID` | a worker session lives as long as this key | no |
 //!
 //! Every key of a root has the root's id as hash tag, so that all of it is in one slot. No id contains a
-//! brace, so no two names can be the same; none contains a slash, so no root has the tag of the schedules.
+//! brace, so no two names can be the same; none contains a slash, so no root has the tag of the schedules
+//! or of a limit. A limit's key may be any text, so its bucket is named by the UUIDv5 of it.
 
 use std::fmt;
+use uuid::Uuid;
 
 use crate::core::id::{Id, TaskKey};
 
@@ -108,6 +111,17 @@ impl Prefix {
     /// The names of all schedules.
     pub(super) fn schedules(&self) -> String {
         format!("{self}:{{schedules/}}")
+    }
+
+    /// The bucket of a limit, or of one of its keys.
+    pub(super) fn bucket(&self, limit: &str, key: Option<&str>) -> String {
+        match key {
+            Some(key) => {
+                let name = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
+                format!("{self}:{{limit/{limit}/{name}}}:bucket")
+            }
+            None => format!("{self}:{{limit/{limit}}}:bucket"),
+        }
     }
 
     /// A pattern that fits every root's hash; [`Prefix::id_of_root`] tells what else it fits.

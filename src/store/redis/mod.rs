@@ -69,6 +69,7 @@
 mod address;
 mod connection;
 mod keys;
+mod limit;
 mod link;
 mod open;
 mod outage;
@@ -148,6 +149,7 @@ pub struct RedisStore {
     connection: Connection,
     scripts: Scripts,
     schedules: schedule::Scripts,
+    admit: redis::Script,
     prefix: Prefix,
     result_ttl: Duration,
     watch: Watch,
@@ -165,6 +167,7 @@ impl RedisStore {
             connection,
             scripts: Scripts::new(settings.document_bytes_max),
             schedules: schedule::Scripts::new(),
+            admit: limit::script(),
             prefix: settings.prefix,
             result_ttl: settings.result_ttl,
         })

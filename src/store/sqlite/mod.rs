@@ -34,6 +34,7 @@ mod create;
 mod ending;
 mod finish;
 mod flow;
+mod limit;
 mod open;
 mod plant;
 mod read;

@@ -1,0 +1,404 @@
+//! Limits: how often calls may be made, decided before they are.
+//!
+//! ```text
+//! a task that wants to run ─▶ which limits fit it, with which key, at what cost
+//!     ─▶ each of them: its bucket here (local), or one question to the store for all who ask now (global)
+//!     ─▶ all take it in: it may start after the longest of their waits
+//!     ─▶ one refuses: what the others gave goes back, and it is told when to come again
+//! the call has ended ─▶ settle: what was reserved is exchanged for what was used
+//! ```
+//! *No polling.* Who is taken in has a place in line and sleeps exactly as long as it is told; who is refused is told
+//! when to come. *Few round trips.* While a question is under way those who come meanwhile gather, and the next question
+//! is for all of them (`lane`), so permits are fetched in batches and none lies about unused.
+//!
+//! Without an answer from the store nothing is let through.
+
+mod lane;
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+use super::Answer;
+use crate::core::clock::{Clock, Timestamp};
+use crate::core::failure::Failure;
+use crate::core::limit::{Cost, Rule, Scope, micros};
+use crate::core::protocol::ProtocolId;
+use crate::store::{Store, StoreError};
+use lane::Lane;
+
+/// How long a task may wait in a worker for its place in line.
+pub const HOLD: Duration = Duration::from_secs(1);
+/// How long a task may wait outside of it for a place that it already has.
+pub const AHEAD: Duration = Duration::from_secs(60);
+/// How long nobody must have waited for the next wait to be told.
+const QUIET: Duration = Duration::from_secs(60);
+/// Buckets that are kept here before those that nobody uses are looked for.
+const LANES_MAX: usize = 1024;
+
+/// The limits of this worker.
+#[derive(Debug)]
+pub struct Limits {
+    rules: Vec<Rule>,
+    shared: Option<Shared>,
+    /// What times of local buckets are counted from.
+    origin: Instant,
+    state: Mutex<State>,
+}
+
+/// What global limits need.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// When the configuration was read.
+    pub(super) since: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lanes: HashMap<(usize, Option<String>), Arc<Lane>>,
+    /// Protocols that are left alone, until when.
+    paused: HashMap<ProtocolId, Instant>,
+    /// When somebody had to wait for a limit last.
+    waited: HashMap<usize, Instant>,
+}
+
+/// What a call wants of one limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Want {
+    rule: usize,
+    key: Option<String>,
+    cost: f64,
+}
+
+/// What was taken for a call: to be settled when it has ended.
+#[derive(Debug, Default, Clone, PartialEq)]
+#[must_use]
+pub struct Permits {
+    taken: Vec<Want>,
+}
+
+/// Whether a call may be made.
+#[derive(Debug, PartialEq)]
+pub enum Admission {
+    /// After this wait.
+    Granted {
+        /// To be settled.
+        permits: Permits,
+        /// Until then.
+        wait: Duration,
+    },
+    /// Not now; nothing was taken.
+    Refused {
+        /// When somebody who comes again may start at once.
+        wait: Duration,
+        /// So much sooner it has a place in line.
+        patience: Duration,
+        /// The limit's name.
+        limit: String,
+        /// Whether every task of the protocol would be refused.
+        is_of_all: bool,
+    },
+}
+
+/// What a call has used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Used {
+    /// It was not made.
+    Nothing,
+    /// What it had reserved, as far as is known.
+    Reserve,
+    /// So many tokens.
+    Tokens(f64),
+}
+
+impl Permits {
+    /// These too.
+    pub fn add(&mut self, more: Permits) {
+        self.taken.extend(more.taken);
+    }
+}
+
+impl Used {
+    /// By what became of a call.
+    #[must_use]
+    pub fn by(outcome: &Result<Answer, Failure>) -> Used {
+        match outcome {
+            Ok(answer) => Used::told(answer),
+            Err(failure) if failure.not_begun => Used::Nothing,
+            Err(_) => Used::Reserve,
+        }
+    }
+
+    /// By the facts beside an answer, `usage: {prompt_tokens, completion_tokens}`; where there are none, by the same
+    /// two members of the result.
+    #[must_use]
+    pub fn told(answer: &Answer) -> Used {
+        let usage = answer.metadata.get("usage").unwrap_or(&answer.result);
+        let count = |name: &str| usage.get(name).and_then(Value::as_f64);
+        match (count("prompt_tokens"), count("completion_tokens")) {
+            (None, None) => Used::Reserve,
+            (prompt, completion) => {
+                Used::Tokens(prompt.unwrap_or(0.0).max(0.0) + completion.unwrap_or(0.0).max(0.0))
+            }
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { rules: Vec::new(), shared: None, origin: Instant::now(), state: Mutex::default() }
+    }
+}
+
+impl Limits {
+    /// These, read now.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Limits {
+        let since = clock.now();
+        Limits { rules, shared: Some(Shared { store, clock, since }), ..Limits::default() }
+    }
+
+    /// Whether there are none of this protocol.
+    #[must_use]
+    pub fn is_free(&self, protocol: &ProtocolId) -> bool {
+        !self.rules.iter().any(|rule| rule.protocol == *protocol)
+    }
+
+    /// What a task wants of the limits that can be told by its parameters as they are written.
+    #[must_use]
+    pub fn early(
+        &self,
+        protocol: &ProtocolId,
+        method: &str,
+        params: &Value,
+        header: &dyn Fn(&str) -> Option<String>,
+    ) -> Vec<Want> {
+        self.wants(|rule| rule.provider.is_none() && rule.fits(protocol, method), params, false, header)
+    }
+
+    /// What it wants of the others, by its parameters with everything filled in. `written`: as they were.
+    #[must_use]
+    pub fn late(&self, protocol: &ProtocolId, method: &str, written: &Value, params: &Value) -> Vec<Want> {
+        let none = |_: &str| None;
+        let is_late = |rule: &Rule| rule.of(written, false, &none).is_err();
+        let fits = |rule: &Rule| rule.provider.is_none() && rule.fits(protocol, method) && is_late(rule);
+        self.wants(fits, params, true, &none)
+    }
+
+    /// What a call of this provider wants.
+    #[must_use]
+    pub fn of_provider(&self, name: &str, protocol: &ProtocolId, method: &str, params: &Value) -> Vec<Want> {
+        let fits = |rule: &Rule| rule.provider.as_deref() == Some(name) && rule.fits(protocol, method);
+        self.wants(fits, params, true, &|_| None)
+    }
+
+    fn wants(
+        &self,
+        fits: impl Fn(&Rule) -> bool,
+        params: &Value,
+        is_filled: bool,
+        header: &dyn Fn(&str) -> Option<String>,
+    ) -> Vec<Want> {
+        let mut wants = Vec::new();
+        for (place, rule) in self.rules.iter().enumerate().filter(|(_, rule)| fits(rule)) {
+            if let Ok((key, cost)) = rule.of(params, is_filled, header) {
+                wants.push(Want { rule: place, key, cost });
+            }
+        }
+        // Those that refuse often first: what the others gave would only go back.
+        wants.sort_by_key(|want| self.rules[want.rule].is_of_all());
+        wants
+    }
+
+    /// Takes what is wanted, of all limits or of none. A task may wait for `hold`; for a place with a global limit
+    /// that is not one of a whole protocol it may wait `ahead`.
+    ///
+    /// # Errors
+    /// What the store says; nothing is held then.
+    pub async fn admit(
+        &self,
+        wants: Vec<Want>,
+        hold: Duration,
+        ahead: Duration,
+    ) -> Result<Admission, StoreError> {
+        let (mut permits, mut longest) = (Permits::default(), Duration::ZERO);
+        for want in wants {
+            let patience = if self.is_carried(&want) { hold.max(ahead) } else { hold };
+            match self.take(&want, patience).await {
+                Ok(Ok(wait)) => {
+                    longest = longest.max(wait);
+                    self.note(want.rule, wait);
+                    permits.taken.push(want);
+                }
+                Ok(Err(wait)) => {
+                    self.note(want.rule, wait);
+                    self.settle(permits, Used::Nothing).await;
+                    let rule = &self.rules[want.rule];
+                    let (limit, is_of_all) = (rule.name.clone(), rule.is_of_all());
+                    return Ok(Admission::Refused { wait, patience, limit, is_of_all });
+                }
+                Err(error) => {
+                    self.settle(permits, Used::Nothing).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Admission::Granted { permits, wait: longest })
+    }
+
+    /// Exchanges what was taken for what was used. Without an answer from the store it is settled with the next call.
+    pub async fn settle(&self, permits: Permits, used: Used) {
+        for want in permits.taken {
+            let rule = &self.rules[want.rule];
+            let more = match (used, &rule.cost) {
+                (Used::Nothing, _) => -want.cost,
+                (Used::Tokens(real), Cost::Tokens { .. }) => real - want.cost,
+                (Used::Tokens(_) | Used::Reserve, _) => 0.0,
+            };
+            if more == 0.0 {
+                continue;
+            }
+            let lane = self.lane(&want);
+            match (rule.scope, &self.shared) {
+                (Scope::Global, Some(shared)) => lane.settle(rule, shared, more, None).await,
+                (Scope::Global | Scope::Local, _) => lane.settle_here(rule, more, self.now()),
+            }
+        }
+    }
+
+    /// A provider wants to be left alone: its limits keep everybody away for so long.
+    pub async fn shut_provider(&self, name: &str, wait: Duration) {
+        for (place, rule) in self.rules.iter().enumerate() {
+            if rule.provider.as_deref() != Some(name) || rule.key.is_some() || rule.method.is_some() {
+                continue;
+            }
+            let lane = self.lane(&Want { rule: place, key: None, cost: 0.0 });
+            match (rule.scope, &self.shared) {
+                (Scope::Global, Some(shared)) => lane.settle(rule, shared, 0.0, Some(wait)).await,
+                (Scope::Global | Scope::Local, _) => lane.shut_here(rule, wait, self.now()),
+            }
+        }
+    }
+
+    /// What is to be told to whoever takes the task next, so that it need not ask again; and what is not.
+    pub fn carry(&self, permits: Permits) -> (String, Permits) {
+        let (carried, rest): (Vec<Want>, Vec<Want>) =
+            permits.taken.into_iter().partition(|want| self.is_carried(want));
+        let told = carried.iter().map(|want| format!("{}={}", self.rules[want.rule].name, want.cost));
+        (told.collect::<Vec<_>>().join(","), Permits { taken: rest })
+    }
+
+    /// Whether there is something to carry.
+    #[must_use]
+    pub fn has_carried(&self, permits: &Permits) -> bool {
+        permits.taken.iter().any(|want| self.is_carried(want))
+    }
+
+    /// Reads what [`Limits::carry`] told: those of `wants` that it has taken, and the others.
+    pub fn carried(&self, told: &str, wants: Vec<Want>) -> (Permits, Vec<Want>) {
+        let cost_of = |name: &str| {
+            let mut parts = told.split(',').filter_map(|part| part.split_once('='));
+            parts.find(|(of, _)| *of == name).and_then(|(_, cost)| cost.parse::<f64>().ok())
+        };
+        let (mut permits, mut left) = (Permits::default(), Vec::new());
+        for want in wants {
+            match cost_of(&self.rules[want.rule].name).filter(|_| self.is_carried(&want)) {
+                Some(cost) => permits.taken.push(Want { cost, ..want }),
+                None => left.push(want),
+            }
+        }
+        (permits, left)
+    }
+
+    /// Whether every call of a provider is held back alike.
+    #[must_use]
+    pub fn is_of_whole_provider(&self, want: &Want) -> bool {
+        let rule = &self.rules[want.rule];
+        rule.key.is_none() && rule.method.is_none()
+    }
+
+    fn is_carried(&self, want: &Want) -> bool {
+        let rule = &self.rules[want.rule];
+        rule.scope == Scope::Global && !rule.is_of_all()
+    }
+
+    /// Leaves the queue of a protocol alone for so long.
+    pub fn pause(&self, protocol: &ProtocolId, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut state = self.lock();
+        let paused = state.paused.entry(protocol.clone()).or_insert(until);
+        *paused = until.max(*paused);
+    }
+
+    /// Waits until the queue of the protocol may be consumed. How many tasks at first, if it was left alone.
+    pub async fn opened(&self, protocol: &ProtocolId) -> Option<u16> {
+        let mut was_paused = false;
+        loop {
+            let until = self.lock().paused.get(protocol).copied();
+            match until {
+                Some(until) if until > Instant::now() => {
+                    was_paused = true;
+                    sleep_until(until).await;
+                }
+                Some(_) => {
+                    self.lock().paused.remove(protocol);
+                    was_paused = true;
+                }
+                None if was_paused => break,
+                None => return None,
+            }
+        }
+        let all = self.rules.iter().filter(|rule| rule.protocol == *protocol && rule.is_of_all());
+        all.map(|rule| rule.pace.within(HOLD, 1.0)).min()
+    }
+
+    async fn take(&self, want: &Want, patience: Duration) -> Result<Result<Duration, Duration>, StoreError> {
+        let (rule, lane) = (&self.rules[want.rule], self.lane(want));
+        match (rule.scope, &self.shared) {
+            (Scope::Global, Some(shared)) => lane.take(rule, shared, want.cost, patience).await,
+            (Scope::Global | Scope::Local, _) => Ok(lane.take_here(rule, want.cost, patience, self.now())),
+        }
+    }
+
+    fn lane(&self, want: &Want) -> Arc<Lane> {
+        let now = self.now();
+        let mut state = self.lock();
+        if state.lanes.len() >= LANES_MAX {
+            state.lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || lane.is_needed(now));
+        }
+        let place = (want.rule, want.key.clone());
+        Arc::clone(state.lanes.entry(place).or_insert_with(|| Arc::new(Lane::new(want.key.clone()))))
+    }
+
+    /// Says once that a limit holds tasks back.
+    fn note(&self, rule: usize, wait: Duration) {
+        if wait.is_zero() {
+            return;
+        }
+        let now = Instant::now();
+        let before = self.lock().waited.insert(rule, now);
+        if before.is_none_or(|before| before + QUIET < now) {
+            let Rule { name, protocol, pace, .. } = &self.rules[rule];
+            tracing::warn!(
+                limit = name, %protocol, per_second = pace.per_second, wait_ms = wait.as_millis(),
+                "a limit holds tasks back; said again only after a minute without a wait"
+            );
+        }
+    }
+
+    /// In microseconds.
+    fn now(&self) -> f64 {
+        micros(self.origin.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that panics is done while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

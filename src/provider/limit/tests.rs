@@ -1,0 +1,88 @@
+use serde_json::json;
+
+use super::*;
+use crate::core::limit::{Key, Pace};
+
+fn local(name: &str, per_second: f64, burst: f64) -> Rule {
+    Rule {
+        name: name.to_owned(),
+        protocol: protocol(),
+        method: None,
+        provider: None,
+        key: None,
+        pace: Pace { per_second, burst },
+        scope: Scope::Local,
+        cost: Cost::One,
+    }
+}
+
+fn protocol() -> ProtocolId {
+    "llm/v1".parse().expect("valid")
+}
+
+fn limits(rules: Vec<Rule>) -> Limits {
+    Limits { rules, ..Limits::default() }
+}
+
+async fn ask(limits: &Limits, params: Value) -> Admission {
+    let wants = limits.early(&protocol(), "chat", &params, &|_| None);
+    limits.admit(wants, HOLD, AHEAD).await.expect("nobody is asked")
+}
+
+fn wait_of(admission: &Admission) -> Result<u128, u128> {
+    match admission {
+        Admission::Granted { wait, .. } => Ok(wait.as_millis()),
+        Admission::Refused { wait, .. } => Err(wait.as_millis()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_limit_gave_goes_back_where_another_refuses() {
+    let wide = local("wide", 100.0, 2.0);
+    let narrow = Rule { key: Some(Key::Param(vec!["model".to_owned()])), ..local("narrow", 0.1, 1.0) };
+    let limits = limits(vec![wide, narrow]);
+    assert_eq!(wait_of(&ask(&limits, json!({"model": "a"})).await), Ok(0));
+    for _ in 0..50 {
+        assert_eq!(wait_of(&ask(&limits, json!({"model": "a"})).await), Err(10_000));
+    }
+    assert_eq!(wait_of(&ask(&limits, json!({"model": "b"})).await), Ok(0), "the wide one has one left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_reserved_is_settled_with_what_was_used() {
+    let limits = limits(vec![Rule { cost: Cost::Tokens { estimate: 9.0 }, ..local("tokens", 10.0, 100.0) }]);
+    let params = json!({"max_tokens": 100});
+    let Admission::Granted { permits, .. } = ask(&limits, params).await else { panic!("it is full") };
+    let mut answer = Answer::from(json!({"content": "a", "prompt_tokens": 1}));
+    assert_eq!(Used::told(&answer), Used::Tokens(1.0));
+    answer.metadata.insert("usage".to_owned(), json!({"prompt_tokens": 3, "completion_tokens": 7}));
+    assert_eq!(Used::told(&answer), Used::Tokens(10.0));
+    assert_eq!(Used::told(&Answer::from(json!("text"))), Used::Reserve);
+    limits.settle(permits, Used::told(&answer)).await;
+    assert_eq!(wait_of(&ask(&limits, json!({"max_tokens": 90})).await), Ok(0), "90 of 100 are there again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_protocol_is_left_alone_as_long_as_it_is_told_and_then_tried_with_a_few() {
+    let limits = limits(vec![local("all", 2.0, 3.0)]);
+    assert_eq!(limits.opened(&protocol()).await, None);
+    limits.pause(&protocol(), Duration::from_secs(3));
+    let began = Instant::now();
+    assert_eq!(limits.opened(&protocol()).await, Some(5));
+    assert_eq!(began.elapsed().as_secs(), 3);
+    assert_eq!(limits.opened(&protocol()).await, None);
+}
+
+#[test]
+fn a_place_in_line_is_carried_with_the_message() {
+    let global =
+        |name: &str| Rule { scope: Scope::Global, method: Some("chat".to_owned()), ..local(name, 1.0, 1.0) };
+    let limits = limits(vec![global("a"), local("here", 1.0, 1.0)]);
+    let wants = limits.early(&protocol(), "chat", &json!({}), &|_| None);
+    assert!(limits.early(&protocol(), "embed", &json!({}), &|_| None).len() == 1);
+    let (told, rest) = limits.carry(Permits { taken: wants.clone() });
+    assert_eq!((told.as_str(), rest.taken.len()), ("a=1", 1));
+    let (permits, left) = limits.carried(&told, wants.clone());
+    assert_eq!((permits.taken.len(), left.len()), (1, 1));
+    assert_eq!(limits.carried("nonsense,a=x", wants.clone()), (Permits::default(), wants));
+}

@@ -1,0 +1,125 @@
+//! Tasks and limits: asked before the lease, so that nobody has a lease while it waits.
+//!
+//! | the limit is of                | a wait up to a second | a longer one                                             |
+//! |--------------------------------|-----------------------|----------------------------------------------------------|
+//! | a whole protocol               | in the worker's hand  | the message goes back and the queue is left alone so long |
+//! | a key or a method, all workers | in the worker's hand  | parked in the broker with its place in line              |
+//! | a key or a method, this worker | in the worker's hand  | parked in the broker                                     |
+//!
+//! All of it is uncounted and keeps the priority. What depends on references or defaults is asked once those are filled in
+//! (`attempt`), and what depends on the provider once it is chosen (`provider::registry`).
+
+use std::time::Duration;
+
+use super::Shared;
+use super::guard::{HEADER_GUARD, header};
+use super::outcome::Attempt;
+use super::patience::{Stop, insist};
+use super::publish::message_of;
+use crate::broker::Delivery;
+use crate::provider::limit::{AHEAD, Admission, HOLD, Permits, Used, Want};
+use crate::wire::task::Task;
+
+/// The places in line that a parked task has already.
+pub(super) const HEADER_ADMITTED: &str = "gleitzeit-admitted";
+
+/// What becomes of a task that may be limited.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// It may run now.
+    Go(Permits),
+    /// It waits in the broker.
+    Parked,
+}
+
+impl Shared {
+    /// Waits for the limits that can be told by the message as it is.
+    pub(super) async fn within_limits(&self, delivery: &Delivery, task: &Task) -> Result<Entry, Stop> {
+        let (limits, spec) = (self.parts.providers.limits(), &task.spec);
+        // What looks after a task that runs is no call.
+        if limits.is_free(&spec.protocol) || header(delivery, HEADER_GUARD).is_some() {
+            return Ok(Entry::Go(Permits::default()));
+        }
+        let method = self.parts.protocols.method(&spec.protocol, &spec.method);
+        let method = method.as_ref().map_or(spec.method.as_str(), |method| method.name);
+        let of_message = |name: &str| header(delivery, name).map(str::to_owned);
+        let wants = limits.early(&spec.protocol, method, &spec.params, &of_message);
+        let (mut permits, wants) =
+            limits.carried(header(delivery, HEADER_ADMITTED).unwrap_or_default(), wants);
+        let asked = || limits.admit(wants.clone(), HOLD, AHEAD);
+        let wait = match insist(&self.abort, "admit", asked).await? {
+            Admission::Granted { permits: more, wait } => {
+                permits.add(more);
+                wait
+            }
+            Admission::Refused { wait, patience, is_of_all: true, .. } => {
+                // The message goes back as it is, with what it carries.
+                limits.pause(&spec.protocol, self.sooner(wait, patience));
+                return Err(Stop::Crowded);
+            }
+            Admission::Refused { wait, patience, is_of_all: false, .. } => {
+                limits.settle(permits, Used::Nothing).await;
+                self.publish(vec![message_of(delivery, task, Some(self.sooner(wait, patience)))]).await?;
+                return Ok(Entry::Parked);
+            }
+        };
+        if wait > HOLD && limits.has_carried(&permits) {
+            let (told, rest) = limits.carry(permits);
+            limits.settle(rest, Used::Nothing).await;
+            let mut message = message_of(delivery, task, Some(wait));
+            message.properties.headers.insert(HEADER_ADMITTED.to_owned(), told);
+            self.publish(vec![message]).await?;
+            return Ok(Entry::Parked);
+        }
+        self.hold(permits, wait).await.map(Entry::Go)
+    }
+
+    /// Waits for the limits that could not be told before. `Err`: when to come again, and why.
+    pub(super) async fn within_late_limits(
+        &self,
+        wants: Vec<Want>,
+    ) -> Result<Result<Permits, (Duration, String)>, Stop> {
+        let limits = self.parts.providers.limits();
+        if wants.is_empty() {
+            return Ok(Ok(Permits::default()));
+        }
+        match insist(&self.abort, "admit", || limits.admit(wants.clone(), HOLD, HOLD)).await? {
+            Admission::Granted { permits, wait } => self.hold(permits, wait).await.map(Ok),
+            Admission::Refused { wait, patience, limit, .. } => {
+                Ok(Err((self.sooner(wait, patience), format!("limit {limit} is reached"))))
+            }
+        }
+    }
+
+    /// Waits with the task in hand.
+    async fn hold(&self, permits: Permits, wait: Duration) -> Result<Permits, Stop> {
+        if wait.is_zero() {
+            return Ok(permits);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(permits),
+            () = self.abort.cancelled() => {
+                self.parts.providers.limits().settle(permits, Used::Nothing).await;
+                Err(Stop::Aborted)
+            }
+        }
+    }
+
+    /// When to come again: in time for a place in line, and not all at once.
+    fn sooner(&self, wait: Duration, patience: Duration) -> Duration {
+        wait.saturating_sub(patience.mul_f64(0.25 + 0.5 * self.parts.clock.chance()))
+    }
+}
+
+/// What an attempt has used of its limits.
+pub(super) fn used_of(attempt: &Attempt) -> Used {
+    match attempt {
+        Attempt::Made { outcome, provider: Some(_), .. } => Used::by(outcome),
+        Attempt::Made { provider: None, .. }
+        | Attempt::Skipped { .. }
+        | Attempt::Expanded(_)
+        | Attempt::Elsewhere { .. }
+        | Attempt::NotNow { .. }
+        | Attempt::Abandoned => Used::Nothing,
+    }
+}
