@@ -47,7 +47,7 @@ async fn sums(place: &Place, client: &Client, name: &str, count: usize) -> Durat
     let (began, params) = (Instant::now(), json!({"a": 1, "b": 2}));
     let ids: Vec<String> = (0..count).map(|number| format!("{name}{number}")).collect();
     join_all(ids.iter().map(|id| submit(client, id, "mcp/v1", "tool.add", &params))).await;
-    until("all sums", || count(place, &ids) == ids.len());
+    until("all sums", || ended_of(place, &ids) == ids.len());
     began.elapsed()
 }
 
@@ -60,7 +60,7 @@ fn results(place: &Place, ids: &[String]) -> Vec<Option<Value>> {
 }
 
 /// How many of them have ended.
-fn count(place: &Place, ids: &[String]) -> usize {
+fn ended_of(place: &Place, ids: &[String]) -> usize {
     let keys: Vec<String> = ids.iter().map(|id| place.key(id, "result")).collect();
     let words: Vec<&str> = ["EXISTS"].into_iter().chain(keys.iter().map(String::as_str)).collect();
     place.redis_cli(&words).parse().expect("a number")
@@ -92,7 +92,7 @@ async fn four_workers_hold_a_limit_together_and_another_protocol_keeps_its_speed
     // Seldom, and without reading them: that would take the time which the workers need.
     until("all echoes", || {
         std::thread::sleep(Duration::from_millis(500));
-        count(&place, &ids) == ids.len()
+        ended_of(&place, &ids) == ids.len()
     });
     let documents: Vec<Value> = results(&place, &ids).into_iter().flatten().collect();
     assert!(documents.iter().all(|document| document["attempts"] == 1), "nobody's waiting is counted");
