@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::place::{environment, missing};
+use crate::own::is_full;
+use crate::place::{environment, missing, say_skipped};
 use crate::support::{Embedded, Ran, Running, root, task, until};
 
 const OFFICIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mcp/server.py");
@@ -62,7 +63,12 @@ fn python() -> Option<String> {
     if found.is_ok_and(|status| status.success()) {
         return Some(python);
     }
-    missing("the official MCP SDK for Python (scripts/test installs it)")
+    let what = "the official MCP SDK for Python (scripts/test --full installs it)";
+    if is_full() {
+        return missing(what);
+    }
+    say_skipped(what);
+    None
 }
 
 /// What holds for the official server, however it is reached.

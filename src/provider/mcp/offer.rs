@@ -116,15 +116,15 @@ async fn all(provider: &str, peer: &Peer<RoleClient>, list: List) -> Result<Vec<
 fn tools_by_name(provider: &str, described: Vec<Value>) -> BTreeMap<String, Tool> {
     let mut tools = BTreeMap::new();
     for (name, described) in by(described, "name") {
-        let tool = Tool::new(described).unwrap_or_else(|(tool, why)| {
+        let (tool, why) = Tool::new(described);
+        if let Some(why) = why {
             tracing::warn!(
                 provider,
                 tool = name,
                 why,
                 "the schema of a tool is none; nothing is checked by it"
             );
-            tool
-        });
+        }
         tools.insert(name, tool);
     }
     tools
