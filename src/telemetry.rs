@@ -5,8 +5,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Crates whose own words are not shown unless they are asked for: lapin reports each passive declaration that
-/// finds nothing as an error, redis each attempt to reach a node that is away. We report what matters ourselves.
-const CLIENTS: [&str; 2] = ["lapin", "redis"];
+/// finds nothing as an error, redis each attempt to reach a node that is away, rmcp whole addresses, which may hold a
+/// key. We report what matters ourselves.
+const CLIENTS: [&str; 3] = ["lapin", "redis", "rmcp"];
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,11 +12,12 @@
 use std::time::Duration;
 
 use super::Shared;
-use super::guard::{HEADER_GUARD, header};
+use super::elsewhere::HEADER_ELSEWHERE;
+use super::guard::{HEADER_CROWDED, HEADER_GUARD, header, may_have_been_cut};
 use super::outcome::Attempt;
 use super::patience::{Stop, insist};
 use super::publish::message_of;
-use crate::broker::Delivery;
+use crate::broker::{DELAY_MAX, Delivery, Outgoing};
 use crate::provider::limit::{AHEAD, Admission, HOLD, Permits, Used, Want};
 use crate::wire::task::Task;
 
@@ -59,14 +60,14 @@ impl Shared {
             }
             Admission::Refused { wait, patience, is_of_all: false, .. } => {
                 limits.settle(permits, Used::Nothing).await;
-                self.publish(vec![message_of(delivery, task, Some(self.sooner(wait, patience)))]).await?;
+                self.publish(vec![parked(delivery, task, self.sooner(wait, patience))]).await?;
                 return Ok(Entry::Parked);
             }
         };
         if wait > HOLD && limits.has_carried(&permits) {
             let (told, rest) = limits.carry(permits);
             limits.settle(rest, Used::Nothing).await;
-            let mut message = message_of(delivery, task, Some(wait));
+            let mut message = parked(delivery, task, wait);
             message.properties.headers.insert(HEADER_ADMITTED.to_owned(), told);
             self.publish(vec![message]).await?;
             return Ok(Entry::Parked);
@@ -122,4 +123,18 @@ pub(super) fn used_of(attempt: &Attempt) -> Used {
         | Attempt::NotNow { .. }
         | Attempt::Abandoned => Used::Nothing,
     }
+}
+
+/// The message of a task that waits for a limit, to come after `wait`. What it has been through stays known: that a
+/// worker may have died after it recorded the end, and since when somebody else is looked for.
+fn parked(delivery: &Delivery, task: &Task, wait: Duration) -> Outgoing {
+    let mut message = message_of(delivery, task, Some(wait.min(DELAY_MAX)));
+    let headers = &mut message.properties.headers;
+    if may_have_been_cut(delivery) {
+        headers.insert(HEADER_CROWDED.to_owned(), "0".to_owned());
+    }
+    if let Some(since) = header(delivery, HEADER_ELSEWHERE) {
+        headers.insert(HEADER_ELSEWHERE.to_owned(), since.to_owned());
+    }
+    message
 }

@@ -20,7 +20,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use rule::{Cost, InvalidRate, Key, Rule, Scope, rate};
+pub use rule::{COST_MAX, Cost, InvalidRate, Key, Rule, Scope, rate};
 
 /// Microseconds of a second.
 const SECOND: f64 = 1e6;

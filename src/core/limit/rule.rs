@@ -8,7 +8,7 @@ use crate::core::protocol::ProtocolId;
 /// The fastest rate, in units a second: beyond that a bucket's time is not exact.
 const RATE_MAX: f64 = 1_000_000.0;
 /// The most that one call may cost.
-const COST_MAX: f64 = 1e9;
+pub const COST_MAX: f64 = 1e9;
 
 /// A limit.
 #[derive(Debug, Clone, PartialEq)]

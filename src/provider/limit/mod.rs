@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Answer;
 use crate::core::clock::{Clock, Timestamp};
 use crate::core::failure::Failure;
-use crate::core::limit::{Cost, Rule, Scope, micros};
+use crate::core::limit::{COST_MAX, Cost, Rule, Scope, micros};
 use crate::core::protocol::ProtocolId;
 use crate::store::{Store, StoreError};
 use lane::Lane;
@@ -144,7 +144,9 @@ impl Used {
         match (count("prompt_tokens"), count("completion_tokens")) {
             (None, None) => Used::Reserve,
             (prompt, completion) => {
-                Used::Tokens(prompt.unwrap_or(0.0).max(0.0) + completion.unwrap_or(0.0).max(0.0))
+                let tokens = prompt.unwrap_or(0.0).max(0.0) + completion.unwrap_or(0.0).max(0.0);
+                // Any program may have told it.
+                Used::Tokens(tokens.min(COST_MAX))
             }
         }
     }
@@ -308,9 +310,12 @@ impl Limits {
         };
         let (mut permits, mut left) = (Permits::default(), Vec::new());
         for want in wants {
-            match cost_of(&self.rules[want.rule].name).filter(|_| self.is_carried(&want)) {
-                Some(cost) => permits.taken.push(Want { cost, ..want }),
-                None => left.push(want),
+            // Any producer may have written it: what was taken is what is wanted now, or it does not count.
+            let is_told = cost_of(&self.rules[want.rule].name).is_some_and(|cost| cost == want.cost);
+            if is_told && self.is_carried(&want) {
+                permits.taken.push(want);
+            } else {
+                left.push(want);
             }
         }
         (permits, left)

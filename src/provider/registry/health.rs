@@ -8,6 +8,9 @@ use super::Providers;
 use super::instance::Instance;
 use crate::provider::Health;
 
+/// A start that takes longer is given up. Each kind of provider has a shorter bound of its own, which may be configured.
+const START_MAX: Duration = Duration::from_secs(600);
+
 /// When providers are looked after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -58,7 +61,7 @@ impl Providers {
     /// Asks one for its health now, or starts it.
     pub(super) async fn look(&self, instance: &Instance) {
         if !instance.is_started() {
-            let started = timeout(self.settings.health.steady, instance.start()).await;
+            let started = timeout(START_MAX, instance.start()).await;
             if started.is_ok_and(|started| started.is_ok()) {
                 self.tell_change(instance);
             }

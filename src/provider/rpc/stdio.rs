@@ -117,8 +117,12 @@ pub(in crate::provider) async fn read_secret(
         let message = format!("provider {provider}: {} for {name} {why}", path.display());
         Failure::new(Code::FileUnreadable, message)
     };
-    let size = tokio::fs::metadata(path).await.map_err(|error| unreadable(error.to_string()))?.len();
-    if size > SECRET_BYTES_MAX {
+    let found = tokio::fs::metadata(path).await.map_err(|error| unreadable(error.to_string()))?;
+    // A pipe or a device may have no end.
+    if !found.is_file() {
+        return Err(unreadable("is no file".to_owned()));
+    }
+    if found.len() > SECRET_BYTES_MAX {
         return Err(unreadable(format!("has more than {SECRET_BYTES_MAX} bytes")));
     }
     let text = tokio::fs::read_to_string(path).await.map_err(|error| unreadable(error.to_string()))?;

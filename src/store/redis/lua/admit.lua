@@ -29,6 +29,7 @@ for place = 8, #ARGV do
 end
 
 -- Lua's own way to write a number loses its end.
+local kept = math.min(math.ceil(math.max(full - now, 0) / 1000) + tonumber(ARGV[7]), 1e15)
 call('HSET', key, 'full', string.format('%.3f', full), 'rate', rate, 'burst', burst, 'since', since)
-call('PEXPIRE', key, string.format('%.0f', math.ceil(math.max(full - now, 0) / 1000) + tonumber(ARGV[7])))
+call('PEXPIRE', key, string.format('%.0f', kept))
 return { waits, string.format('%.0f', math.ceil(refused)), rate, burst }
