@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +24,12 @@ const TAG: &str = "floor";
 /// How often it looks whether the bench that started it still lives.
 const PARENT_EVERY: Duration = Duration::from_secs(1);
 
+/// How the bench talks to Redis: on a busy machine an answer that is late is slow, not lost.
+pub(super) fn patient() -> AsyncConnectionConfig {
+    let patience = Some(Duration::from_secs(30));
+    AsyncConnectionConfig::new().set_connection_timeout(patience).set_response_timeout(patience)
+}
+
 /// Consumes the floor's queue until SIGTERM, or until whoever started this process is gone.
 ///
 /// # Errors
@@ -33,7 +40,10 @@ pub async fn run(amqp: &str, redis: &str, prefix: &str) -> Result<(), BenchError
     let qos = channel.basic_qos(PREFETCH, BasicQosOptions::default());
     qos.await.map_err(BenchError::amqp("set its prefetch"))?;
     let client = redis::Client::open(redis).map_err(BenchError::redis("read the address"))?;
-    let results = client.get_multiplexed_async_connection().await.map_err(BenchError::redis("connect"))?;
+    let results = client
+        .get_multiplexed_async_connection_with_config(&patient())
+        .await
+        .map_err(BenchError::redis("connect"))?;
     let consuming = channel.basic_consume(
         QUEUE.into(),
         TAG.into(),

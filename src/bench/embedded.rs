@@ -58,7 +58,8 @@ pub async fn round(
     settings: &Settings,
 ) -> Result<Figures, BenchError> {
     let ids = load::ids(&settings.run, 1, "t", settings.tasks);
-    let submitted = load::submit(client, &ids).await?;
+    let submission = load::submit(client.clone(), ids.clone(), CancellationToken::new());
+    let submitted = submission.await?;
     let ids = ids.iter().map(|id| Id::parse(id)).collect::<Result<Vec<Id>, _>>();
     let ids = ids.map_err(|error| BenchError::Invalid(error.to_string()))?;
     let mut results = Results::Store { store, ids };

@@ -3,6 +3,7 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::error::BenchError;
 use crate::client::Client;
@@ -38,11 +39,17 @@ pub(super) fn body(id: &str) -> Result<Vec<u8>, BenchError> {
     Ok(task::encode(&noop(id)?).to_vec())
 }
 
-/// Submits these tasks, pipelined, and returns once each is confirmed.
-pub(super) async fn submit(client: &Client, ids: &[String]) -> Result<Duration, BenchError> {
+/// Submits these tasks, pipelined, and returns once each is confirmed. Told to stop, it begins no more and waits for
+/// the confirms of those that are on their way.
+pub(super) async fn submit(
+    client: Client,
+    ids: Vec<String>,
+    stop: CancellationToken,
+) -> Result<Duration, BenchError> {
     let tasks = ids.iter().map(|id| noop(id)).collect::<Result<Vec<Task>, _>>()?;
     let started = Instant::now();
-    let submitting = stream::iter(tasks).map(|task| client.submit(task)).buffer_unordered(SUBMIT_WINDOW);
+    let begun = stream::iter(tasks).take_until(stop.cancelled_owned());
+    let submitting = begun.map(|task| client.submit(task)).buffer_unordered(SUBMIT_WINDOW);
     submitting.try_for_each(|_| async { Ok(()) }).await.map_err(BenchError::product)?;
     Ok(started.elapsed())
 }

@@ -71,7 +71,7 @@ pub async fn distributed(
     progress: Progress<'_>,
     stop: &CancellationToken,
 ) -> Result<Report, BenchError> {
-    let rounds = Rounds::new(servers, settings, program).await?;
+    let rounds = Rounds::new(servers, settings, program, stop).await?;
     let measured = stop.run_until_cancelled(take_turns(&rounds, settings, progress)).await;
     let measured = measured.unwrap_or(Err(BenchError::Stopped));
     if measured.is_err() {
@@ -99,7 +99,7 @@ pub async fn workflows(
     progress: Progress<'_>,
     stop: &CancellationToken,
 ) -> Result<WorkflowReport, BenchError> {
-    let rounds = Rounds::new(servers, settings, program).await?;
+    let rounds = Rounds::new(servers, settings, program, stop).await?;
     let broker = servers.broker.version().await.map_err(BenchError::product)?;
     let store = servers.store.version().await.map_err(BenchError::product)?;
     let versions = vec![("broker", broker), ("queue", rounds.queue_arguments()), ("store", store)];

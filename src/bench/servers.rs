@@ -3,6 +3,8 @@
 use redis::aio::MultiplexedConnection;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::error::BenchError;
 use super::figures::{Figures, per_second};
@@ -34,7 +36,7 @@ pub struct Servers {
     pub store: Arc<dyn Store>,
 }
 
-/// How long a queue must give nothing before it counts as cleared of what the bench left there.
+/// How long a queue gives nothing before its depth is asked for.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How many foreign tasks are held while ours are picked out.
@@ -49,6 +51,9 @@ pub(super) struct Rounds<'a> {
     redis: redis::Client,
     connection: MultiplexedConnection,
     like: QueueDeclaration,
+    stop: &'a CancellationToken,
+    /// Submissions: they end by themselves, so that all that was submitted is known when it is taken back.
+    submitting: TaskTracker,
 }
 
 impl<'a> Rounds<'a> {
@@ -58,6 +63,7 @@ impl<'a> Rounds<'a> {
         servers: &'a Servers,
         settings: &'a Settings,
         program: &'a Program,
+        stop: &'a CancellationToken,
     ) -> Result<Rounds<'a>, BenchError> {
         let queue = queue()?;
         let depth = servers.broker.depth(&queue).await.map_err(BenchError::product)?;
@@ -72,10 +78,11 @@ impl<'a> Rounds<'a> {
         }
         let redis =
             redis::Client::open(servers.redis.as_str()).map_err(BenchError::redis("read the address"))?;
-        let connection =
-            redis.get_multiplexed_async_connection().await.map_err(BenchError::redis("connect"))?;
+        let connection = redis.get_multiplexed_async_connection_with_config(&consumer::patient()).await;
+        let connection = connection.map_err(BenchError::redis("connect"))?;
         let like = declaration(&servers.broker.version().await.map_err(BenchError::product)?)?;
-        Ok(Rounds { servers, settings, program, redis, connection, like })
+        let submitting = TaskTracker::new();
+        Ok(Rounds { servers, settings, program, redis, connection, like, stop, submitting })
     }
 
     /// The least work possible.
@@ -111,7 +118,8 @@ impl<'a> Rounds<'a> {
         let Servers { prefix, client, broker, .. } = self.servers;
         let ids = load::ids(&self.settings.run, round, "t", self.settings.tasks);
         progress(&format!("round {round}: gleitzeit: submitting {} tasks", ids.len()));
-        let submitted = load::submit(client, &ids).await?;
+        let submission = load::submit(client.clone(), ids.clone(), self.stop.clone());
+        let submitted = self.submitting.spawn(submission).await.unwrap_or(Err(BenchError::Stopped))?;
 
         progress(&format!("round {round}: gleitzeit: draining"));
         let concurrency = self.settings.concurrency.to_string();
@@ -136,6 +144,8 @@ impl<'a> Rounds<'a> {
 
     /// Removes what a stopped or failed run has left, and nothing else: queue, tasks, results.
     pub(super) async fn clean_up(&self) -> Result<(), BenchError> {
+        self.submitting.close();
+        self.submitting.wait().await;
         floor::remove(&self.servers.amqp).await?;
         self.recall().await?;
         self.forget().await
@@ -148,7 +158,14 @@ impl<'a> Rounds<'a> {
         let prefetch = std::num::NonZeroU16::new(FOREIGN_MAX).unwrap_or(std::num::NonZeroU16::MIN);
         let mut consumer =
             self.servers.broker.consume(&queue()?, prefetch).await.map_err(BenchError::product)?;
-        while let Ok(Some(delivery)) = tokio::time::timeout(QUIET, consumer.next()).await {
+        loop {
+            let next = match tokio::time::timeout(QUIET, consumer.next()).await {
+                Ok(next) => next,
+                // A busy broker takes its time, and says what it still has.
+                Err(_) if foreign.len() < usize::from(FOREIGN_MAX) && self.is_left().await? => continue,
+                Err(_) => None,
+            };
+            let Some(delivery) = next else { break };
             let delivery = delivery.map_err(BenchError::product)?;
             let id = delivery.properties.message_id.as_deref().unwrap_or_default();
             if id.starts_with(&ours) {
@@ -162,6 +179,11 @@ impl<'a> Rounds<'a> {
             delivery.settle(Settlement::Release).await.map_err(BenchError::product)?;
         }
         Ok(())
+    }
+
+    /// Whether the task queue has messages that nobody was given.
+    async fn is_left(&self) -> Result<bool, BenchError> {
+        Ok(self.servers.broker.depth(&queue()?).await.map_err(BenchError::product)?.ready > 0)
     }
 
     /// Deletes every key of this run.

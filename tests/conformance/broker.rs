@@ -50,7 +50,7 @@ const BACKENDS: &[Backend] = &[
 ];
 
 /// A case that hangs is a case that failed.
-const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+const CASE_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// Every case with every backend.
 pub(crate) fn trials() -> Vec<Trial> {

@@ -43,7 +43,7 @@ cases![
 ];
 
 /// Longer than anything takes on a loaded machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(100);
 
 pub(crate) fn outgoing(queue: &Queue, body: impl Into<Bytes>) -> Outgoing {
     let target = Target::Queue(queue.clone());

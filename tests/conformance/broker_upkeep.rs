@@ -85,7 +85,8 @@ async fn events_never_wait(broker: Arc<dyn Broker>, address: Address) {
         broker.emit("task.completed", Bytes::from_static(b"{}"));
     }
     broker.emit(&"x".repeat(300), Bytes::new());
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // One wait for the broker each would take minutes.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     broker.publish(vec![outgoing(&tasks, "still works")]).await.expect("confirmed");
 }
 

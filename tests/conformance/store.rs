@@ -56,7 +56,7 @@ use backends::{BACKENDS, Backend, environment};
 use stand::Stand;
 
 /// The longest that a case may take; a case that waits for ever fails.
-const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+const CASE_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// The same where the environment asks for more random scenarios.
 const LONG_RUN: Duration = Duration::from_secs(24 * 3600);

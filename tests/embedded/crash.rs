@@ -183,7 +183,8 @@ async fn what_a_killed_process_held_is_free_at_once() {
         let delivery = next(&mut consumer).await;
         assert_eq!((text(&delivery).as_str(), delivery.redelivered), (name, redelivered));
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Far less than the other session has to live.
+    assert!(began.elapsed() < Duration::from_secs(100), "{:?}", began.elapsed());
     let held = claim(&store, "a", &id("here"), None).await;
     assert!(matches!(&held, Claimed::Held { session, .. } if *session == id("other")), "{held:?}");
     let taken = claim(&store, "a", &id("here"), Some(&held)).await;

@@ -54,7 +54,7 @@ impl Place {
 
     fn is_completed(&self, ids: &[&str]) {
         for id in ids {
-            self.run(&["result", id, "--wait", "--timeout", "50", "--json"]).expect(0);
+            self.run(&["result", id, "--wait", "--timeout", "240", "--json"]).expect(0);
         }
     }
 

@@ -50,11 +50,12 @@ fn a_bench_does_not_start_where_tasks_wait() {
 #[test]
 fn an_interrupted_bench_takes_back_what_it_submitted_and_nothing_else() {
     let Some(place) = Place::new() else { return };
-    let mut command = place.command(&["bench", "--tasks", "20000", "--rounds", "1", "--round-trips", "10"]);
+    let mut command = place.command(&["bench", "--tasks", "200000", "--rounds", "1", "--round-trips", "10"]);
     let bench = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let mut bench = Running(bench);
     let mut said = BufReader::new(bench.0.stderr.take().expect("a pipe")).lines();
     assert!(said.any(|line| line.is_ok_and(|line| line.contains("gleitzeit: submitting"))));
+    // So many that they are still being submitted.
     until("a task", || !place.vhost.peek(QUEUE).is_empty());
     place.run(&["call", "echo/v1", "ping", "--id", "foreign", "--no-wait"]).expect(0);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(bench.0.id()).expect("a pid"));

@@ -41,7 +41,7 @@ fn a_killed_worker_is_taken_over_from_and_every_task_ends_once() {
     });
     victim.kill();
     let _heir = place.worker(&[]);
-    let document = place.run(&["result", "--wait", "--timeout", "50", &id, "--json"]).expect(0).json();
+    let document = place.run(&["result", "--wait", "--timeout", "240", &id, "--json"]).expect(0).json();
     assert_eq!(document["status"], "completed");
     assert_eq!(task(&document, "end")["result"]["result"], "abc");
     assert_eq!(task(&document, "end")["attempts"], json!(1), "a task that was not running lost no attempt");
@@ -71,7 +71,7 @@ fn a_running_task_is_cancelled() {
         place.run(&["exec", "import time; time.sleep(60)", "--no-wait"]).expect(0).stdout.trim().to_owned();
     until("the task to run", || place.run(&["status", &id, "--json"]).stdout.contains("\"running\""));
     place.run(&["cancel", &id]).expect(0);
-    let document = place.run(&["result", "--wait", "--timeout", "20", &id, "--json"]).expect(5).json();
+    let document = place.run(&["result", "--wait", "--timeout", "240", &id, "--json"]).expect(5).json();
     assert_eq!(document["status"], "cancelled");
 }
 
@@ -96,7 +96,7 @@ fn a_message_that_cannot_be_routed_is_recorded_and_kept() {
     let body = json!({"id": "lost", "method": "execute", "params": {}}).to_string();
     place.run(&["topology", "apply"]).expect(0);
     assert!(place.vhost.publish("gleitzeit.tasks", "pyton.v1", &body, &json!({"delivery_mode": 2})));
-    let document = place.run(&["result", "--wait", "--timeout", "20", "lost", "--json"]).expect(5).json();
+    let document = place.run(&["result", "--wait", "--timeout", "240", "lost", "--json"]).expect(5).json();
     assert_eq!(document["error"]["name"], "PROTOCOL_NOT_FOUND");
     until("the dead letter", || messages(&place, "gleitzeit.dead.unknown.v0").len() == 1);
 }
@@ -210,7 +210,7 @@ fn the_history_tells_of_each_attempt_when_where_how_long_and_how_it_ended() {
         "retry": {"max_attempts": 2, "base_delay": 0.1},
     });
     place.publish("gleitzeit.tasks", "echo.v1", &body.to_string(), &json!({}));
-    let ended = place.run(&["result", "--wait", "--timeout", "30", "twice", "--json"]).expect(5).json();
+    let ended = place.run(&["result", "--wait", "--timeout", "240", "twice", "--json"]).expect(5).json();
     let history = ended["error"]["details"]["attempts"].as_array().cloned().unwrap_or_default();
     assert_eq!(history.len(), 2, "{ended}");
     for (number, entry) in history.iter().enumerate() {

@@ -41,7 +41,8 @@ fn a_second_signal_ends_a_worker_at_once_and_its_task_is_taken_over() {
     tell(&worker, Signal::SIGTERM);
     let (code, took) = end(&mut worker);
     assert_eq!(code, Some(143));
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // Else it would wait for its grace.
+    assert!(took < Duration::from_secs(25), "{took:?}");
     let _other = place.worker(&[]);
     let took_over = || place.said().contains("taking over from a dead worker");
     until("it to run elsewhere", || took_over() && runs(&place, "long"));
@@ -63,10 +64,11 @@ async fn a_worker_whose_broker_is_away_drains_within_its_grace() {
     tell(&worker, Signal::SIGTERM);
     let (code, took) = end(&mut worker);
     assert_eq!(code, Some(0));
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    // Without a bound it would wait for its broker for ever.
+    assert!(took < Duration::from_secs(60), "{took:?}");
     // What it had is done by another one, and an attempt that was given back did not take place.
     let _other = place.worker(&[]);
-    let ended = place.run(&["result", "--wait", "--timeout", "30", "short", "--json"]).expect(0).json();
+    let ended = place.run(&["result", "--wait", "--timeout", "120", "short", "--json"]).expect(0).json();
     assert_eq!(ended["status"], json!("completed"));
     until("the other one to run", || runs(&place, "long"));
 }

@@ -187,7 +187,7 @@ fn the_time_limit_of_waiting_leaves_the_work_to_be_resumed() {
 fn a_method_that_nobody_provides_is_answered() {
     let here = Embedded::new();
     let params = r#"{"messages": [{"role": "user", "content": "hi"}], "model": "m"}"#;
-    let args = ["call", "llm/v1", "chat", "--params", params, "--timeout", "60", "--json"];
+    let args = ["call", "llm/v1", "chat", "--params", params, "--timeout", "240", "--json"];
     let mut call = here.command(&args);
     let call = call.env("GLEITZEIT_OLLAMA_URL", "").output().expect("the binary starts");
     let document = Ran::of(call).expect(5).json();
@@ -219,7 +219,7 @@ fn a_task_of_a_workflow_is_waited_for() {
     let here = Embedded::new();
     let file = here.write("w.yaml", "name: W\ntasks:\n- {id: a, method: echo/delay, params: {seconds: 1}}\n");
     here.run(&["submit", &file, "--id", "w"]).expect(0);
-    let waiting = here.command(&["result", "--wait", "--timeout", "60", "w/a", "--json"]);
+    let waiting = here.command(&["result", "--wait", "--timeout", "240", "w/a", "--json"]);
     let waiting = spawn_reading(waiting);
     here.run(&["resume", "w"]).expect(0);
     let document = Ran::of(waiting.wait_with_output().expect("it ends")).expect(0).json();

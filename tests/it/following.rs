@@ -43,7 +43,7 @@ fn watching_ends_with_the_work_and_prints_its_results() {
                 - {id: b, method: echo/ping, dependencies: [a]}\n";
     let file = here.write("w.yaml", text);
     here.run(&["submit", &file, "--id", "w"]).expect(0);
-    let mut watch = here.command(&["watch", "w", "--timeout", "60", "--json"]);
+    let mut watch = here.command(&["watch", "w", "--timeout", "240", "--json"]);
     let watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     here.run(&["resume", "w"]).expect(0);
     let ran = Ran::of(watch.wait_with_output().expect("it ends")).expect(0);
@@ -89,7 +89,7 @@ fn what_failed_runs_again_and_what_completed_does_not() {
     let file = here.write("w.yaml", &text);
     here.run(&["run", &file, "--id", "w"]).expect(5);
     std::fs::write(&gate, "").expect("a file");
-    let document = here.run(&["retry", "w", "--wait", "--timeout", "60", "--json"]).expect(0).json();
+    let document = here.run(&["retry", "w", "--wait", "--timeout", "240", "--json"]).expect(0).json();
     assert_eq!(document["status"], "completed", "{document}");
     assert_eq!(task(&document, "c")["status"], "completed");
     let lines = std::fs::read_to_string(&ledger).expect("the ledger");
@@ -362,11 +362,11 @@ fn over_servers_a_workflow_is_watched_from_elsewhere_and_what_failed_runs_again(
     );
     let file = place.write("w.yaml", &text);
     place.run(&["submit", &file, "--id", "w"]).expect(0);
-    let watched = place.run(&["watch", "w", "--timeout", "60", "--json"]).expect(5);
+    let watched = place.run(&["watch", "w", "--timeout", "240", "--json"]).expect(5);
     assert_eq!(watched.json()["status"], "failed");
     assert_eq!(watched.stderr.lines().filter(|line| line.contains("/3)")).count(), 3, "{}", watched.stderr);
     std::fs::write(&gate, "").expect("a file");
-    let again = place.run(&["retry", "w", "--wait", "--timeout", "60", "--json"]).expect(0).json();
+    let again = place.run(&["retry", "w", "--wait", "--timeout", "240", "--json"]).expect(0).json();
     assert_eq!(again["status"], "completed", "{again}");
     assert_eq!(task(&again, "a")["attempts"], json!(1), "what completed is not run again");
     let done = place.run(&["retry", "w", "--wait", "--json"]).expect(0).json();

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::place::{Place, eventually};
 use crate::support::until;
 
-/// Where a wait of 6.4 s is spent, all of it.
-const LONGEST: &str = "gleitzeit.delay.06.6.4s";
+/// Where a wait of 12.8 s is spent, all of it: long enough that a slow machine looks into it in time.
+const LONGEST: &str = "gleitzeit.delay.07.12.8s";
 
 /// The names of the headers that brokers write. A quorum queue counts in what it hands out; none before that.
 fn of_the_broker(message: &Value) -> Vec<&str> {
@@ -31,8 +31,8 @@ fn is_as_it_was_sent(message: &Value, id: &str) {
 #[test]
 fn a_task_that_has_been_delayed_twice_carries_nothing_that_the_broker_wrote() {
     let Some((place, mut worker)) = Place::with_worker() else { return };
-    // 1.6 s, 3.2 s and 6.4 s: one delay queue for each.
-    let retry = json!({"max_attempts": 5, "backoff": "exponential", "base_delay": 1.6, "jitter": false});
+    // 3.2 s, 6.4 s and 12.8 s: one delay queue for each.
+    let retry = json!({"max_attempts": 5, "backoff": "exponential", "base_delay": 3.2, "jitter": false});
     for id in ["a", "b"] {
         let params = json!({"code": "1/0"});
         let body = json!({"id": id, "method": "execute", "params": params, "retry": retry, "metadata": {"order": "17"}});

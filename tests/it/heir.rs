@@ -150,8 +150,9 @@ async fn a_guard_that_comes_again_is_the_message_of_the_later_lease(ground: &Gro
 
     ground.store.leave(&id("later")).await.expect("leave answers");
     let _worker = (ground.start_worker)();
-    let ended =
-        tokio::task::block_in_place(|| (ground.ask)(&["result", "--wait", "--timeout", "40", "t", "--json"]));
+    let ended = tokio::task::block_in_place(|| {
+        (ground.ask)(&["result", "--wait", "--timeout", "240", "t", "--json"])
+    });
     let document: Value = ended.expect(0).json();
     assert_eq!((&document["status"], &document["attempts"]), (&json!("completed"), &json!(2)), "{document}");
 }

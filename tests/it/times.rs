@@ -128,9 +128,9 @@ fn over_servers_nothing_starts_before_its_time_or_after_its_end() {
     let due = time(&status["due"]);
     until("the time is over", || now().as_millis() > over);
     let _worker = place.worker(&[]);
-    let document = place.run(&["result", "--wait", "--timeout", "50", "later", "--json"]).expect(0).json();
+    let document = place.run(&["result", "--wait", "--timeout", "240", "later", "--json"]).expect(0).json();
     assert!(time(&document["started_at"]) >= due, "{document}");
-    let document = place.run(&["result", "--wait", "--timeout", "50", "old", "--json"]).expect(5).json();
+    let document = place.run(&["result", "--wait", "--timeout", "240", "old", "--json"]).expect(5).json();
     assert_eq!(
         (&document["status"], &document["error"]["name"]),
         (&"expired".into(), &"TASK_EXPIRED".into())

@@ -241,7 +241,7 @@ fn two_workflows_with_equal_task_names_that_run_at_once_do_not_see_each_other() 
         // Where nobody else is there, this executes both; elsewhere the workers do.
         run(&["resume"]);
         for word in ["one", "two"] {
-            let document = run(&["result", word, "--wait", "--timeout", "60", "--json"]).expect(0).json();
+            let document = run(&["result", word, "--wait", "--timeout", "240", "--json"]).expect(0).json();
             assert_eq!(task(&document, "b")["result"]["response"], format!("{word} {word}"));
         }
     });

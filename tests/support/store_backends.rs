@@ -64,6 +64,12 @@ fn redis_url() -> Option<String> {
     environment("GLEITZEIT_REDIS_URL")
 }
 
+/// Whether bounds of time are checked too, on a machine that does nothing else (`scripts/test --full`).
+#[allow(dead_code, reason = "shared: not every program uses all of it")]
+pub(crate) fn is_full() -> bool {
+    environment("GLEITZEIT_TEST_FULL").is_some()
+}
+
 /// A variable that is set and not empty.
 #[allow(clippy::disallowed_methods, reason = "a suite has no configuration but its environment")]
 pub(crate) fn environment(name: &str) -> Option<String> {

@@ -340,6 +340,6 @@ pub(crate) fn lease(claimed: Claimed) -> Lease {
 
 /// The next change; a store that tells nothing within 10 s has forgotten us.
 pub(crate) async fn next(changes: &mut BoxStream<'static, Change>) -> Change {
-    let next = tokio::time::timeout(Duration::from_secs(10), changes.next()).await;
+    let next = tokio::time::timeout(Duration::from_secs(100), changes.next()).await;
     next.expect("a change within 10 s").expect("the stream is endless")
 }

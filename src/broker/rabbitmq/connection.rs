@@ -264,14 +264,16 @@ impl Link {
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let attempt = Connection::connect_uri(address.uri.clone(), properties);
         let url = address.masked.clone();
-        match tokio::time::timeout(self.connect_timeout, attempt).await {
+        let is_first = *self.made.borrow() == 0;
+        let patience = self.connect_timeout * if is_first { 2 } else { 1 };
+        match tokio::time::timeout(patience, attempt).await {
             Ok(Ok(connection)) => {
                 tracing::debug!(connection = self.name, url, "connected");
                 Ok(connection)
             }
             Ok(Err(error)) => Err(refusal(url, &error)),
             Err(_) => {
-                let reason = format!("no answer within {} s", self.connect_timeout.as_secs_f32());
+                let reason = format!("no answer within {} s", patience.as_secs_f32());
                 Err(BrokerError::Unreachable { url, reason })
             }
         }

@@ -21,7 +21,8 @@ pub struct Settings {
     pub declare: Declare,
     /// Whether the first connect waits for the server, instead of failing when nobody listens.
     pub wait: bool,
-    /// The longest one attempt to connect may take.
+    /// The longest one attempt to connect may take. The first one of a process may take twice as long: it is
+    /// tried once, and a busy machine is no reason to fail.
     pub connect_timeout: Duration,
     /// The longest a declaration, subscription or question may take.
     pub reply_timeout: Duration,
@@ -55,7 +56,7 @@ impl Settings {
             declare: Declare::Auto,
             wait: false,
             connect_timeout: Duration::from_secs(5),
-            reply_timeout: Duration::from_secs(10),
+            reply_timeout: Duration::from_secs(20),
             publish_timeout: Duration::from_secs(15),
             confirm_window: 1_000,
             queue_types: QueueTypes::default(),
@@ -84,7 +85,8 @@ impl Settings {
         }
         let seconds = self.heartbeat.as_secs().clamp(1, 3_600);
         uri.query.heartbeat.get_or_insert(u16::try_from(seconds).unwrap_or(10));
-        let millis = u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX);
+        // Never before our own time is over.
+        let millis = u64::try_from(self.connect_timeout.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
         uri.query.connection_timeout.get_or_insert(millis);
         Ok(ServerAddress { uri, masked })
     }

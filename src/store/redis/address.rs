@@ -16,8 +16,11 @@ use redis::{
 };
 use std::time::Duration;
 
-/// How long it may take until a connection stands.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it may take until a connection stands that was there before: then another server may be the one.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the first connection of a process may take. It is tried once, and a busy machine is no reason to fail.
+pub(super) const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an answer may take.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,25 +59,26 @@ impl Address {
     pub(super) async fn dial(
         &self,
         config: AsyncConnectionConfig,
+        patience: Duration,
     ) -> Result<MultiplexedConnection, RedisError> {
         match self {
             // A server that still loads its data takes connections, and answers nothing else.
             Address::Server(server) => {
-                let mut connection = connect(server, config).await?;
+                let mut connection = connect(server, config, patience).await?;
                 self.check(&mut connection).await?;
                 Ok(connection)
             }
             Address::Sentinel { sentinels, master, server } => {
                 let address = find(sentinels, master).await?;
                 let server = server.clone().set_addr(at(server.addr(), address));
-                let mut connection = connect(&server, config).await?;
+                let mut connection = connect(&server, config, patience).await?;
                 self.check(&mut connection).await?;
                 Ok(connection)
             }
             Address::Cluster(nodes) => {
                 let mut last = failure("no node of the cluster is configured", String::new());
                 for node in nodes {
-                    match connect(node, config.clone()).await {
+                    match connect(node, config.clone(), patience).await {
                         Ok(mut connection) => match self.check(&mut connection).await {
                             Ok(()) => return Ok(connection),
                             Err(error) => last = error,
@@ -126,16 +130,18 @@ pub(super) fn tcp() -> TcpSettings {
         .set_user_timeout(Duration::from_secs(10))
 }
 
-/// The times of every connection.
-pub(super) fn timed(config: AsyncConnectionConfig) -> AsyncConnectionConfig {
-    config.set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(RESPONSE_TIMEOUT))
+/// The times of every connection; `patience` is how long it may take until it stands.
+pub(super) fn timed(config: AsyncConnectionConfig, patience: Duration) -> AsyncConnectionConfig {
+    config.set_connection_timeout(Some(patience)).set_response_timeout(Some(RESPONSE_TIMEOUT))
 }
 
 async fn connect(
     server: &ConnectionInfo,
     config: AsyncConnectionConfig,
+    patience: Duration,
 ) -> Result<MultiplexedConnection, RedisError> {
-    Client::open(server.clone())?.get_multiplexed_async_connection_with_config(&timed(config)).await
+    let config = timed(config, patience);
+    Client::open(server.clone())?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// Asks one Sentinel after the other where the master is.

@@ -26,7 +26,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address::Address;
+use super::address::{Address, CONNECT_TIMEOUT, FIRST_CONNECT_TIMEOUT};
 use super::outage::{Outage, Part};
 use super::road::{Road, Wire, is_of_many_slots, run_all, split};
 use crate::core::url::masked;
@@ -82,7 +82,7 @@ impl Connection {
         let outage = Outage::new(url_masked.clone());
         let shared = Road::to(&address, outage.part()).await.map_err(refused)?;
         let mut first = match &shared {
-            Road::Link(link) => Wire::Link(link.dial().await.map_err(refused)?),
+            Road::Link(link) => Wire::Link(link.dial(FIRST_CONNECT_TIMEOUT).await.map_err(refused)?),
             Road::Cluster(cluster, _) => Wire::Cluster(cluster.clone()),
         };
         let _: Value = redis::cmd("PING").query_async(&mut first).await.map_err(refused)?;
@@ -98,7 +98,7 @@ impl Connection {
         &self,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, RedisError> {
-        self.address.dial(config).await
+        self.address.dial(config, CONNECT_TIMEOUT).await
     }
 
     /// Whether the server of a separate connection still is the one to listen to.

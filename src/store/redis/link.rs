@@ -12,7 +12,7 @@ use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::address::Address;
+use super::address::{Address, CONNECT_TIMEOUT};
 use super::connection::{is_away, is_login_refused, is_of_replica};
 use super::outage::Part;
 
@@ -80,7 +80,7 @@ impl Link {
             if let Some(open) = self.inner.opened() {
                 return Ok(open);
             }
-            let error = match self.dial().await {
+            let error = match self.dial(CONNECT_TIMEOUT).await {
                 Ok(open) => return Ok(open),
                 Err(error) => error,
             };
@@ -94,8 +94,8 @@ impl Link {
         }
     }
 
-    /// One attempt; what comes of it is the link's connection.
-    pub(super) async fn dial(&self) -> Result<Open, RedisError> {
+    /// One attempt, of at most `patience`; what comes of it is the link's connection.
+    pub(super) async fn dial(&self, patience: Duration) -> Result<Open, RedisError> {
         let serial = {
             let mut state = self.inner.state();
             state.serial += 1;
@@ -112,7 +112,7 @@ impl Link {
             Ok::<(), redis::aio::SendError>(())
         };
         let config = AsyncConnectionConfig::new().set_push_sender(pushed);
-        let connection = self.inner.address.dial(config).await?;
+        let connection = self.inner.address.dial(config, patience).await?;
         let open = Open { connection, serial };
         let mut state = self.inner.state();
         state.open = Some(open.clone());

@@ -143,11 +143,11 @@ async fn worker_to_be_killed() {
 async fn a_process_that_leaves_the_group_does_not_hold_up_the_answer() {
     let (folder, python) = in_folder().await;
     let text = "import os, time\nread, write = os.pipe()\nif os.fork() == 0:\n  os.setsid()\n  os.write(write, b'x')\n\
-                \x20 time.sleep(20)\n  os._exit(0)\nos.read(read, 1)\nprint('done')\n5";
+                \x20 time.sleep(120)\n  os._exit(0)\nos.read(read, 1)\nprint('done')\n5";
     let begun = tokio::time::Instant::now();
     let answer = execute(&python, code(text)).await.expect("an answer");
     assert_eq!((&answer["result"], &answer["stdout"]), (&json!(5), &json!("done\n")));
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     drop(folder);
 }
 
