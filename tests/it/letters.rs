@@ -85,7 +85,7 @@ fn that_ran(place: &Place) -> Vec<Death> {
     let failed = task("failed", &raise, &json!({}));
     let retry = json!({"retry": {"max_attempts": 2, "base_delay": 0.1, "jitter": false}});
     let retried = task("retried", &raise, &retry);
-    let slow = task("slow", &format!("{PRINTS}time.sleep(60)"), &json!({"timeout": 1}));
+    let slow = task("slow", &format!("{PRINTS}time.sleep(60)"), &json!({"timeout": 6}));
     for body in [&failed, &retried, &slow] {
         publish(place, "gleitzeit.tasks", "python.v1", body, &[]);
     }

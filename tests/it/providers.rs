@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::ollama_server::{Manner, Ollama};
 use crate::openai_server::OpenAi;
+use crate::own::is_full;
 use crate::place::Place;
 use crate::support::{Running, until};
 
@@ -77,7 +78,8 @@ fn traffic_leaves_a_server_that_fails_and_comes_back_and_no_attempt_is_spent() {
     let second = Instant::now() + Duration::from_secs(1);
     let count = load(count, 60, &|| since(&healthy.chats(), second) > 30);
     let late = since(&failing.chats(), second);
-    assert!(late <= 3, "after a second only probes go there: {late}");
+    // The longer a busy machine takes, the more probes there are, seldomer and seldomer.
+    assert!(late <= if is_full() { 3 } else { 10 }, "after a second only probes go there: {late}");
 
     failing.does(Manner::default());
     let recovered = Instant::now();

@@ -20,11 +20,11 @@ fn time(value: &Value) -> Timestamp {
 fn a_delayed_task_says_when_it_starts_and_never_starts_before() {
     let here = Embedded::new();
     let before = now();
-    here.run(&["exec", "6 * 7", "--in", "1.5s", "--no-wait", "--id", "later"]).expect(0);
+    here.run(&["exec", "6 * 7", "--in", "6s", "--no-wait", "--id", "later"]).expect(0);
     let status = here.run(&["status", "later", "--json"]).expect(0).json();
     assert_eq!(status["status"], "delayed", "{status}");
     let due = time(&status["due"]);
-    assert!(due.since(before).as_millis() >= 1500, "{due} is too early for {before}");
+    assert!(due.since(before).as_millis() >= 6000, "{due} is too early for {before}");
     let shown = here.run(&["status", "later"]).expect(0).stdout;
     assert!(shown.contains("starts in ") && shown.contains(&format!(", at {due}")), "{shown}");
     here.run(&["resume", "later"]).expect(0);
@@ -36,7 +36,7 @@ fn a_delayed_task_says_when_it_starts_and_never_starts_before() {
 #[test]
 fn a_task_at_a_time_is_waited_for_by_whoever_calls_it() {
     let here = Embedded::new();
-    let at = Timestamp::from_millis(now().as_millis() + 1200);
+    let at = Timestamp::from_millis(now().as_millis() + 5000);
     let ran = here.run(&["call", "echo/v1", "ping", "--at", &at.to_string(), "--json"]).expect(0);
     assert!(time(&ran.json()["started_at"]) >= at, "{}", ran.stdout);
     here.run(&["call", "echo/v1", "ping", "--in", "1d", "--timeout", "0.3", "--json"]).expect(6);
@@ -86,8 +86,8 @@ fn what_was_started_in_time_is_run_again_by_hand_after_it() {
     let code = format!("open({sign:?}).read()");
     let tasks = serde_json::json!([{"id": "a", "method": "python/execute", "params": {"code": code}}]);
     let file = here.write("w.json", &serde_json::json!({"name": "W", "tasks": tasks}).to_string());
-    here.run(&["run", &file, "--id", "w", "--expires-in", "3"]).expect(5);
-    let over = now().as_millis() + 3000;
+    here.run(&["run", &file, "--id", "w", "--expires-in", "10"]).expect(5);
+    let over = now().as_millis() + 10_000;
     here.write("sign", "");
     until("the time is over", || now().as_millis() > over);
     here.run(&["retry", "w", "--wait"]).expect(0);
