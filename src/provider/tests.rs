@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::CallCx;
@@ -30,6 +33,25 @@ impl Clock for Stopped {
     fn new_id(&self) -> Id {
         Id::parse("new").expect("an id")
     }
+}
+
+/// The address of a server that answers everybody with this head (without the length) and body, while the set lives.
+pub(super) async fn answering(head: &str, body: &str) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let answer = format!("{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            // A request that is small is there whole.
+            let mut request = vec![0; 64 * 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (url, tasks)
 }
 
 /// Whether `found` has everything that `expected` has; an object may have more keys.

@@ -20,6 +20,7 @@ mod key;
 mod model_server;
 mod ollama;
 mod openai;
+mod pieces;
 mod refusal;
 mod request;
 mod spoken;

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::dialect::{Dialect, Line};
 use super::http::{Incoming, Server};
+use super::pieces::Pieces;
 use super::refusal::Complaint;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -105,10 +106,10 @@ impl Spoken {
         incoming: &mut Incoming<'_>,
         streams: bool,
     ) -> Result<(), Failure> {
-        let (mut open, mut count) = (Vec::new(), 0_usize);
+        let (mut pieces, mut count) = (Pieces::default(), 0_usize);
         while let Some(line) = self.next(incoming).await? {
             match dialect.line(&line) {
-                Line::Json(json) => open.extend_from_slice(json),
+                Line::Json(json) => pieces.push(json),
                 Line::Error(json) => {
                     let error = serde_json::from_slice(json).unwrap_or_default();
                     return Err(broke_off(server, &Complaint::about(&error)));
@@ -116,26 +117,21 @@ impl Spoken {
                 Line::End => self.is_done = true,
                 Line::Nothing => {}
             }
-            // An object is a line, but who writes for people may need several.
-            let mut pieces = serde_json::Deserializer::from_slice(&open).into_iter::<Value>();
-            for piece in pieces.by_ref() {
-                match piece {
-                    Ok(piece) => self.take(dialect, server, piece)?,
-                    Err(error) if error.is_eof() => break,
-                    Err(error) => return Err(broken(server, &format!("is no JSON: {error}"))),
-                }
+            while let Some(piece) = pieces.next() {
+                self.take(dialect, server, piece.map_err(|error| no_json(server, &error))?)?;
                 count += 1;
             }
-            let read = pieces.byte_offset();
-            open.drain(..read);
         }
-        if count == 0 && open.is_empty() && !self.is_done {
+        if let Some(error) = pieces.fault() {
+            return Err(no_json(server, &error));
+        }
+        if count == 0 && pieces.is_empty() && !self.is_done {
             return Err(broken(server, "is empty"));
         }
         // One whole object is all that there is of an answer that was not asked for in pieces.
-        self.is_done |= !streams && open.is_empty();
+        self.is_done |= !streams && pieces.is_empty();
         let is_whole = self.is_done || self.finish_reason.is_some();
-        if is_whole || (self.may_end_early && open.is_empty() && incoming.has_end()) {
+        if is_whole || (self.may_end_early && pieces.is_empty() && incoming.has_end()) {
             return Ok(());
         }
         let message = format!("the answer of {} ended before it was whole", server.shown);
@@ -222,7 +218,74 @@ fn broke_off(server: &Server, complaint: &Complaint) -> Failure {
     Failure::new(complaint.code(), message).with("server", server.shown.as_str())
 }
 
+fn no_json(server: &Server, error: &serde_json::Error) -> Failure {
+    broken(server, &format!("is no JSON: {error}"))
+}
+
 fn broken(server: &Server, what: &str) -> Failure {
     let message = format!("the answer of {} {what}", server.shown);
     Failure::new(Code::ProviderError, message).with("server", server.shown.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::core::id::{Id, TaskKey};
+    use crate::core::priority::Priority;
+    use crate::provider::CallCx;
+    use crate::provider::llm::http::Reach;
+    use crate::provider::llm::ollama::Ollama;
+    use crate::provider::tests::answering;
+
+    async fn heard(body: &str, streams: bool) -> Result<Spoken, Failure> {
+        let (url, _answering) = answering("HTTP/1.1 200 OK", body).await;
+        let server = Server::new(&Reach::at(&url), 100 << 20).expect("an address");
+        let cx = CallCx {
+            key: TaskKey::alone(Id::parse("t").expect("an id")),
+            attempt: 1,
+            timeout: Duration::from_secs(600),
+            cancel: CancellationToken::new(),
+            traceparent: None,
+            priority: Priority::NORMAL,
+        };
+        let incoming = server.post(&cx, "/", &json!({})).await.expect("an answer");
+        Spoken::hear(&Ollama::default(), &server, incoming, streams).await
+    }
+
+    /// Read again from its beginning with each line, it would take hours.
+    #[tokio::test]
+    async fn an_answer_of_many_lines_is_read_once() {
+        let numbers = vec!["    0.123456789"; 200_000].join(",\n");
+        let body = format!("{{\n  \"model\": \"m\",\n  \"embeddings\": [[\n{numbers}\n  ]]\n}}\n");
+        let read = timeout(Duration::from_secs(120), heard(&body, false)).await;
+        let spoken = read.expect("within two minutes").expect("an answer");
+        assert_eq!(spoken.vector.map(|vector| vector.len()), Some(200_000));
+    }
+
+    #[tokio::test]
+    async fn several_objects_may_share_a_line_and_one_may_need_several() {
+        let body =
+            "{\"response\": \"a{\\\"\"} {\"response\": \"b]\"}\n{\n\"response\":\n\"c\",\n\"done\": true\n}";
+        let spoken = heard(body, true).await.expect("an answer");
+        assert_eq!((spoken.content.as_str(), spoken.is_done), ("a{\"b]c", true));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_json_is_told_from_what_was_cut() {
+        for (body, code, part) in [
+            ("<html>", Code::ProviderError, "is no JSON"),
+            ("5\n", Code::ProviderError, "is no JSON object"),
+            ("{\"response\": nonsense\n", Code::ProviderError, "is no JSON"),
+            ("{\"response\": nonsense}\n", Code::ProviderError, "is no JSON"),
+            ("}\n", Code::ProviderError, "is no JSON"),
+            ("{\"response\": \"a\"\n", Code::ConnectionLost, "ended before it was whole"),
+            ("", Code::ProviderError, "is empty"),
+        ] {
+            let failure = heard(body, true).await.expect_err(body);
+            assert_eq!(failure.code, code, "{body}: {failure}");
+            assert!(failure.message.contains(part), "{body}: {failure}");
+        }
+    }
 }
