@@ -37,6 +37,9 @@ impl Provider for Named {
         method == "who"
     }
     async fn start(&self) -> Result<(), Failure> {
+        if self.name.starts_with("slow") {
+            sleep(Duration::from_secs(10)).await;
+        }
         if *self.cannot_start.lock().expect("no panic") {
             return Err(Failure::new(Code::ProviderInitializationFailed, "python3 is missing"));
         }
@@ -457,4 +460,17 @@ async fn before_the_first_choice_by_model_everybody_is_looked_at_but_not_for_lon
     let called = ask_for(&providers, "a/v1", "who", wish).await;
     assert!(matches!(called, Called::Made { outcome: Ok(_), .. }), "{called:?}");
     assert_eq!(before.elapsed(), FIRST_LOOK_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_start_at_once_and_every_failure_is_told() {
+    let mut providers = Providers::new(in_turn());
+    for name in ["slow one", "slow two", "broken one", "fast", "broken two"] {
+        providers.register(named(name)).expect("its own name");
+    }
+    let before = Instant::now();
+    let mut failed: Vec<String> = providers.start().await.into_iter().map(|(name, _)| name).collect();
+    failed.sort();
+    assert_eq!(failed, ["broken one", "broken two"]);
+    assert_eq!(before.elapsed(), Duration::from_secs(10));
 }
