@@ -207,9 +207,11 @@ impl Cause {
     }
 
     /// A provider that was told to stop fails in its own words; what counts is why it was told, and what it
-    /// kept in the details. What had not begun when its time was over did not take too long: it found no room.
+    /// kept in the details. What found no room before its time was over says so itself; what only says that it was told
+    /// to stop does not know that it was the deadline.
     fn explain(self, mut failure: Failure) -> Failure {
-        if failure.not_begun && matches!(self, Cause::TimedOut(_)) {
+        let is_told = failure.not_begun && failure.code != Code::TaskCancelled;
+        if is_told && matches!(self, Cause::TimedOut(_)) {
             return failure;
         }
         let told = self.failure("");
@@ -264,6 +266,10 @@ mod tests {
                 "obey" => {
                     cx.cancel.cancelled().await;
                     Err(Failure::new(Code::TaskCancelled, "stopped").with("stdout", "half"))
+                }
+                "unbegun" => {
+                    cx.cancel.cancelled().await;
+                    Err(Failure::new(Code::TaskCancelled, "stopped").not_begun())
                 }
                 "ignore" => std::future::pending().await,
                 _ => Err(Failure::new(Code::InvalidParams, "no such method")),
@@ -324,6 +330,14 @@ mod tests {
         assert_eq!(failure.message, "the task took longer than 5 s");
         assert_eq!(failure.details["stdout"], "half");
         assert_eq!(begun.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_no_cancellation_even_where_nothing_had_begun() {
+        let (_, guard) = guard(0);
+        let failure = guard.call(&cx(5), "unbegun", Value::Null).await.expect_err("too slow");
+        assert_eq!((failure.code, failure.retryable, failure.not_begun), (Code::TaskTimeout, true, true));
+        assert_eq!(failure.message, "the task took longer than 5 s");
     }
 
     #[tokio::test(start_paused = true)]

@@ -125,12 +125,14 @@ impl Child {
     ) -> Result<Call<'_>, Failure> {
         let (id, mark, answer) = self.shared.pend();
         let line = message::request(&id.into(), method, params, context);
-        let call = Call { child: self, id, answer, is_over: false };
+        // Until it is handed over there is nothing that the process could be at.
+        let mut call = Call { child: self, id, answer, is_over: true };
         // A process that has ended may have done so before the call was pending: nobody would end it then.
         if self.shared.ended.is_cancelled() || self.lines.send(Line::Request(id, line)).await.is_err() {
             self.shared.ended.cancelled().await;
             return Err(self.shared.died(false, None, mark));
         }
+        call.is_over = false;
         Ok(call)
     }
 
