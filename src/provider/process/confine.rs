@@ -13,6 +13,8 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
 use super::{LaunchError, Program, SEARCH_PATH};
@@ -57,8 +59,13 @@ pub(in crate::provider) struct Confined {
 struct Start {
     program: Program,
     stdin: Stdio,
-    told: oneshot::Sender<Result<Child, LaunchError>>,
+    told: oneshot::Sender<Result<Newborn, LaunchError>>,
 }
+
+/// A process that nobody has taken yet. Dropped, as when who has asked for it goes away, it is killed with all that it
+/// has started, and reaped.
+#[derive(Debug)]
+struct Newborn(Option<Child>);
 
 impl Confined {
     /// Finds out what this machine can do.
@@ -101,7 +108,9 @@ impl Confined {
         program.environment.extend(environment);
         // The thread ends after the last sender only.
         let _ = self.starts.send(Start { program, stdin, told });
-        child.await.unwrap_or(Err(LaunchError::Lost("the thread that starts processes has ended")))
+        let newborn =
+            child.await.unwrap_or(Err(LaunchError::Lost("the thread that starts processes has ended")));
+        newborn.map(Newborn::taken)
     }
 
     /// Puts a program in front that becomes the next one.
@@ -120,11 +129,25 @@ fn start_all(wanted: &mpsc::Receiver<Start>) {
         if told.is_closed() {
             continue;
         }
-        if let Err(Ok(mut child)) = told.send(program.spawn(stdin)) {
-            // It went away in this moment.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // Where it goes away in this moment, the newborn is dropped: here, or with the message that nobody takes.
+        let _ = told.send(program.spawn(stdin).map(|child| Newborn(Some(child))));
+    }
+}
+
+impl Newborn {
+    fn taken(mut self) -> Child {
+        self.0.take().expect("it is taken once")
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        // It leads a group of its own, whose number is its own until it is reaped.
+        let _ = i32::try_from(child.id()).map(|leader| killpg(Pid::from_raw(leader), Signal::SIGKILL));
+        let _ = child.kill();
+        // A process that is killed at its beginning ends within a moment.
+        let _ = child.wait();
     }
 }
 

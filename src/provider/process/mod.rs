@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -47,8 +48,8 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 /// Where programs are looked for, and the `PATH` of processes that are given no other.
 pub(super) const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// A program to start, and its surroundings.
-#[derive(Debug, Clone)]
+/// A program to start, and its surroundings. Shown without the values of its environment.
+#[derive(Clone)]
 pub(super) struct Program {
     /// The executable.
     pub(super) path: PathBuf,
@@ -59,6 +60,9 @@ pub(super) struct Program {
     /// Its working directory; `None`: the worker's.
     pub(super) directory: Option<PathBuf>,
 }
+
+/// Variables as they may be shown: their names. The values may be secret.
+pub(super) struct Names<'a>(pub(super) &'a BTreeMap<String, String>);
 
 /// Why no process could be started, or why its end is not known. In the first two cases it surely did not run.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +108,21 @@ impl Ends {
     /// Listens from now on.
     pub(super) fn listen() -> Result<Ends, LaunchError> {
         signal(SignalKind::child()).map(Ends).map_err(LaunchError::Exhausted)
+    }
+}
+
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|name| (name, "***"))).finish()
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Program { path, args, environment, directory } = self;
+        let mut shown = f.debug_struct("Program");
+        shown.field("path", path).field("args", args).field("environment", &Names(environment));
+        shown.field("directory", directory).finish()
     }
 }
 

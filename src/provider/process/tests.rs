@@ -63,7 +63,7 @@ async fn a_process_ends_with_whoever_starts_it() {
     let (mut group, mut pipes) = Group::of(child).expect("pipes");
     pipes.stdout.read_exact(&mut [0; 4]).await.expect("it has begun");
     drop(confined);
-    tokio::time::timeout(Duration::from_secs(20), group.ended(&mut ends)).await.expect("it was killed");
+    tokio::time::timeout(Duration::from_secs(60), group.ended(&mut ends)).await.expect("it was killed");
     assert_eq!(told(group.reap(&mut ends).await.expect("an end")).1, "signal");
 }
 
@@ -85,4 +85,44 @@ fn a_program_is_found_as_by_a_shell() {
         assert_eq!(failure.code, Code::ProviderInitializationFailed);
         assert!(failure.message.contains(part), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_leaves_no_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let note = folder.path().join("pid");
+    let script = format!("sleep 600 & echo $$ $! > {}; wait", note.display());
+    let confined = Confined::new(shell(&script), &Limits::default()).await.expect("it can");
+    {
+        let start = confined.start(Vec::new(), Stdio::null());
+        tokio::pin!(start);
+        assert!(futures_util::poll!(&mut start).is_pending());
+        // It is born, and handed over: nobody has looked.
+        while !std::fs::read_to_string(&note).is_ok_and(|text| text.ends_with('\n')) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let text = std::fs::read_to_string(&note).expect("two numbers");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let mut pids = text.split_whitespace();
+    // The newborn is killed and reaped; what it has started is killed, and reaped by whoever inherits it.
+    let newborn = pids.next().expect("its number");
+    while Path::new(&format!("/proc/{newborn}")).exists() || pids.clone().any(is_running) {
+        assert!(tokio::time::Instant::now() < deadline, "it is still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn is_running(pid: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    !matches!(state, Some("Z" | "X"))
+}
+
+#[test]
+fn the_environment_of_a_program_is_not_shown() {
+    let program =
+        Program { environment: BTreeMap::from([("KEY".to_owned(), "s3cret".to_owned())]), ..shell("true") };
+    let shown = format!("{program:?}");
+    assert!(shown.contains("KEY") && !shown.contains("s3cret"), "{shown}");
 }
