@@ -108,7 +108,7 @@ fn chosen(config: &Config, args: &Conformance) -> Result<(String, Road, Option<P
         return Ok((found.name, found.road, Some(found.protocol)));
     }
     let road = match &args.url {
-        Some(url) => Road::Http { url: url.clone(), start_timeout: START_TIMEOUT },
+        Some(url) => Road::Http { url: url.as_str().into(), start_timeout: START_TIMEOUT },
         None => Road::Processes(Box::new(Command {
             line: args.command.clone(),
             directory: None,

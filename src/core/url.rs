@@ -1,5 +1,37 @@
 //! Addresses of servers, as people may see them.
 
+use std::fmt;
+
+/// An address as it was configured, which may hold a password. It is shown without.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    /// All of it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Url {
+    fn from(url: String) -> Url {
+        Url(url)
+    }
+}
+
+impl From<&str> for Url {
+    fn from(url: &str) -> Url {
+        Url(url.to_owned())
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&masked(&self.0), f)
+    }
+}
+
 /// The address without its password, whatever it looks like: `amqp://user:***@host/vhost`. The query is
 /// left out too, for it may hold another.
 #[must_use]

@@ -124,11 +124,11 @@ fn check_official(embedded: &Embedded, config: &str, calls: &Path) {
 
 /// A call that takes too long: the server hears of it, and how far it had come is told.
 fn check_cancellation(embedded: &Embedded, config: &str, calls: &Path) {
-    let late = json!({"timeout": 1.5, "retry": {"max_attempts": 1}, "critical": false});
+    let late = json!({"timeout": 3, "retry": {"max_attempts": 1}, "critical": false});
     // The other task keeps the server until it has heard of the cancellation.
     let tasks = [
-        ("late", "tool.wait", json!({"seconds": 60}), late),
-        ("beside", "tool.wait", json!({"seconds": 3}), json!({})),
+        ("late", "tool.wait", json!({"seconds": 600}), late),
+        ("beside", "tool.wait_for_cancellation", json!({}), json!({})),
     ];
     let file = embedded.write("workflow.json", &workflow(&tasks));
     let document = embedded.run(&["--config", config, "run", &file, "--json"]).expect(0).json();
@@ -139,7 +139,7 @@ fn check_cancellation(embedded: &Embedded, config: &str, calls: &Path) {
         json!({"progress": 0.5, "total": 1.0, "message": "half"}),
         "{late}"
     );
-    assert_eq!(task(&document, "beside")["result"]["response"], "waited");
+    assert_eq!(task(&document, "beside")["result"]["response"], "heard");
     assert_eq!(lines(calls).iter().filter(|line| *line == "cancelled").count(), 1);
 }
 
@@ -303,7 +303,7 @@ fn of_several_servers_the_one_that_has_the_tool_is_called() {
     let of = |server: &str| {
         listed["tools"].as_array().expect("tools").iter().filter(|tool| tool["server"] == server).count()
     };
-    assert_eq!((of("alpha"), of("beta")), (11, 11));
+    assert_eq!((of("alpha"), of("beta")), (15, 15));
     let tasks = [
         ("bare", "tool.pid", json!({}), json!({})),
         ("alpha", "tool.alpha.pid", json!({}), json!({})),

@@ -16,7 +16,7 @@ import time
 
 cancelled = {}
 out = threading.Lock()
-METHODS = "echo env pid sleep die garbage huge flood error complain allocate deaf spawn".split()
+METHODS = "echo env pid sleep die garbage huge flood error complain allocate deaf spawn stuck orphan".split()
 
 
 def note(variable, text):
@@ -35,6 +35,8 @@ def call(method, params, id):
     if method == "$/initialize":
         if os.environ.get("START") == "mute":
             time.sleep(600)
+        if os.environ.get("START") == "nameless":
+            return {"methods": METHODS}
         if os.environ.get("START") == "die":
             print("no licence", file=sys.stderr, flush=True)
             os._exit(3)
@@ -65,6 +67,8 @@ def pid(params, id):
 
 def sleep(params, id):
     seconds = params.get("seconds", 600)
+    if params.get("once") and os.path.exists(params["note"]):
+        return "slept"
     if params.get("note"):
         open(params["note"], "w").write(str(os.getpid()))
     if not params.get("obey"):
@@ -76,6 +80,8 @@ def sleep(params, id):
 
 
 def die(params, id):
+    if "progress" in params:
+        say(json.dumps({"jsonrpc": "2.0", "method": "$/progress", "params": {"id": id, "progress": params["progress"]}}) + "\n")
     print("about to die", file=sys.stderr, flush=True)
     if params.get("partial"):
         say('{"jsonrpc": "2.0", "id": %s, "result": "ha' % json.dumps(id))
@@ -133,6 +139,18 @@ def spawn(params, id):
     return child.pid
 
 
+def stuck(params, id):
+    time.sleep(600)
+
+
+def orphan(params, id):
+    # It leaves the group, and keeps stdout and stderr.
+    child = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, start_new_session=True)
+    open(params["note"], "w").write(f"{child.pid}\n")
+    print("about to die", file=sys.stderr, flush=True)
+    os._exit(7)
+
+
 def reply(message):
     answer = {"jsonrpc": "2.0", "id": message["id"]}
     try:
@@ -156,7 +174,7 @@ def stdio():
         message = json.loads(line)
         if "id" not in message:
             told(message)
-        elif message["method"] == "deaf":
+        elif message["method"] in ("deaf", "stuck"):
             # From the thread that reads, which nothing may read behind.
             reply(message)
         else:

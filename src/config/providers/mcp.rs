@@ -49,7 +49,7 @@ impl Config {
         let road = match said.text("url") {
             None => Road::Processes(Box::new(said.command(start_timeout, usual))),
             Some(url) => Road::Http(Box::new(Address {
-                url,
+                url: url.into(),
                 token_file: said.text("token_file").map(PathBuf::from),
                 headers_file: said.text("headers_file").map(PathBuf::from),
                 pool: said.pool(usual),

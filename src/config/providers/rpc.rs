@@ -93,7 +93,7 @@ impl Config {
         let said = Said { config: self, prefix: format!("{INSTANCES}{name}.") };
         let start_timeout = said.seconds("start_timeout").unwrap_or(Duration::from_secs(30));
         let road = match said.text("url") {
-            Some(url) => Road::Http { url, start_timeout },
+            Some(url) => Road::Http { url: url.into(), start_timeout },
             None => Road::Processes(Box::new(said.command(start_timeout, Policy::default()))),
         };
         Some(RpcProvider {
@@ -306,7 +306,7 @@ mod tests {
         )
         .expect("valid");
         let [far, words] = &config.rpc_providers()[..] else { panic!("two") };
-        assert!(matches!(&far.road, Road::Http { url, .. } if url == "http://h/rpc"));
+        assert!(matches!(&far.road, Road::Http { url, .. } if url.as_str() == "http://h/rpc"));
         assert_eq!(
             (far.traits.rank, words.traits.weight, words.protocol.to_string()),
             (1, 3, "words/v1".to_owned())

@@ -28,14 +28,14 @@ use super::key::{Key, Secret};
 use super::refusal::{Reply, retry_after};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::url::masked;
+use crate::core::url::{Url, masked};
 use crate::provider::CallCx;
 
 /// How a server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
     /// Its address, such as `http://127.0.0.1:11434`.
-    pub url: String,
+    pub url: Url,
     /// How long a connection may take.
     pub connect_timeout: Duration,
     /// How long a connection that nobody uses is kept.
@@ -51,7 +51,7 @@ impl Reach {
     #[must_use]
     pub fn at(url: &str) -> Reach {
         Reach {
-            url: url.to_owned(),
+            url: url.into(),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),
             timeout: None,
@@ -63,7 +63,7 @@ impl Reach {
 /// A server, with connections that are used again.
 #[derive(Debug)]
 pub(super) struct Server {
-    base: String,
+    base: Url,
     /// Its address without a password.
     pub(super) shown: String,
     client: Client,
@@ -78,11 +78,11 @@ impl Server {
     /// # Errors
     /// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
     pub(super) fn new(reach: &Reach, answer_bytes_max: usize) -> Result<Server, Failure> {
-        let shown = masked(&reach.url);
+        let shown = masked(reach.url.as_str());
         let wrong = |why: &str| {
             Failure::new(Code::ConfigurationError, format!("{shown:?} is no address of a server: {why}"))
         };
-        let parsed = reqwest::Url::parse(&reach.url).map_err(|error| wrong(&error.to_string()))?;
+        let parsed = reqwest::Url::parse(reach.url.as_str()).map_err(|error| wrong(&error.to_string()))?;
         let mut builder = Client::builder()
             .user_agent(concat!("Gleitzeit/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(reach.connect_timeout)
@@ -101,7 +101,7 @@ impl Server {
         }
         let client = builder.build().map_err(|error| wrong(&causes(&error)))?;
         Ok(Server {
-            base: reach.url.trim_end_matches('/').to_owned(),
+            base: reach.url.as_str().trim_end_matches('/').into(),
             shown,
             client,
             timeout: reach.timeout,
@@ -163,7 +163,7 @@ impl Server {
     }
 
     fn address(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+        format!("{}{path}", self.base.as_str())
     }
 
     fn given_up(&self) -> Failure {
@@ -314,6 +314,14 @@ fn causes(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_password_of_an_address_is_not_shown() {
+        let reach = Reach::at("http://me:s3cret@host:1/v1");
+        let server = Server::new(&reach, 100).expect("an address");
+        let shown = format!("{reach:?} {server:?}");
+        assert!(!shown.contains("s3cret") && shown.contains("me:***@host"), "{shown}");
+    }
 
     #[test]
     fn an_address_that_is_none_is_refused_without_its_password() {

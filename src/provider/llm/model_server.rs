@@ -263,7 +263,7 @@ impl Provider for ModelServer {
         if self.server.get().is_some() {
             return Ok(());
         }
-        let reach = Reach { url: self.dialect.base(&self.reach.url), ..self.reach.clone() };
+        let reach = Reach { url: self.dialect.base(self.reach.url.as_str()).into(), ..self.reach.clone() };
         let server = Server::new(&reach, self.result_bytes_max.saturating_mul(ANSWER_FACTOR))?;
         server.secret().await?;
         // Somebody else may have been faster, with the same server.

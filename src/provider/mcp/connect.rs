@@ -11,7 +11,7 @@ use rmcp::service::{Peer, RoleClient};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::common::client_side_sse::ExponentialBackoff;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::catalog::Catalog;
@@ -20,11 +20,14 @@ use super::process::Process;
 use super::session::Session;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::core::url::Url;
 use crate::provider::pool::Maker;
 use crate::provider::process::{Confined, group_bytes};
 use crate::provider::rpc::exchange;
 use crate::provider::rpc::stdio::{read_secret, read_secrets};
 
+/// How long what a server offers is not asked for again after it was: some say all the time that it has changed.
+const RELEARN_PAUSE: Duration = Duration::from_secs(1);
 /// Requests to one address at once.
 const REQUESTS_MAX: usize = 1000;
 /// How often a broken stream is taken up again, and the first pause before.
@@ -55,7 +58,7 @@ pub(super) enum Way {
     /// With a request to an address.
     Http {
         client: reqwest::Client,
-        url: String,
+        url: Url,
         /// The address without its password.
         shown: String,
         /// Holds the token of `Authorization: Bearer`, read at each start.
@@ -115,10 +118,11 @@ impl Sessions {
 
     /// Asks what it offers, and writes that down.
     async fn learn(&self, session: &Session) -> Result<(), Failure> {
+        let mark = session.mark();
         let asked = timeout(self.start_timeout, offer::ask(&self.name, session.peer())).await;
         let offer = match asked.map_err(|_| self.silent())? {
             Ok(offer) => offer,
-            Err(error) => return Err(session.failed(error).await),
+            Err(error) => return Err(session.failed(error, mark).await),
         };
         tracing::info!(
             provider = self.name,
@@ -140,9 +144,14 @@ impl Sessions {
                     () = ended.cancelled() => return,
                     () = heard.changed.notified() => {}
                 }
+                let learn = async {
+                    relearn(&name, &peer, &catalog, limit).await;
+                    // What changes in the meantime is heard after it.
+                    sleep(RELEARN_PAUSE).await;
+                };
                 tokio::select! {
                     () = ended.cancelled() => return,
-                    () = relearn(&name, &peer, &catalog, limit) => {}
+                    () = learn => {}
                 }
             }
         });
@@ -189,12 +198,12 @@ impl Way {
     /// # Errors
     /// `CONFIGURATION_ERROR`: it is none.
     pub(super) fn to(
-        url: &str,
+        url: &Url,
         token_file: Option<PathBuf>,
         headers_file: Option<PathBuf>,
     ) -> Result<Way, Failure> {
         let (client, shown) = exchange::client(url)?;
-        Ok(Way::Http { client, url: url.to_owned(), shown, token_file, headers_file })
+        Ok(Way::Http { client, url: url.clone(), shown, token_file, headers_file })
     }
 }
 

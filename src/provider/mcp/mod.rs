@@ -22,6 +22,8 @@ mod outcome;
 mod pipes;
 mod process;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +47,7 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::pool::{PATIENCE, Policy};
 use crate::core::protocol::ProtocolId;
+use crate::core::url::Url;
 
 pub use catalog::Catalog;
 pub(super) use catalog::Kind;
@@ -80,7 +83,7 @@ pub enum Road {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Address {
     /// `http://` or `https://`.
-    pub url: String,
+    pub url: Url,
     /// A file with the token that is sent as `Authorization: Bearer`, read when a session begins.
     pub token_file: Option<PathBuf>,
     /// A file with headers to be sent, one in a line, read when a session begins.

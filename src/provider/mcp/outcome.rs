@@ -3,7 +3,7 @@
 //! | a server says | the task |
 //! |---|---|
 //! | a result | `{response, result, content}`: its texts, its structured content (without one, its texts), all of it |
-//! | a result with `isError` | `TASK_EXECUTION_FAILED`, the content in the details |
+//! | a result with `isError` | `TASK_EXECUTION_FAILED`, the content in the details unless it is too much |
 //! | the error -32602, or that there is no such resource | `INVALID_PARAMS` |
 //! | the error -32601 | `METHOD_NOT_SUPPORTED` |
 //! | any other error | `PROVIDER_ERROR`, with its code and data in the details |
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::provider::rpc::exchange::broken;
+use crate::provider::rpc::message::is_small;
 
 /// The most characters of what a server says in a message.
 const WORDS_MAX: usize = 1000;
@@ -72,11 +73,14 @@ fn tool_result(result: CallToolResult) -> Result<Value, Failure> {
     let response = texts.join("\n");
     let content = plain(&result.content);
     if result.is_error == Some(true) {
-        let words: String = response.chars().take(WORDS_MAX).collect();
+        let words = bounded(&response);
         let words = if words.is_empty() { "the tool failed without a word".to_owned() } else { words };
-        let mut failure = Failure::new(Code::TaskExecutionFailed, words).with("content", content);
-        if let Some(structured) = result.structured_content {
-            failure = failure.with("structured_content", structured);
+        let mut failure = Failure::new(Code::TaskExecutionFailed, words);
+        let told = [("content", Some(content)), ("structured_content", result.structured_content)];
+        for (name, told) in told {
+            if let Some(told) = told.filter(is_small) {
+                failure = failure.with(name, told);
+            }
         }
         return Err(failure);
     }
@@ -104,7 +108,7 @@ pub(super) fn failed(error: ServiceError, whose: Whose<'_>) -> Option<Failure> {
             Whose::Address(shown) => Some(away(error.error.as_ref(), shown)),
         },
         ServiceError::TransportClosed => None,
-        other => Some(Failure::new(Code::ProviderError, other.to_string())),
+        other => Some(Failure::new(Code::ProviderError, bounded(&other.to_string()))),
     }
 }
 
@@ -119,13 +123,12 @@ fn refused(error: ErrorData) -> Failure {
     if code == Code::ResultTooLarge {
         let message = format!(
             "the answer has {}; return less, or store it elsewhere and return where it is",
-            error.message
+            bounded(&error.message)
         );
         return Failure::new(code, message);
     }
-    let words: String = error.message.chars().take(WORDS_MAX).collect();
-    let failure = Failure::new(code, words).with("error_code", error.code.0);
-    match error.data {
+    let failure = Failure::new(code, bounded(&error.message)).with("error_code", error.code.0);
+    match error.data.filter(is_small) {
         Some(data) => failure.with("data", data),
         None => failure,
     }
@@ -140,12 +143,15 @@ fn away(error: &(dyn Error + 'static), shown: &str) -> Failure {
         }
         cause = current.source();
     }
-    Failure::new(Code::ConnectionLost, format!("the connection to {shown} failed: {error}"))
+    let words = bounded(&error.to_string());
+    Failure::new(Code::ConnectionLost, format!("the connection to {shown} failed: {words}"))
 }
 
 fn told_by_http(error: &StreamableHttpError<reqwest::Error>, shown: &str) -> Failure {
-    let answered =
-        |code: Code| Failure::new(code, format!("{shown} answered: {error}")).with("server", shown);
+    let answered = |code: Code| {
+        let message = format!("{shown} answered: {}", bounded(&error.to_string()));
+        Failure::new(code, message).with("server", shown)
+    };
     match error {
         StreamableHttpError::Client(error) => match error.status().map(|status| status.as_u16()) {
             None => broken(shown, error),
@@ -197,6 +203,10 @@ pub(super) fn not_introduced(error: &ClientInitializeError, shown: Option<&str>)
     if let (ClientInitializeError::TransportError { error, .. }, Some(shown)) = (error, shown) {
         return away(error.error.as_ref(), shown);
     }
-    let words: String = error.to_string().chars().take(WORDS_MAX).collect();
-    Failure::new(Code::ProviderInitializationFailed, words)
+    Failure::new(Code::ProviderInitializationFailed, bounded(&error.to_string()))
+}
+
+/// As much of a server's words as a message holds.
+fn bounded(words: &str) -> String {
+    words.chars().take(WORDS_MAX).collect()
 }

@@ -3,6 +3,9 @@
 //! A line that is no JSON is what the program printed by mistake; it is kept with its stderr, and up to a bound does no
 //! harm. A line above the bound is dropped while it is read. If it answers a request (its id stands near the beginning
 //! or at the end of the line), that request is told so; nobody else is disturbed.
+//!
+//! The pipe may stay open when the process has ended: what left its group can hold it. So it is read on for a moment
+//! after the process's end, and no longer.
 
 use std::io;
 use std::sync::Arc;
@@ -14,8 +17,9 @@ use rmcp::transport::Transport;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 
-use super::process::Life;
+use super::process::{DRAIN_GRACE, Life};
 use crate::core::code::Code;
 
 /// How much of both ends of a line that is too long is kept, to find out whose answer it is.
@@ -28,6 +32,8 @@ pub(super) struct Pipes {
     stdout: BufReader<ChildStdout>,
     line: Line,
     life: Arc<Life>,
+    /// Until when it is read, once the process has ended.
+    until: Option<Instant>,
 }
 
 /// What has been read of a line. It outlives a read that is given up in between.
@@ -51,6 +57,7 @@ impl Pipes {
             stdout: BufReader::with_capacity(64 * 1024, stdout),
             line: Line { kept: Vec::new(), end: None, bytes_max: line_bytes_max },
             life,
+            until: None,
         }
     }
 
@@ -105,7 +112,12 @@ impl Transport<RoleClient> for Pipes {
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
         loop {
             // Nothing is lost when this is given up: what was consumed is in `line`.
-            let available = self.stdout.fill_buf().await.ok()?;
+            let available = tokio::select! {
+                biased;
+                () = silence(&self.life, &mut self.until) => None,
+                available = self.stdout.fill_buf() => available.ok(),
+            };
+            let available = available.unwrap_or_default();
             if available.is_empty() {
                 // Its last words, cut off.
                 self.life.noise(&self.line.kept);
@@ -122,7 +134,7 @@ impl Transport<RoleClient> for Pipes {
                     return said;
                 }
             }
-            if self.life.is_over() {
+            if self.life.is_killed() {
                 return None;
             }
         }
@@ -135,6 +147,12 @@ impl Transport<RoleClient> for Pipes {
         }
         Ok(())
     }
+}
+
+/// Returns a moment after the process has ended: by then everything of its own was read.
+async fn silence(life: &Life, until: &mut Option<Instant>) {
+    life.ended().await;
+    sleep_until(*until.get_or_insert_with(|| Instant::now() + DRAIN_GRACE)).await;
 }
 
 impl Line {

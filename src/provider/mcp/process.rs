@@ -17,8 +17,8 @@ use crate::core::failure::Failure;
 use crate::provider::process::{self, Confined, Ends, Group, LaunchError};
 use crate::provider::rpc::tail::Tail;
 
-/// How long its stderr is read on after the group was killed.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
+/// How long its pipes are read on after the group was killed.
+pub(super) const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// How much a process may print to stdout beside messages.
 const NOISE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -143,9 +143,14 @@ impl Life {
         }
     }
 
-    /// Whether nothing that it says counts any more.
-    pub(super) fn is_over(&self) -> bool {
-        self.kill.is_cancelled() || self.ended.is_cancelled()
+    /// Whether we have killed it: nothing that it says counts any more.
+    pub(super) fn is_killed(&self) -> bool {
+        self.kill.is_cancelled()
+    }
+
+    /// Returns when it has ended.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// With how it has ended of itself, if it has or does so in a moment, and what it has printed.
@@ -159,7 +164,7 @@ impl Life {
             }
             Some(_) | None => failure,
         };
-        let printed = self.printed();
+        let printed = self.printed(0);
         if printed.is_empty() { failure } else { failure.with("stderr", printed) }
     }
 
@@ -168,9 +173,14 @@ impl Life {
         self.end.get()
     }
 
-    /// The end of what it has printed.
-    pub(super) fn printed(&self) -> String {
-        self.tail().since(0)
+    /// A point to tell from later.
+    pub(super) fn mark(&self) -> u64 {
+        self.tail().mark()
+    }
+
+    /// The end of what it has printed since the mark.
+    pub(super) fn printed(&self, mark: u64) -> String {
+        self.tail().since(mark)
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {

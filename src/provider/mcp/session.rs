@@ -115,8 +115,9 @@ impl Session {
     /// The server's own; what became of the session; `TASK_CANCELLED`.
     pub(super) async fn call(&self, cx: &CallCx, request: ClientRequest) -> Result<ServerResult, Failure> {
         let cancelled = || Failure::new(Code::TaskCancelled, "the call was cancelled");
+        let mark = self.mark();
         if self.has_ended() {
-            return Err(self.ended_failure().not_begun());
+            return Err(self.ended_failure(mark).not_begun());
         }
         let mut meta = RequestMetaObject::new();
         if let Some(traceparent) = &cx.traceparent {
@@ -128,7 +129,7 @@ impl Session {
             () = cx.cancel.cancelled() => return Err(cancelled().not_begun()),
             sent = self.peer.send_cancellable_request(request, options) => match sent {
                 Ok(handle) => handle,
-                Err(error) => return Err(self.failed(error).await.not_begun()),
+                Err(error) => return Err(self.failed(error, mark).await.not_begun()),
             },
         };
         let waiting = self.heard.wait_for(&handle.progress_token);
@@ -138,7 +139,7 @@ impl Session {
                 let answer = answer.unwrap_or(Err(ServiceError::TransportClosed));
                 return match answer {
                     Ok(answer) => Ok(answer),
-                    Err(error) => Err(waiting.with_progress(self.failed(error).await)),
+                    Err(error) => Err(waiting.with_progress(self.failed(error, mark).await)),
                 };
             }
             () = cx.cancel.cancelled() => {}
@@ -155,13 +156,14 @@ impl Session {
     /// What became of the session; whoever answers with an error lives.
     pub(super) async fn ping(&self) -> Result<(), Failure> {
         let end = self.close.clone().drop_guard();
+        let mark = self.mark();
         let answer = self.peer.send_request(ClientRequest::PingRequest(PingRequest::default())).await;
         match answer {
             Ok(_) | Err(ServiceError::McpError(_)) => {
                 end.disarm();
                 Ok(())
             }
-            Err(error) => Err(self.failed(error).await),
+            Err(error) => Err(self.failed(error, mark).await),
         }
     }
 
@@ -192,8 +194,13 @@ impl Session {
         self.ended.cancelled().await;
     }
 
-    /// What became of a request.
-    pub(super) async fn failed(&self, error: ServiceError) -> Failure {
+    /// A point in what its process prints.
+    pub(super) fn mark(&self) -> u64 {
+        self.process.as_ref().map_or(0, |process| process.life.mark())
+    }
+
+    /// What became of a request that was made at the mark.
+    pub(super) async fn failed(&self, error: ServiceError, mark: u64) -> Failure {
         let is_unsent = matches!(error, ServiceError::TransportSend(_));
         let whose = match &self.shown {
             Some(address) => Whose::Address(address),
@@ -203,7 +210,7 @@ impl Session {
             // How the process has ended is known a moment after its pipes are closed.
             self.close.cancel();
             let _ = timeout(2 * STOP_GRACE, self.ended.cancelled()).await;
-            let failure = self.ended_failure();
+            let failure = self.ended_failure(mark);
             return if is_unsent { failure.not_begun() } else { failure };
         };
         if self.shown.is_some() && outcome::is_away(&failure) {
@@ -213,14 +220,14 @@ impl Session {
         failure
     }
 
-    fn ended_failure(&self) -> Failure {
+    fn ended_failure(&self, mark: u64) -> Failure {
         let message = format!("provider {}: {}", self.provider, self.told());
         let mut failure = Failure::new(Code::ConnectionLost, message);
         if let Some(process) = &self.process {
             if let Some((_, name, value)) = process.life.end() {
                 failure = failure.with(name, value.clone());
             }
-            let printed = process.life.printed();
+            let printed = process.life.printed(mark);
             if !printed.is_empty() {
                 failure = failure.with("stderr", printed);
             }

@@ -2,7 +2,7 @@
 //! protocol (or of its own introduction). It changes nothing but what the examples change.
 //!
 //! Two checks are exact only where the provider has a method `$/echo`, which gives back its parameters; where it has
-//! not, they are skipped.
+//! not, they are skipped. Where there are no examples either, no method is called at all, which is said.
 
 use std::fmt;
 use std::sync::Arc;
@@ -96,6 +96,8 @@ pub async fn run(
         verdict != Verdict::Failed
     };
     if !told("introduction", Some(suite.start().await)) {
+        // What has started is not left to whoever comes later.
+        suite.provider.stop().await;
         return;
     }
     told("protocol", suite.differences());
@@ -105,9 +107,9 @@ pub async fn run(
     told("values", suite.values().await);
     told("large values", suite.large().await);
     told("huge output", suite.huge().await);
-    told("concurrency", Some(suite.crowd().await));
-    told("cancel", Some(suite.cancel().await));
-    told("timeout", Some(suite.timeout().await));
+    told("concurrency", suite.crowd().await);
+    told("cancel", suite.cancel().await);
+    told("timeout", suite.timeout().await);
     told("health", Some(suite.health().await));
     told("crash while idle", suite.crash_idle().await);
     told("crash in a call", suite.crash_busy().await);
@@ -117,9 +119,11 @@ pub async fn run(
 fn why_skipped(name: &str) -> &'static str {
     match name {
         "protocol" => "no protocol was named",
-        "examples" => "neither the protocol nor the introduction has examples",
+        "examples" => "no examples: nothing was called; neither the protocol nor the introduction has any",
+        "concurrency" | "cancel" | "timeout" => "no examples: there is nothing to call",
         "bad parameters" => "no method says what its parameters look like",
         "values" | "large values" | "huge output" => "there is no $/echo",
+        // Also where there is nothing to call.
         _ => "only for processes that we start",
     }
 }
@@ -260,7 +264,12 @@ impl Suite<'_> {
         Some(self.lives().await.map(|()| format!("{refused}, and the next call is answered")))
     }
 
-    async fn crowd(&self) -> Seen {
+    async fn crowd(&self) -> Option<Seen> {
+        self.example()?;
+        Some(self.all_at_once().await)
+    }
+
+    async fn all_at_once(&self) -> Seen {
         let calls = (0..CROWD).map(|number| async move {
             match (self.has_echo, self.examples.first()) {
                 (true, _) => {
@@ -283,10 +292,14 @@ impl Suite<'_> {
         Ok(format!("{CROWD} calls at once are all answered"))
     }
 
-    async fn cancel(&self) -> Seen {
+    async fn cancel(&self) -> Option<Seen> {
+        let (method, params) = self.example()?;
+        Some(self.cancelled(method, params).await)
+    }
+
+    async fn cancelled(&self, method: String, params: Value) -> Seen {
         let cx = cx(CALL_TIMEOUT);
         let cancel = cx.cancel.clone();
-        let (method, params) = self.any_call();
         let began = Instant::now();
         let call = self.provider.call(&cx, &method, params);
         let (ended, ()) = tokio::join!(call, async {
@@ -303,8 +316,12 @@ impl Suite<'_> {
         Ok(format!("{method} ended after {took} ms, and the next call is answered"))
     }
 
-    async fn timeout(&self) -> Seen {
-        let (method, params) = self.any_call();
+    async fn timeout(&self) -> Option<Seen> {
+        let (method, params) = self.example()?;
+        Some(self.timed_out(method, params).await)
+    }
+
+    async fn timed_out(&self, method: String, params: Value) -> Seen {
         let ended = self.provider.call(&cx(Duration::from_millis(1)), &method, params).await;
         let how = match ended {
             Ok(_) => "answered in time",
@@ -383,8 +400,13 @@ impl Suite<'_> {
     }
 
     fn any_call(&self) -> (String, Value) {
+        self.example().unwrap_or_else(|| (UNKNOWN.to_owned(), json!({})))
+    }
+
+    /// A call that does something; `None`: nothing is known that could be called.
+    fn example(&self) -> Option<(String, Value)> {
         let example = self.examples.first().map(|example| (example.method.clone(), example.params.clone()));
-        example.unwrap_or_else(|| (UNKNOWN.to_owned(), json!({})))
+        example.or_else(|| self.has_echo.then(|| (ECHO.to_owned(), json!({"a": 1}))))
     }
 
     async fn call(&self, method: &str, params: Value) -> Result<Value, Failure> {

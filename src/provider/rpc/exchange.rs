@@ -9,7 +9,7 @@ use reqwest::{Client, Response, redirect};
 
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::url::masked;
+use crate::core::url::{Url, masked};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ const WORDS_MAX: usize = 500;
 /// A server, with connections that are used again.
 #[derive(Debug)]
 pub(super) struct Server {
-    url: String,
+    url: Url,
     /// Its address without a password.
     pub(super) shown: String,
     client: Client,
@@ -44,9 +44,9 @@ impl Server {
     ///
     /// # Errors
     /// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
-    pub(super) fn new(url: &str, answer_bytes_max: usize) -> Result<Server, Failure> {
+    pub(super) fn new(url: &Url, answer_bytes_max: usize) -> Result<Server, Failure> {
         let (client, shown) = client(url)?;
-        Ok(Server { url: url.to_owned(), shown, client, answer_bytes_max })
+        Ok(Server { url: url.clone(), shown, client, answer_bytes_max })
     }
 
     /// Sends a document and takes the whole answer, whatever its status. Dropped, the connection is closed.
@@ -54,7 +54,8 @@ impl Server {
     /// # Errors
     /// No connection, a broken one, an answer above the bound.
     pub(super) async fn post(&self, body: Vec<u8>, traceparent: Option<&str>) -> Result<Reply, Failure> {
-        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json").body(body);
+        let mut request =
+            self.client.post(self.url.as_str()).header(CONTENT_TYPE, "application/json").body(body);
         if let Some(traceparent) = traceparent {
             request = request.header("traceparent", traceparent);
         }
@@ -88,12 +89,12 @@ impl Server {
 ///
 /// # Errors
 /// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
-pub(in crate::provider) fn client(url: &str) -> Result<(Client, String), Failure> {
-    let shown = masked(url);
+pub(in crate::provider) fn client(url: &Url) -> Result<(Client, String), Failure> {
+    let shown = masked(url.as_str());
     let wrong = |why: &str| {
         Failure::new(Code::ConfigurationError, format!("{shown:?} is no address of a server: {why}"))
     };
-    let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    let parsed = reqwest::Url::parse(url.as_str()).map_err(|error| wrong(&error.to_string()))?;
     let mut builder = Client::builder()
         .user_agent(concat!("Gleitzeit/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)

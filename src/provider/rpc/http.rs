@@ -15,6 +15,7 @@ use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
+use crate::core::url::Url;
 use crate::provider::{CallCx, Health};
 
 /// How long the word of a cancellation may take.
@@ -32,7 +33,7 @@ impl Remote {
     ///
     /// # Errors
     /// `CONFIGURATION_ERROR`: no such address.
-    pub(super) fn open(name: &str, url: &str, answer_bytes_max: usize) -> Result<Remote, Failure> {
+    pub(super) fn open(name: &str, url: &Url, answer_bytes_max: usize) -> Result<Remote, Failure> {
         Ok(Remote { name: name.to_owned(), server: Server::new(url, answer_bytes_max)? })
     }
 
@@ -82,11 +83,13 @@ impl Remote {
         Err(Failure::new(Code::TaskCancelled, format!("the request to {} was given up", self.server.shown)))
     }
 
-    /// Whether it answers.
+    /// Whether it answers as a provider does: whatever else listens there does not do its work.
     pub(super) async fn health(&self) -> Health {
-        match self.ask(&json!("ping"), message::PING, &json!({}), None).await {
-            Err(failure) if is_away(&failure) => Health::Down(failure.message),
-            answer => super::judge(answer),
+        match self.heard(&json!("ping"), message::PING, &json!({}), None).await {
+            Ok(outcome) => super::judge(outcome),
+            // It lives, and has had enough of us for now.
+            Err(failure) if failure.code == Code::RateLimitExceeded => Health::Up,
+            Err(failure) => Health::Down(failure.message),
         }
     }
 
@@ -97,11 +100,24 @@ impl Remote {
         params: &Value,
         context: Option<&Value>,
     ) -> Result<Value, Failure> {
+        self.heard(id, method, params, context).await?
+    }
+
+    /// What the provider has said, a result or an error; else why it has said nothing.
+    async fn heard(
+        &self,
+        id: &Value,
+        method: &str,
+        params: &Value,
+        context: Option<&Value>,
+    ) -> Result<Result<Value, Failure>, Failure> {
         let traceparent = context.and_then(|context| context.get("traceparent")?.as_str());
         let reply = self.server.post(message::request(id, method, params, context), traceparent).await?;
         match message::read(&reply.body) {
             // Who could not read the request cannot know its id.
-            Said::Answer { id: own, outcome } if own == *id || (own.is_null() && outcome.is_err()) => outcome,
+            Said::Answer { id: own, outcome } if own == *id || (own.is_null() && outcome.is_err()) => {
+                Ok(outcome)
+            }
             Said::Answer { .. } | Said::Notification { .. } | Said::Noise => Err(self.refusal(&reply)),
         }
     }
@@ -125,25 +141,70 @@ impl Remote {
         if code == Code::ProviderError && reply.status < 500 {
             failure = failure.final_now();
         }
-        if matches!(code, Code::RateLimitExceeded | Code::ProviderOverloaded) {
-            // RFC 6585 section 4, RFC 9110 section 15.6.4: the request was turned away at the door.
+        if matches!(reply.status, 401 | 429 | 503) {
+            // RFC 9110 sections 15.5.2 and 15.6.4, RFC 6585 section 4: the request was turned away at the door, and
+            // another server may have the key or the room.
             failure = failure.not_begun();
+        }
+        if matches!(reply.status, 429 | 503) {
             failure.retry_after = reply.retry_after;
         }
         failure
     }
 }
 
-/// Whether nobody answered at all, as opposed to an answer that is an error.
-fn is_away(failure: &Failure) -> bool {
-    matches!(
-        failure.code,
-        Code::ConnectionRefused
-            | Code::ConnectionTimeout
-            | Code::ConnectionLost
-            | Code::NetworkUnreachable
-            | Code::ProviderOverloaded
-            | Code::AuthenticationFailed
-            | Code::AuthorizationFailed
-    )
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::tests::answering;
+
+    const STRANGE: &str = "<html>hello</html>";
+
+    #[tokio::test]
+    async fn only_who_speaks_json_rpc_is_well() {
+        let pong = r#"{"jsonrpc": "2.0", "id": "ping", "result": {}}"#;
+        let unknown =
+            r#"{"jsonrpc": "2.0", "id": "ping", "error": {"code": -32601, "message": "no $/ping"}}"#;
+        for (status, body, is_up) in [
+            ("200 OK", pong, true),
+            ("200 OK", unknown, true),
+            ("404 Not Found", unknown, true),
+            ("500 Internal Server Error", unknown, true),
+            ("429 Too Many Requests", "", true),
+            ("200 OK", STRANGE, false),
+            ("404 Not Found", STRANGE, false),
+            ("401 Unauthorized", "", false),
+            ("502 Bad Gateway", STRANGE, false),
+            ("503 Service Unavailable", "", false),
+        ] {
+            let (url, _server) = answering(&format!("HTTP/1.1 {status}"), body).await;
+            let health =
+                Remote::open("words", &url.as_str().into(), 10_000).expect("an address").health().await;
+            assert_eq!(health == Health::Up, is_up, "{status} {body}: {health:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_turned_away_at_the_door_has_surely_not_begun() {
+        for (status, code, retryable, not_begun) in [
+            ("401 Unauthorized", Code::AuthenticationFailed, false, true),
+            ("403 Forbidden", Code::AuthorizationFailed, false, false),
+            ("404 Not Found", Code::ProviderError, false, false),
+            ("429 Too Many Requests", Code::RateLimitExceeded, true, true),
+            ("500 Internal Server Error", Code::ProviderError, true, false),
+            ("503 Service Unavailable", Code::ProviderOverloaded, true, true),
+            ("504 Gateway Timeout", Code::ProviderTimeout, true, false),
+        ] {
+            let (url, _server) = answering(&format!("HTTP/1.1 {status}\r\nRetry-After: 7"), STRANGE).await;
+            let remote = Remote::open("words", &url.as_str().into(), 10_000).expect("an address");
+            let failure = remote.ask(&json!(1), "m", &json!({}), None).await.expect_err(status);
+            assert_eq!(
+                (failure.code, failure.retryable, failure.not_begun),
+                (code, retryable, not_begun),
+                "{failure}"
+            );
+            let wait = retryable && not_begun;
+            assert_eq!(failure.retry_after, wait.then_some(Duration::from_secs(7)), "{failure}");
+        }
+    }
 }

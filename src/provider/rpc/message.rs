@@ -45,7 +45,7 @@ pub(super) const ECHO: &str = "$/echo";
 const RETRY_AFTER_MAX: f64 = 86_400.0;
 /// How much of a provider's words is put into a message, in characters.
 const WORDS_MAX: usize = 2000;
-/// How much of `data` is kept, in bytes of JSON.
+/// How much of what a provider adds to an error is kept, in bytes of JSON.
 const DATA_BYTES_MAX: usize = 16 * 1024;
 
 /// What a provider said.
@@ -146,10 +146,15 @@ fn failure(error: &Map<String, Value>) -> Failure {
     failure.retry_after = wait.map(|wait| Duration::from_secs_f64(wait.min(RETRY_AFTER_MAX)));
     let told = data.get("retryable").and_then(Value::as_bool);
     failure.retryable = told.unwrap_or(failure.retryable || wait.is_some());
-    if data.to_string().len() <= DATA_BYTES_MAX {
+    if is_small(data) {
         failure = failure.with("data", data.clone());
     }
     failure
+}
+
+/// Whether it may be put into the details of a failure.
+pub(in crate::provider) fn is_small(told: &Value) -> bool {
+    told.to_string().len() <= DATA_BYTES_MAX
 }
 
 fn code_of(number: Option<i32>) -> Code {

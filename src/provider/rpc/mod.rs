@@ -16,13 +16,14 @@ pub mod conformance;
 mod describe;
 pub(in crate::provider) mod exchange;
 mod http;
-mod message;
+pub(in crate::provider) mod message;
 pub(in crate::provider) mod stdio;
 pub(in crate::provider) mod tail;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,7 @@ use self::describe::Described;
 use self::http::Remote;
 use self::stdio::Processes;
 use super::pool::Pool;
-use super::process::{self, Confined, Limits, Program, SEARCH_PATH};
+use super::process::{self, Confined, Limits, Names, Program, SEARCH_PATH};
 use super::{Answer, CallCx, Health, Provider, told_by_code};
 use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
@@ -43,6 +44,7 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::pool::{PATIENCE, Policy};
 use crate::core::protocol::{ProtocolId, ProtocolSpec};
+use crate::core::url::Url;
 
 /// What an answer needs beside the result, in bytes.
 const ENVELOPE_BYTES: usize = 256 * 1024;
@@ -68,14 +70,14 @@ pub enum Road {
     /// At an address.
     Http {
         /// `http://` or `https://`.
-        url: String,
+        url: Url,
         /// How long the answer to the introduction may take.
         start_timeout: Duration,
     },
 }
 
-/// A program, and how its processes are kept.
-#[derive(Debug, Clone, PartialEq)]
+/// A program, and how its processes are kept. Shown without the values of its environment.
+#[derive(Clone, PartialEq)]
 pub struct Command {
     /// The program and its arguments; not empty.
     pub line: Vec<String>,
@@ -193,6 +195,16 @@ impl Rpc {
 
     fn line_bytes_max(&self) -> usize {
         self.settings.result_bytes_max.saturating_add(ENVELOPE_BYTES)
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Command { line, directory, environment, secrets, limits, pool, start_timeout } = self;
+        let mut shown = f.debug_struct("Command");
+        shown.field("line", line).field("directory", directory).field("environment", &Names(environment));
+        shown.field("secrets", secrets).field("limits", limits).field("pool", pool);
+        shown.field("start_timeout", start_timeout).finish()
     }
 }
 

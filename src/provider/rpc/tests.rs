@@ -1,7 +1,8 @@
 //! Real processes: the misbehaving provider of `tests/support/provider.py`.
 
+mod ends;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,14 @@ fn command() -> Command {
 
 /// The provider in its guard.
 fn provider(command: Command) -> Guard {
+    guarded(Arc::new(rpc(command)))
+}
+
+fn guarded(rpc: Arc<Rpc>) -> Guard {
+    Guard::new(rpc, &guard::Settings::default())
+}
+
+fn rpc(command: Command) -> Rpc {
     let text = std::fs::read_to_string(support().join("words.yaml")).expect("it is there");
     let protocols =
         Protocols::from_sources(&[Source { name: "words.yaml".to_owned(), text }]).expect("it loads");
@@ -54,8 +63,7 @@ fn provider(command: Command) -> Guard {
         road: Road::Processes(Box::new(command)),
         result_bytes_max: 1 << 20,
     };
-    let rpc = Rpc::new(settings, protocol, Arc::new(Stopped));
-    Guard::new(Arc::new(rpc), &guard::Settings::default())
+    Rpc::new(settings, protocol, Arc::new(Stopped))
 }
 
 async fn started(command: Command) -> Guard {
@@ -85,7 +93,7 @@ async fn number(provider: &Guard) -> u64 {
 
 /// Waits for what another process does; the bound is only for the case that it never happens.
 async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -186,54 +194,6 @@ async fn a_process_that_is_killed_idle_is_replaced_and_no_call_notices() {
         assert_ne!(number(&provider).await, pid);
     }
     assert_eq!(provider.health().await, Health::Up);
-}
-
-#[tokio::test]
-async fn processes_that_are_killed_at_any_moment_leave_a_pool_that_works() {
-    let policy = Policy { min: 2, max: 4, ..Policy::default() };
-    let provider = Arc::new(started(Command { pool: policy, ..command() }).await);
-    let (mut good, mut lost, asked) = (0, 0, AtomicUsize::new(0));
-    let calls = futures_util::future::join_all((0..200).map(|of| {
-        let (provider, asked) = (Arc::clone(&provider), &asked);
-        async move {
-            asked.fetch_add(1, Ordering::Relaxed);
-            let seconds = if of % 3 == 0 { 0.01 } else { 0.0 };
-            ask(&provider, "sleep", json!({"seconds": seconds})).await
-        }
-    }));
-    let stop = CancellationToken::new();
-    let killer = async {
-        while !stop.is_cancelled() {
-            if let Ok(pid) = ask(&provider, "pid", json!({})).await {
-                // It may have ended since.
-                let pid = nix::unistd::Pid::from_raw(i32::try_from(pid.as_u64().expect("one")).expect("one"));
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            }
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-    };
-    let load = async {
-        for outcome in calls.await {
-            match outcome {
-                Ok(result) => {
-                    assert_eq!(result, "slept");
-                    good += 1;
-                }
-                Err(failure) => {
-                    let known = [Code::ConnectionLost, Code::ProviderInitializationFailed];
-                    assert!(known.contains(&failure.code) && failure.retryable, "{failure}");
-                    lost += 1;
-                }
-            }
-        }
-        stop.cancel();
-    };
-    tokio::join!(load, killer);
-    assert_eq!(good + lost, 200);
-    assert!(good > 100, "{good} good, {lost} lost");
-    for _ in 0..10 {
-        number(&provider).await;
-    }
 }
 
 #[tokio::test]

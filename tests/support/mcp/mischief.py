@@ -5,10 +5,12 @@ Every process writes its number into the file that STARTS names, every message's
 
 import json
 import os
+import subprocess
 import sys
 import time
 
 TOOLS = ["pid", "echo", "die", "silent", "garbage", "huge", "huge_late", "mask", "grow", "bad_schema", "odd_content"]
+TOOLS += ["mutter", "orphan", "fat_content", "fat_error"]
 SCHEMAS = {
     "echo": {"type": "object", "properties": {"text": {"type": "string", "maxLength": 5}}, "required": ["text"]},
     "bad_schema": {"type": "nonsense"},
@@ -51,8 +53,24 @@ def call(id, name, arguments):
         answer(id, text("x" * int(arguments["bytes"])))
     elif name == "huge_late":
         say(json.dumps({"result": text("x" * int(arguments["bytes"])), "jsonrpc": "2.0", "id": id}))
+    elif name == "mutter":
+        print(arguments["text"], file=sys.stderr, flush=True)
+        answer(id, text("muttered"))
+    elif name == "orphan":
+        # It leaves the group, and keeps stdout and stderr.
+        orphan = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, start_new_session=True)
+        note("ORPHANS", orphan.pid)
+        print("[half a line", end="", flush=True)
+        print("out of cheese", file=sys.stderr, flush=True)
+        os._exit(7)
+    elif name == "fat_content":
+        fat = "x" * int(arguments["bytes"])
+        answer(id, text(fat, isError=True, structuredContent={"fat": fat}))
+    elif name == "fat_error":
+        error = {"code": -32000, "message": "too fat", "data": "x" * int(arguments["bytes"])}
+        say(json.dumps({"jsonrpc": "2.0", "id": id, "error": error}))
     elif name == "grow":
-        TOOLS.append("grown")
+        TOOLS.append(arguments.get("name", "grown"))
         say('{"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}')
         answer(id, text("grown"))
     elif name == "mask":
@@ -83,6 +101,8 @@ def main():
             page = [{"name": name, "inputSchema": SCHEMAS.get(name, {"type": "object"})} for name in TOOLS[start:start + 5]]
             more = {"nextCursor": str(start + 5)} if start + 5 < len(TOOLS) else {}
             answer(id, {"tools": page, **more})
+            if "CHATTER" in os.environ and not more:
+                say('{"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}')
         elif method == "tools/call":
             call(id, params["name"], params.get("arguments") or {})
         elif method == "ping":

@@ -44,6 +44,9 @@ def fail(why: str) -> str:
     raise ToolError(why)
 
 
+cancelled = []
+
+
 @server.tool()
 async def wait(seconds: float, ctx: Context) -> str:
     """Takes its time, and says how far it is"""
@@ -53,8 +56,17 @@ async def wait(seconds: float, ctx: Context) -> str:
         await anyio.sleep(seconds)
     except anyio.get_cancelled_exc_class():
         note("cancelled")
+        cancelled.append(True)
         raise
     return "waited"
+
+
+@server.tool()
+async def wait_for_cancellation() -> str:
+    """Ends after the first call that was cancelled"""
+    while not cancelled:
+        await anyio.sleep(0.01)
+    return "heard"
 
 
 @server.tool()

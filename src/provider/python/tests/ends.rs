@@ -20,21 +20,27 @@ async fn in_folder() -> (tempfile::TempDir, Arc<Python>) {
 #[tokio::test]
 async fn a_timeout_kills_at_once_and_keeps_the_output() {
     let python = started(settings()).await;
-    let params = json!({"code": "print('half', end='')\nwhile True: pass", "timeout": 2});
+    let params = json!({"code": "print('half', end='')\nwhile True: pass", "timeout": 3});
     let mut late = Duration::MAX;
     // The machine may be busy for a moment, the provider must not be: one of three is in time.
     for _ in 0..3 {
         let begun = tokio::time::Instant::now();
         let failure = failure(&python, params.clone()).await;
-        late = late.min(begun.elapsed().saturating_sub(Duration::from_secs(2)));
+        late = late.min(begun.elapsed().saturating_sub(Duration::from_secs(3)));
         assert_eq!((failure.code, failure.retryable), (Code::TaskTimeout, true));
-        assert!(failure.message.contains("longer than 2 s"), "{failure}");
+        assert!(failure.message.contains("longer than 3 s"), "{failure}");
         assert_eq!(failure.details["stdout"], "half");
-        if late < Duration::from_millis(100) {
+        if late < Duration::from_millis(100) || !is_full() {
             return;
         }
     }
     panic!("killed {late:?} after the deadline");
+}
+
+/// Whether speed is asked for too (`scripts/test --full`).
+fn is_full() -> bool {
+    #[allow(clippy::disallowed_methods, reason = "a word to the tests, not to the program")]
+    std::env::var_os("GLEITZEIT_TEST_FULL").is_some()
 }
 
 #[tokio::test]
@@ -142,13 +148,16 @@ async fn worker_to_be_killed() {
 #[tokio::test]
 async fn a_process_that_leaves_the_group_does_not_hold_up_the_answer() {
     let (folder, python) = in_folder().await;
-    let text = "import os, time\nread, write = os.pipe()\nif os.fork() == 0:\n  os.setsid()\n  os.write(write, b'x')\n\
-                \x20 time.sleep(120)\n  os._exit(0)\nos.read(read, 1)\nprint('done')\n5";
-    let begun = tokio::time::Instant::now();
-    let answer = execute(&python, code(text)).await.expect("an answer");
+    let text = "import os, time\nread, write = os.pipe()\nchild = os.fork()\nif child == 0:\n  os.setsid()\n  os.write(write, b'x')\n\
+                \x20 time.sleep(600)\n  os._exit(0)\nos.read(read, 1)\nprint('done')\n5";
+    let text = format!("{text}\nopen('pids', 'w').write(f'{{child}}\\n')\n5");
+    let answer = tokio::time::timeout(Duration::from_secs(120), execute(&python, code(&text))).await;
+    for pid in pids(&folder.path().join("pids")) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a number"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+    }
+    let answer = answer.expect("it is not waited for").expect("an answer");
     assert_eq!((&answer["result"], &answer["stdout"]), (&json!(5), &json!("done\n")));
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-    drop(folder);
 }
 
 #[tokio::test]

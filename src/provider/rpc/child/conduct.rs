@@ -118,14 +118,19 @@ impl Shared {
             }
         }
         group.kill();
+        // What is said before the end counts. Both at once: one may be held open while the other has more to tell.
         let rest = async {
-            // What is said before the end counts.
-            if !is_deaf {
-                heard.await;
-            }
-            if !is_drained {
-                drained.await;
-            }
+            let heard = async {
+                if !is_deaf {
+                    heard.await
+                }
+            };
+            let drained = async {
+                if !is_drained {
+                    drained.await
+                }
+            };
+            tokio::join!(drained, heard);
         };
         // Only a process that left the group can hold the pipes open.
         let _ = timeout(DRAIN_GRACE, rest).await;
@@ -236,7 +241,9 @@ impl Shared {
         let id = params.get("id").and_then(Value::as_u64);
         let is_progress = method == message::PROGRESS;
         if let (true, Some(id), Some(progress)) = (is_progress, id, params.get("progress")) {
-            if let Some(pending) = self.pending().get_mut(&id) {
+            if message::is_small(progress)
+                && let Some(pending) = self.pending().get_mut(&id)
+            {
                 pending.progress = Some(progress.clone());
             }
             return;
