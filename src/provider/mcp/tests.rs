@@ -46,7 +46,8 @@ async fn started(more: &[(&str, &str)]) -> Set {
         result_bytes_max: 1 << 20,
     };
     let server = Arc::new(Server::new(settings, Arc::default()));
-    let guard = Guard::new(Arc::clone(&server) as Arc<dyn Provider>, &guard::Settings::default());
+    let settings = guard::Settings { grace: Duration::from_secs(60), ..guard::Settings::default() };
+    let guard = Guard::new(Arc::clone(&server) as Arc<dyn Provider>, &settings);
     guard.start().await.expect("python3 is there");
     Set { server, guard, folder }
 }

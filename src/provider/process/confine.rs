@@ -21,8 +21,8 @@ use super::{LaunchError, Program, SEARCH_PATH};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 
-/// How long `setpriv` may take to show that it works.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `setpriv` may take to show that it works, on a machine that has much else to do.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What each process may use; `None`: as much as the worker itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

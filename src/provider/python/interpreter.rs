@@ -14,7 +14,7 @@ use crate::core::failure::Failure;
 pub const VERSION_MIN: (u32, u32) = (3, 9);
 
 /// How long an interpreter may take to tell its version; shims on slow machines take their time.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Written so that every Python understands it, Python 2 included.
 const PROBE: &str = "import sys; sys.stdout.write('%s\\n%d\\n%d\\n%s\\n' % (sys.implementation.name \
@@ -52,7 +52,9 @@ impl Interpreter {
         let output = match tokio::time::timeout(PROBE_TIMEOUT, command.output()).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) => return Err(wrong(format!("cannot be started: {error}"))),
-            Err(_) => return Err(wrong("did not tell its version within 10 s".to_owned())),
+            Err(_) => {
+                return Err(wrong(format!("did not tell its version within {} s", PROBE_TIMEOUT.as_secs())));
+            }
         };
         if !output.status.success() {
             let stderr: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
