@@ -10,6 +10,7 @@
 //! 4. `tells` blames the provider only for what is its own doing.
 //! 5. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
 
+mod address;
 pub mod echo;
 pub mod functions;
 pub mod guard;

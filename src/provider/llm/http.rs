@@ -4,32 +4,23 @@
 //! A call's time limit is kept by the guard around the provider; the one here, if any, is that of one request.
 //! An exchange that is dropped or cancelled closes its connection, which is how a server learns that nobody waits
 //! any more. `refusal` says what a status means.
-//!
-//! | what happened                         | code                      | again? |
-//! |---------------------------------------|---------------------------|--------|
-//! | nobody listens                        | `CONNECTION_REFUSED`      | yes    |
-//! | no connection in time                 | `CONNECTION_TIMEOUT`      | yes    |
-//! | no such host, no way there, no TLS    | `NETWORK_UNREACHABLE`     | yes    |
-//! | the connection broke                  | `CONNECTION_LOST`         | yes    |
-//! | the request's own time limit          | `PROVIDER_TIMEOUT`        | yes    |
-//! | an answer above the bound             | `RESULT_TOO_LARGE`        | no     |
+//! `address` says what became of a connection.
 
-use std::error::Error as _;
-use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use reqwest::{Client, RequestBuilder, Response, redirect};
+use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::key::{Key, Secret};
-use super::refusal::{Reply, retry_after};
+use super::refusal::Reply;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::url::{Url, masked};
+use crate::core::url::Url;
 use crate::provider::CallCx;
+use crate::provider::address::{self, CONNECT_TIMEOUT, IDLE_TIMEOUT};
 
 /// How a server is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +43,8 @@ impl Reach {
     pub fn at(url: &str) -> Reach {
         Reach {
             url: url.into(),
-            connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(90),
+            connect_timeout: CONNECT_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
             timeout: None,
             key: None,
         }
@@ -78,28 +69,10 @@ impl Server {
     /// # Errors
     /// `CONFIGURATION_ERROR`: no such address, or no certificates on this machine.
     pub(super) fn new(reach: &Reach, answer_bytes_max: usize) -> Result<Server, Failure> {
-        let shown = masked(reach.url.as_str());
-        let wrong = |why: &str| {
-            Failure::new(Code::ConfigurationError, format!("{shown:?} is no address of a server: {why}"))
-        };
-        let parsed = reqwest::Url::parse(reach.url.as_str()).map_err(|error| wrong(&error.to_string()))?;
-        let mut builder = Client::builder()
-            .user_agent(concat!("Gleitzeit/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(reach.connect_timeout)
-            .pool_idle_timeout(reach.idle_timeout)
-            // The address is the operator's word: no proxy of the environment, and no other server instead.
-            .no_proxy()
-            .redirect(redirect::Policy::none());
-        match parsed.scheme() {
-            // No TLS, so no certificates: not every machine has some, and loading them takes time.
-            "http" => builder = builder.tls_certs_only([]),
-            "https" => {}
-            _ => return Err(wrong("it must begin with http:// or https://")),
+        let (client, shown) = address::client(&reach.url, reach.connect_timeout, reach.idle_timeout)?;
+        if reach.url.as_str().contains(['?', '#']) {
+            return Err(address::none(&shown, "paths are added to it, so it must have no `?` and no `#`"));
         }
-        if parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(wrong("paths are added to it, so it must have no `?` and no `#`"));
-        }
-        let client = builder.build().map_err(|error| wrong(&causes(&error)))?;
         Ok(Server {
             base: reach.url.as_str().trim_end_matches('/').into(),
             shown,
@@ -171,25 +144,7 @@ impl Server {
     }
 
     fn broken(&self, error: &reqwest::Error) -> Failure {
-        let code = match io_kind(error) {
-            Some(io::ErrorKind::ConnectionRefused) => Code::ConnectionRefused,
-            _ if error.is_timeout() && error.is_connect() => Code::ConnectionTimeout,
-            _ if error.is_timeout() => Code::ProviderTimeout,
-            _ if error.is_connect() => Code::NetworkUnreachable,
-            _ => Code::ConnectionLost,
-        };
-        let message = match code {
-            Code::ConnectionRefused => {
-                format!("no server listens at {}; start it, or correct its address", self.shown)
-            }
-            Code::ProviderTimeout => {
-                let limit = self.timeout.unwrap_or_default().as_secs_f64();
-                format!("{} did not answer within {limit} s (`timeout` of this provider)", self.shown)
-            }
-            _ => format!("the connection to {} failed: {}", self.shown, causes(error)),
-        };
-        let failure = Failure::new(code, message).with("server", self.shown.as_str());
-        if error.is_connect() { failure.not_begun() } else { failure }
+        address::broken(&self.shown, self.timeout, error)
     }
 }
 
@@ -261,7 +216,7 @@ impl Incoming<'_> {
             self.held.extend_from_slice(&chunk);
         }
         let status = self.response.status().as_u16();
-        let retry_after = retry_after(self.response.headers());
+        let retry_after = address::retry_after(self.response.headers());
         Ok(Reply { status, body: self.held.to_vec(), retry_after, secret: self.secret })
     }
 
@@ -276,39 +231,10 @@ impl Incoming<'_> {
         self.taken += chunk.len();
         let max = server.answer_bytes_max;
         if self.taken > max {
-            let message = format!(
-                "the answer of {} has more than {max} bytes; ask for less (`max_tokens`)",
-                server.shown
-            );
-            return Err(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max));
+            return Err(address::too_large(&server.shown, max, "ask for less (`max_tokens`)"));
         }
         Ok(Some(chunk))
     }
-}
-
-/// What the system said, if it was the system.
-fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return Some(error.kind());
-        }
-        source = cause.source();
-    }
-    None
-}
-
-/// The error's causes without its address, which may hold a password.
-fn causes(error: &reqwest::Error) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        causes.push(cause.to_string());
-        source = cause.source();
-    }
-    // Each level likes to repeat the one below it.
-    causes.dedup();
-    if causes.is_empty() { "without a reason".to_owned() } else { causes.join(": ") }
 }
 
 #[cfg(test)]

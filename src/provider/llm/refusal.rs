@@ -11,10 +11,6 @@
 //! | any other 5xx                         | `PROVIDER_ERROR`          | yes    |
 //! | any other status                      | `PROVIDER_ERROR`          | no     |
 
-use std::time::Duration;
-
-use jiff::fmt::rfc2822;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
 use super::http::Server;
@@ -22,11 +18,10 @@ use super::key::Secret;
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::provider::address;
 
 /// How much of a server's words is put into a message, in characters.
 const WORDS_MAX: usize = 500;
-/// The longest wait that a server may ask for: a day.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 
 /// What a server answered, whole.
 #[derive(Debug)]
@@ -70,7 +65,7 @@ impl Reply {
             failure = failure.not_begun();
         }
         if failure.retryable {
-            failure.retry_after = self.retry_after.as_deref().and_then(|text| wait(text, now));
+            failure.retry_after = self.retry_after.as_deref().and_then(|text| address::wait(text, Some(now)));
         }
         match &self.secret {
             Some(secret) => secret.hidden(failure),
@@ -158,30 +153,10 @@ fn bounded(words: &str) -> String {
     words.chars().take(WORDS_MAX).collect()
 }
 
-/// What the server asks for: `Retry-After`, or the finer `retry-after-ms` that some have beside it, in seconds.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<String> {
-    let text = |name: &str| headers.get(name)?.to_str().ok();
-    let fine = text("retry-after-ms").and_then(|ms| ms.trim().parse::<u64>().ok());
-    match fine {
-        Some(ms) => Some(ms.div_ceil(1000).to_string()),
-        None => text(RETRY_AFTER.as_str()).map(str::to_owned),
-    }
-}
-
-/// The wait that `Retry-After` asks for: seconds, or a date. What is neither asks for nothing.
-fn wait(text: &str, now: Timestamp) -> Option<Duration> {
-    let asked = match text.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let due = rfc2822::parse(text.trim()).ok()?.timestamp().as_millisecond();
-            Timestamp::from_millis(due).since(now)
-        }
-    };
-    Some(asked.min(RETRY_AFTER_MAX))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
@@ -221,26 +196,6 @@ mod tests {
         let body = r#"{"error": {"message": "check your plan", "code": "insufficient_quota"}}"#;
         let failure = reply(429, body, Some("7")).refusal(&server(), Timestamp::default());
         assert_eq!((failure.code, failure.retryable), (Code::RateLimitExceeded, false));
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
-        for (text, seconds) in [
-            ("2", Some(2)),
-            ("Fri, 02 Jan 2026 03:04:35 GMT", Some(30)),
-            ("Fri, 02 Jan 2026 03:00:00 GMT", Some(0)),
-            ("99999999999", Some(86_400)),
-            ("soon", None),
-            ("-1", None),
-        ] {
-            assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert("retry-after", "9".parse().expect("a value"));
-        assert_eq!(retry_after(&headers).as_deref(), Some("9"));
-        headers.insert("retry-after-ms", "1500".parse().expect("a value"));
-        assert_eq!(retry_after(&headers).as_deref(), Some("2"));
     }
 
     #[test]

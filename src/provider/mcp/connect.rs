@@ -21,9 +21,9 @@ use super::session::Session;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::url::Url;
+use crate::provider::address::{self, CONNECT_TIMEOUT, IDLE_TIMEOUT};
 use crate::provider::pool::Maker;
 use crate::provider::process::{Confined, group_bytes};
-use crate::provider::rpc::exchange;
 use crate::provider::rpc::stdio::{read_secret, read_secrets};
 
 /// How long what a server offers is not asked for again after it was: some say all the time that it has changed.
@@ -202,7 +202,7 @@ impl Way {
         token_file: Option<PathBuf>,
         headers_file: Option<PathBuf>,
     ) -> Result<Way, Failure> {
-        let (client, shown) = exchange::client(url)?;
+        let (client, shown) = address::client(url, CONNECT_TIMEOUT, IDLE_TIMEOUT)?;
         Ok(Way::Http { client, url: url.clone(), shown, token_file, headers_file })
     }
 }
@@ -227,6 +227,10 @@ impl Maker for Sessions {
 
     async fn ended(&self, session: &Session) -> String {
         session.ended().await
+    }
+
+    fn has_ended(&self, session: &Session) -> bool {
+        session.has_ended()
     }
 
     async fn stop(&self, session: &Session) {

@@ -38,14 +38,15 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use self::connect::{Sessions, Way};
-use super::pool::Pool;
+use self::session::Session;
+use super::pool::{self, Pool};
 use super::process::Confined;
 use super::rpc::Command;
-use super::{Answer, CallCx, Health, Provider, mcp_tools, told_by_code};
+use super::{Answer, CallCx, Health, Provider, mcp_tools};
 use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::pool::{PATIENCE, Policy};
+use crate::core::pool::Policy;
 use crate::core::protocol::ProtocolId;
 use crate::core::url::Url;
 
@@ -54,8 +55,6 @@ pub(super) use catalog::Kind;
 
 /// What a message needs beside the result, in bytes.
 const ENVELOPE_BYTES: usize = 256 * 1024;
-/// How often a call that did not begin, as its session had ended, is made in another session.
-const TRIES_MAX: usize = 3;
 
 /// A server.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,53 +201,6 @@ impl Server {
         }
     }
 
-    /// Makes the request in one session after the other, as long as it surely did not begin because one had ended.
-    async fn ask(
-        &self,
-        pool: &Pool<Sessions>,
-        cx: &CallCx,
-        request: ClientRequest,
-    ) -> Result<Answer, Failure> {
-        let mut tries = 0;
-        loop {
-            let lease = tokio::select! {
-                biased;
-                lease = pool.acquire(cx.priority) => lease?,
-                () = cx.cancel.cancelled() => return Err(self.no_room(pool, cx)),
-            };
-            let outcome = lease.member().call(cx, request.clone()).await;
-            tries += 1;
-            let has_ended = lease.member().has_ended();
-            match outcome {
-                Err(failure) if has_ended && failure.not_begun && tries < TRIES_MAX => {
-                    tracing::debug!(provider = self.settings.name, %failure, "another session is asked");
-                    lease.died();
-                }
-                Err(failure) => {
-                    if has_ended {
-                        lease.died();
-                    }
-                    return Err(failure.with("server", self.settings.name.as_str()));
-                }
-                Ok(answer) => {
-                    lease.proved();
-                    let result = outcome::result(answer);
-                    return result
-                        .map(Answer::from)
-                        .map_err(|failure| failure.with("server", self.settings.name.as_str()));
-                }
-            }
-        }
-    }
-
-    /// A call whose time was over before it had a session.
-    fn no_room(&self, pool: &Pool<Sessions>, cx: &CallCx) -> Failure {
-        let (name, seconds, waiting) =
-            (&self.settings.name, cx.timeout.as_secs_f64(), pool.standing().waiting);
-        let message = format!("provider {name} had no room within {seconds} s; {waiting} more calls wait");
-        Failure::new(Code::ProviderOverloaded, message).with("waiting", waiting).not_begun()
-    }
-
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
         // Nothing that panics is done while it is held.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
@@ -290,20 +242,24 @@ impl Provider for Server {
             return Err(Failure::new(Code::MethodNotSupported, message));
         };
         let request = self.request(&meant, params)?;
-        self.ask(&line.pool, cx, request).await
+        let ask = |session: Arc<Session>| {
+            let request = request.clone();
+            async move { session.call(cx, request).await }
+        };
+        let answer = line.pool.call(cx, ask).await;
+        let result = answer.and_then(outcome::result);
+        result.map(Answer::from).map_err(|failure| failure.with("server", name.as_str()))
     }
 
-    /// That too many wait for it is nothing that the server does.
     fn tells(&self, failure: &Failure) -> Ending {
-        let is_queue = failure.details.contains_key("waiting") || failure.details.contains_key("queue_max");
-        if is_queue { Ending::Untold } else { told_by_code(failure.code) }
+        pool::tells(failure)
     }
 
     async fn health(&self) -> Health {
         let line = self.line().clone();
         let Some(line) = line else { return Health::Down("not started".to_owned()) };
         // Who is at a call may be too busy to answer.
-        let Some(lease) = line.pool.idle() else { return fitness(&line.pool) };
+        let Some(lease) = line.pool.idle() else { return line.pool.health() };
         // Dropped, as when it takes too long, the session is ended and begun anew.
         match lease.member().ping().await {
             Ok(()) => {
@@ -312,7 +268,7 @@ impl Provider for Server {
             }
             Err(_) => {
                 lease.died();
-                fitness(&line.pool)
+                line.pool.health()
             }
         }
     }
@@ -324,14 +280,5 @@ impl Provider for Server {
             line.tasks.close();
             line.tasks.wait().await;
         }
-    }
-}
-
-/// How a pool does that has nobody to ask: a session that has ended is begun anew, and that is no doubt about the server.
-fn fitness(pool: &Pool<Sessions>) -> Health {
-    let standing = pool.standing();
-    match standing.failures {
-        Some((count, failure)) if standing.members == 0 && count >= PATIENCE => Health::Down(failure.message),
-        Some(_) | None => Health::Up,
     }
 }

@@ -9,7 +9,6 @@
 //! | any other error | `PROVIDER_ERROR`, with its code and data in the details |
 
 use std::error::Error;
-use std::time::Duration;
 
 use rmcp::model::{CallToolResult, ContentBlock, ErrorCode, ErrorData, ServerResult};
 use rmcp::service::{ClientInitializeError, ServiceError};
@@ -18,13 +17,11 @@ use serde_json::{Value, json};
 
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::provider::rpc::exchange::broken;
+use crate::provider::address;
 use crate::provider::rpc::message::is_small;
 
 /// The most characters of what a server says in a message.
 const WORDS_MAX: usize = 1000;
-/// The longest wait that a server may ask for, in seconds.
-const RETRY_AFTER_MAX: u64 = 3600;
 
 /// Whose answer it is.
 #[derive(Debug, Clone, Copy)]
@@ -152,18 +149,20 @@ fn told_by_http(error: &StreamableHttpError<reqwest::Error>, shown: &str) -> Fai
         let message = format!("{shown} answered: {}", bounded(&error.to_string()));
         Failure::new(code, message).with("server", shown)
     };
+    let by_status = |status: u16| address::refused(status, format!("{shown} answered {status}"));
     match error {
         StreamableHttpError::Client(error) => match error.status().map(|status| status.as_u16()) {
-            None => broken(shown, error),
-            Some(status) => by_status(status, shown),
+            None => address::broken(shown, None, error),
+            Some(status) => by_status(status),
         },
         StreamableHttpError::HttpStatus(error) => {
-            let mut failure = by_status(error.status, shown);
-            let seconds = error.retry_after.as_ref().and_then(|wait| wait.trim().parse::<u64>().ok());
-            failure.retry_after = seconds.map(|seconds| Duration::from_secs(seconds.min(RETRY_AFTER_MAX)));
+            let mut failure = by_status(error.status);
+            // What time it is, is not known here.
+            failure.retry_after = error.retry_after.as_deref().and_then(|text| address::wait(text, None));
             failure
         }
-        StreamableHttpError::AuthRequired(_) => answered(Code::AuthenticationFailed),
+        // RFC 9110 section 15.5.2: not without a key.
+        StreamableHttpError::AuthRequired(_) => answered(Code::AuthenticationFailed).not_begun(),
         StreamableHttpError::InsufficientScope(_) => answered(Code::AuthorizationFailed),
         StreamableHttpError::ResponseBodyTooLarge { .. } => answered(Code::ResultTooLarge),
         StreamableHttpError::ReservedHeaderConflict(_) => answered(Code::ConfigurationError),
@@ -174,20 +173,6 @@ fn told_by_http(error: &StreamableHttpError<reqwest::Error>, shown: &str) -> Fai
         | StreamableHttpError::Io(_) => answered(Code::ConnectionLost),
         _ => answered(Code::ProviderError),
     }
-}
-
-fn by_status(status: u16, shown: &str) -> Failure {
-    let code = match status {
-        401 => Code::AuthenticationFailed,
-        403 => Code::AuthorizationFailed,
-        408 | 504 => Code::ProviderTimeout,
-        429 => Code::RateLimitExceeded,
-        503 => Code::ProviderOverloaded,
-        _ => Code::ProviderError,
-    };
-    let failure = Failure::new(code, format!("{shown} answered {status}")).with("status", status);
-    // RFC 6585 section 4, RFC 9110 section 15.6.4: the request was turned away at the door.
-    if matches!(status, 429 | 503) { failure.not_begun() } else { failure }
 }
 
 /// Whether nobody is there, as opposed to somebody who answers with an error.

@@ -11,8 +11,11 @@
 //! failed start, so that a program which dies at once is not started in a loop. A member that leaves gets no more
 //! calls, and is stopped when those that it has have ended.
 //!
+//! [`Pool::call`] is what providers use: it leases a member for one call, and another where that one had ended.
+//!
 //! Every task here belongs to the pool's tracker, and ends with [`Pool::stop`].
 
+mod calls;
 mod keeper;
 mod queue;
 #[cfg(test)]
@@ -34,6 +37,8 @@ use crate::core::pool::{self, Policy, Use};
 use crate::core::priority::Priority;
 use queue::{Queue, Waiting};
 
+pub(super) use calls::tells;
+
 /// Makes members and ends them.
 #[async_trait]
 pub(super) trait Maker: fmt::Debug + Send + Sync + 'static {
@@ -43,6 +48,8 @@ pub(super) trait Maker: fmt::Debug + Send + Sync + 'static {
     async fn start(&self) -> Result<Self::Member, Failure>;
     /// Returns once the member can take no more calls, with what became of it in words.
     async fn ended(&self, member: &Self::Member) -> String;
+    /// Whether it takes no more calls.
+    fn has_ended(&self, member: &Self::Member) -> bool;
     /// Ends it, and returns when it has ended.
     async fn stop(&self, member: &Self::Member);
     /// What each holds, in bytes.
@@ -174,7 +181,7 @@ impl<M: Maker> Pool<M> {
                 let message =
                     format!("provider {}: {max} calls wait for a process already", self.shared.name);
                 return Err(Failure::new(Code::ProviderOverloaded, message)
-                    .with("queue_max", max)
+                    .with(calls::QUEUE_MAX, max)
                     .not_begun());
             }
             let (turn, given) = known.queue.join(priority, self.shared.now());

@@ -43,6 +43,9 @@ impl Maker for Made {
         fake.end.cancelled().await;
         "its process was killed".to_owned()
     }
+    fn has_ended(&self, fake: &Fake) -> bool {
+        fake.end.is_cancelled()
+    }
     async fn stop(&self, fake: &Fake) {
         self.0.stopped.fetch_add(1, Ordering::SeqCst);
         fake.end.cancel();

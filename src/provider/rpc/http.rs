@@ -16,7 +16,7 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
 use crate::core::url::Url;
-use crate::provider::{CallCx, Health};
+use crate::provider::{CallCx, Health, address};
 
 /// How long the word of a cancellation may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -45,9 +45,12 @@ impl Remote {
         &self,
         protocol: &ProtocolId,
         limit: Duration,
+        now: Timestamp,
     ) -> Result<Described, Failure> {
         let params = message::introduction(&self.name, protocol);
-        let answer = timeout(limit, self.ask(&json!("initialize"), message::INITIALIZE, &params, None)).await;
+        let id = json!("initialize");
+        let ask = self.ask(&id, message::INITIALIZE, &params, None, now);
+        let answer = timeout(limit, ask).await;
         let failure = match answer {
             Ok(Ok(answer)) => return Ok(Described::read(&answer)),
             Ok(Err(failure)) => failure,
@@ -74,7 +77,7 @@ impl Remote {
         let context = message::context(cx, now);
         tokio::select! {
             biased;
-            outcome = self.ask(&id, method, params, Some(&context)) => return outcome,
+            outcome = self.ask(&id, method, params, Some(&context), now) => return outcome,
             () = cx.cancel.cancelled() => {}
         }
         let cancel = message::notification(message::CANCEL, &json!({"id": id}));
@@ -84,8 +87,8 @@ impl Remote {
     }
 
     /// Whether it answers as a provider does: whatever else listens there does not do its work.
-    pub(super) async fn health(&self) -> Health {
-        match self.heard(&json!("ping"), message::PING, &json!({}), None).await {
+    pub(super) async fn health(&self, now: Timestamp) -> Health {
+        match self.heard(&json!("ping"), message::PING, &json!({}), None, now).await {
             Ok(outcome) => super::judge(outcome),
             // It lives, and has had enough of us for now.
             Err(failure) if failure.code == Code::RateLimitExceeded => Health::Up,
@@ -99,8 +102,9 @@ impl Remote {
         method: &str,
         params: &Value,
         context: Option<&Value>,
+        now: Timestamp,
     ) -> Result<Value, Failure> {
-        self.heard(id, method, params, context).await?
+        self.heard(id, method, params, context, now).await?
     }
 
     /// What the provider has said, a result or an error; else why it has said nothing.
@@ -110,6 +114,7 @@ impl Remote {
         method: &str,
         params: &Value,
         context: Option<&Value>,
+        now: Timestamp,
     ) -> Result<Result<Value, Failure>, Failure> {
         let traceparent = context.and_then(|context| context.get("traceparent")?.as_str());
         let reply = self.server.post(message::request(id, method, params, context), traceparent).await?;
@@ -118,36 +123,24 @@ impl Remote {
             Said::Answer { id: own, outcome } if own == *id || (own.is_null() && outcome.is_err()) => {
                 Ok(outcome)
             }
-            Said::Answer { .. } | Said::Notification { .. } | Said::Noise => Err(self.refusal(&reply)),
+            Said::Answer { .. } | Said::Notification { .. } | Said::Noise => Err(self.refusal(&reply, now)),
         }
     }
 
-    fn refusal(&self, reply: &Reply) -> Failure {
+    fn refusal(&self, reply: &Reply, now: Timestamp) -> Failure {
         let shown = &self.server.shown;
         if reply.status == 200 {
             let message = format!("{shown} did not answer with a JSON-RPC 2.0 response to this request");
             return Failure::new(Code::ProviderError, message);
         }
-        let code = match reply.status {
-            401 => Code::AuthenticationFailed,
-            403 => Code::AuthorizationFailed,
-            408 | 504 => Code::ProviderTimeout,
-            429 => Code::RateLimitExceeded,
-            503 => Code::ProviderOverloaded,
-            _ => Code::ProviderError,
-        };
-        let mut failure = Failure::new(code, format!("{shown} answered {}: {}", reply.status, reply.words()));
-        failure = failure.with("status", reply.status);
-        if code == Code::ProviderError && reply.status < 500 {
+        let message = format!("{shown} answered {}: {}", reply.status, reply.words());
+        let mut failure = address::refused(reply.status, message);
+        if failure.code == Code::ProviderError && reply.status < 500 {
             failure = failure.final_now();
         }
-        if matches!(reply.status, 401 | 429 | 503) {
-            // RFC 9110 sections 15.5.2 and 15.6.4, RFC 6585 section 4: the request was turned away at the door, and
-            // another server may have the key or the room.
-            failure = failure.not_begun();
-        }
-        if matches!(reply.status, 429 | 503) {
-            failure.retry_after = reply.retry_after;
+        if matches!(failure.code, Code::RateLimitExceeded | Code::ProviderOverloaded) {
+            failure.retry_after =
+                reply.retry_after.as_deref().and_then(|text| address::wait(text, Some(now)));
         }
         failure
     }
@@ -157,6 +150,10 @@ impl Remote {
 mod tests {
     use super::*;
     use crate::provider::tests::answering;
+
+    fn now() -> Timestamp {
+        Timestamp::default()
+    }
 
     const STRANGE: &str = "<html>hello</html>";
 
@@ -179,7 +176,7 @@ mod tests {
         ] {
             let (url, _server) = answering(&format!("HTTP/1.1 {status}"), body).await;
             let health =
-                Remote::open("words", &url.as_str().into(), 10_000).expect("an address").health().await;
+                Remote::open("words", &url.as_str().into(), 10_000).expect("an address").health(now()).await;
             assert_eq!(health == Health::Up, is_up, "{status} {body}: {health:?}");
         }
     }
@@ -197,7 +194,7 @@ mod tests {
         ] {
             let (url, _server) = answering(&format!("HTTP/1.1 {status}\r\nRetry-After: 7"), STRANGE).await;
             let remote = Remote::open("words", &url.as_str().into(), 10_000).expect("an address");
-            let failure = remote.ask(&json!(1), "m", &json!({}), None).await.expect_err(status);
+            let failure = remote.ask(&json!(1), "m", &json!({}), None, now()).await.expect_err(status);
             assert_eq!(
                 (failure.code, failure.retryable, failure.not_begun),
                 (code, retryable, not_begun),

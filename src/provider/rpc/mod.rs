@@ -14,7 +14,7 @@
 mod child;
 pub mod conformance;
 mod describe;
-pub(in crate::provider) mod exchange;
+mod exchange;
 mod http;
 pub(in crate::provider) mod message;
 pub(in crate::provider) mod stdio;
@@ -32,24 +32,23 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
+use self::child::Child;
 use self::describe::Described;
 use self::http::Remote;
 use self::stdio::Processes;
-use super::pool::Pool;
+use super::pool::{self, Pool};
 use super::process::{self, Confined, Limits, Names, Program, SEARCH_PATH};
-use super::{Answer, CallCx, Health, Provider, told_by_code};
+use super::{Answer, CallCx, Health, Provider};
 use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::core::pool::{PATIENCE, Policy};
+use crate::core::pool::Policy;
 use crate::core::protocol::{ProtocolId, ProtocolSpec};
 use crate::core::url::Url;
 
 /// What an answer needs beside the result, in bytes.
 const ENVELOPE_BYTES: usize = 256 * 1024;
-/// How often a call that did not begin, as its process had died, is given to another process.
-const TRIES_MAX: usize = 3;
 
 /// A provider that speaks JSON-RPC.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,7 +124,7 @@ impl Rpc {
         match &self.settings.road {
             Road::Http { url, start_timeout } => {
                 let remote = Remote::open(&name, url, self.line_bytes_max())?;
-                let described = remote.introduce(&self.protocol.id, *start_timeout).await?;
+                let described = remote.introduce(&self.protocol.id, *start_timeout, self.clock.now()).await?;
                 *lock(&self.described) = described;
                 Ok(Line::Http(Arc::new(remote)))
             }
@@ -145,48 +144,6 @@ impl Rpc {
                 Ok(Line::Processes(Arc::new(pool), tasks))
             }
         }
-    }
-
-    /// Asks one process after the other, as long as the call surely did not begin because one had died.
-    async fn ask(
-        &self,
-        pool: &Pool<Processes>,
-        cx: &CallCx,
-        method: &str,
-        params: &Value,
-    ) -> Result<Value, Failure> {
-        let mut tries = 0;
-        loop {
-            let lease = tokio::select! {
-                biased;
-                lease = pool.acquire(cx.priority) => lease?,
-                () = cx.cancel.cancelled() => return Err(self.no_room(pool, cx)),
-            };
-            let context = message::context(cx, self.clock.now());
-            let outcome = lease.member().call(cx, method, params, &context).await;
-            tries += 1;
-            let has_died = lease.member().has_ended();
-            match &outcome {
-                Err(failure) if has_died && failure.not_begun && tries < TRIES_MAX => {
-                    tracing::debug!(provider = self.settings.name, %failure, "another process is asked");
-                    lease.died();
-                    continue;
-                }
-                Err(_) if has_died => lease.died(),
-                Ok(_) => lease.proved(),
-                Err(_) => {}
-            }
-            return outcome;
-        }
-    }
-
-    /// A call whose time was over before it had a process.
-    fn no_room(&self, pool: &Pool<Processes>, cx: &CallCx) -> Failure {
-        let (name, seconds, waiting) =
-            (&self.settings.name, cx.timeout.as_secs_f64(), pool.standing().waiting);
-        let message =
-            format!("provider {name} had no process free within {seconds} s; {waiting} more calls wait");
-        Failure::new(Code::ProviderOverloaded, message).with("waiting", waiting).not_begun()
     }
 
     fn line(&self) -> Option<Line> {
@@ -273,29 +230,34 @@ impl Provider for Rpc {
                 let message = format!("provider {} is not started here", self.settings.name);
                 return Err(Failure::new(Code::SystemNotInitialized, message));
             }
-            Some(Line::Processes(pool, _)) => self.ask(&pool, cx, method, &params).await,
+            Some(Line::Processes(pool, _)) => {
+                let params = &params;
+                let ask = |child: Arc<Child>| async move {
+                    let context = message::context(cx, self.clock.now());
+                    child.call(cx, method, params, &context).await
+                };
+                pool.call(cx, ask).await
+            }
             Some(Line::Http(remote)) => remote.call(cx, method, &params, self.clock.now()).await,
         };
         outcome.map(Answer::from)
     }
 
-    /// That too many wait for its processes is nothing that the provider does.
     fn tells(&self, failure: &Failure) -> Ending {
-        let is_queue = failure.details.contains_key("waiting") || failure.details.contains_key("queue_max");
-        if is_queue { Ending::Untold } else { told_by_code(failure.code) }
+        pool::tells(failure)
     }
 
     async fn health(&self) -> Health {
         match self.line() {
             None => Health::Down("not started".to_owned()),
-            Some(Line::Http(remote)) => remote.health().await,
+            Some(Line::Http(remote)) => remote.health(self.clock.now()).await,
             Some(Line::Processes(pool, _)) => {
-                let Some(lease) = pool.idle() else { return fitness(&pool) };
+                let Some(lease) = pool.idle() else { return pool.health() };
                 // Dropped, as when it takes too long, the process is killed and replaced.
                 let answer = lease.member().request(message::PING, &json!({}), None).await;
                 if lease.member().has_ended() {
                     lease.died();
-                    return fitness(&pool);
+                    return pool.health();
                 }
                 let health = judge(answer);
                 if health == Health::Up {
@@ -313,15 +275,6 @@ impl Provider for Rpc {
             tasks.close();
             tasks.wait().await;
         }
-    }
-}
-
-/// How a pool does that has nobody to ask: a process that has died is replaced, and that is no doubt about the others.
-fn fitness(pool: &Pool<Processes>) -> Health {
-    let standing = pool.standing();
-    match standing.failures {
-        Some((count, failure)) if standing.members == 0 && count >= PATIENCE => Health::Down(failure.message),
-        Some(_) | None => Health::Up,
     }
 }
 

@@ -76,6 +76,10 @@ impl Maker for Processes {
         child.ended().await
     }
 
+    fn has_ended(&self, child: &Child) -> bool {
+        child.has_ended()
+    }
+
     async fn stop(&self, child: &Child) {
         child.stop().await;
     }
