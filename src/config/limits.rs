@@ -142,7 +142,9 @@ impl Table<'_> {
         let pace = Pace { per_second: per_second?, burst: burst? };
         let burst_max = (pace.per_second * WAIT_SECONDS_MAX).max(1.0);
         if cost != Cost::One && pace.burst > burst_max {
-            let why = format!("must be at most what comes in {WAIT_SECONDS_MAX} s where calls cost differently, here {burst_max:.0}");
+            let why = format!(
+                "must be at most what comes in {WAIT_SECONDS_MAX} s where calls cost differently, here {burst_max:.0}"
+            );
             self.refuse("burst", &why);
         }
         Some(Rule {

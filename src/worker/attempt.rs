@@ -138,7 +138,7 @@ impl Shared {
         let written = Some(&spec.params).filter(|_| !is_asked_late(delivery));
         let of_message = |name: &str| header(delivery, name).map(str::to_owned);
         let wants = limits.late(&spec.protocol, method.name, written, &params, &of_message);
-        let permits = match self.within_late_limits(&spec.protocol, wants).await? {
+        let permits = match self.within_late_limits(&spec.protocol, wants, &cancel).await? {
             Ok(permits) => permits,
             Err((wait, why)) => return Ok(Called::NotNow { wait, why }),
         };

@@ -14,6 +14,8 @@
 //! and not before. That a message is a guard is only what it says of itself: whoever says so wrongly waits later, not less.
 
 use std::time::Duration;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::elsewhere::HEADER_ELSEWHERE;
@@ -95,13 +97,20 @@ impl Shared {
         &self,
         protocol: &ProtocolId,
         wants: Vec<Want>,
+        cancel: &CancellationToken,
     ) -> Result<Result<Permits, (Duration, String)>, Stop> {
         let limits = self.parts.providers.limits();
         if wants.is_empty() {
             return Ok(Ok(Permits::default()));
         }
         match insist(&self.abort, "admit", || limits.admit(wants.clone(), HOLD, HOLD)).await? {
-            Admission::Granted { permits, wait, .. } => self.hold(permits, wait).await.map(Ok),
+            Admission::Granted { permits, wait, .. } => {
+                if wait.is_zero() || cancel.run_until_cancelled(sleep(wait)).await.is_some() {
+                    return Ok(Ok(permits));
+                }
+                limits.settle(permits, Used::Nothing).await;
+                Ok(Err((Duration::ZERO, "given up while it waited for a limit".to_owned())))
+            }
             Admission::Refused { wait, patience, limit, is_of_all } => {
                 let wait = self.sooner(wait, patience);
                 if is_of_all {
@@ -118,7 +127,7 @@ impl Shared {
             return Ok(permits);
         }
         tokio::select! {
-            () = tokio::time::sleep(wait) => Ok(permits),
+            () = sleep(wait) => Ok(permits),
             () = self.abort.cancelled() => {
                 self.parts.providers.limits().settle(permits, Used::Nothing).await;
                 Err(Stop::Aborted)

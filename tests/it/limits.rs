@@ -200,7 +200,7 @@ fn a_task_whose_key_is_limited_waits_uncounted_and_others_overtake_it() {
 fn a_budget_of_tokens_is_settled_with_what_was_used() {
     let Some(place) = Place::new() else { return };
     let server = Ollama::start();
-    // Each reserves what comes in a quarter of an hour, and uses 32 of it.
+    // Each reserves what comes in five minutes, and uses 32 of it.
     let limits = format!(
         "[providers.one]\nkind = 'ollama'\nurl = '{}'\n[limits.tokens]\nprotocol = 'llm/v1'\n\
          key = 'params.model'\nrate = '6000/min'\nburst = 2000\ncost = 'llm_tokens'\n",
@@ -209,7 +209,7 @@ fn a_budget_of_tokens_is_settled_with_what_was_used() {
     let _workers = workers(&place, 1, &limits, &["--protocol", "llm/v1"]);
     for number in 0..5 {
         let id = format!("t{number}");
-        let params = json!({"prompt": "Say hello", "model": "llama3.2", "max_tokens": 100_000});
+        let params = json!({"prompt": "Say hello", "model": "llama3.2", "max_tokens": 30_000});
         let body = json!({"id": id, "method": "chat", "params": params}).to_string();
         place.publish("gleitzeit.tasks", "llm.v1", &body, &json!({"message_id": id}));
         let ended = eventually("an answer", || results(&place, std::slice::from_ref(&id)).remove(0));

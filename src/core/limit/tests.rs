@@ -60,7 +60,11 @@ fn what_is_given_back_opens_nothing_that_is_shut_and_is_not_lost_either() {
     owing.take(&pace, 110.0, 0.0, HOUR).expect("it is full");
     owing.shut(&pace, seconds(7), 0.0);
     owing.settle(&pace, -100.0, 0.0);
-    assert_eq!(owing.take(&pace, 1.0, 20e6, Duration::ZERO), Ok(Duration::ZERO), "what was not used is there again");
+    assert_eq!(
+        owing.take(&pace, 1.0, 20e6, Duration::ZERO),
+        Ok(Duration::ZERO),
+        "what was not used is there again"
+    );
 }
 
 #[test]
@@ -76,7 +80,10 @@ fn no_call_keeps_others_away_for_more_than_a_day() {
         (rule(1e-6, 60.0), 60.0),
         (rule(1e6, 1.0), COST_MAX),
     ] {
-        assert_eq!(rule.of(&json!({"model": "m", "size": 1e300}), true, &|_| None), Ok((Some("m".to_owned()), most)));
+        assert_eq!(
+            rule.of(&json!({"model": "m", "size": 1e300}), true, &|_| None),
+            Ok((Some("m".to_owned()), most))
+        );
     }
 }
 

@@ -90,7 +90,8 @@ async fn a_protocol_is_left_alone_as_long_as_it_is_told_and_then_tried_with_a_fe
 #[tokio::test(start_paused = true)]
 async fn what_is_told_too_late_counts_for_the_key_in_the_header_too() {
     let key = Some(Key::Header("x-tenant".to_owned()));
-    let limits = limits(vec![Rule { key, cost: size(), ..local("tenants", 0.1, 1.0) }, local("all", 9.0, 9.0)]);
+    let limits =
+        limits(vec![Rule { key, cost: size(), ..local("tenants", 0.1, 1.0) }, local("all", 9.0, 9.0)]);
     let (written, filled) = (json!({}), json!({"size": 1}));
     let wants = |written: Option<&Value>, tenant: &'static str| {
         limits.late(&protocol(), "chat", written, &filled, &|name| {

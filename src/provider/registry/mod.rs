@@ -284,7 +284,9 @@ impl Providers {
                 Called::NotNow { wait, why: failure.message }
             }
             // Who was asked can never do it; who has only asked to be left alone may.
-            Some(_) if !self.settings.is_last_resort && of.iter().any(is_busy) => Called::NotNow { wait, why },
+            Some(_) if !self.settings.is_last_resort && of.iter().any(is_busy) => {
+                Called::NotNow { wait, why }
+            }
             // Nobody here can do it, and somebody else may.
             Some((_, failure)) if !self.settings.is_last_resort => Called::Elsewhere(failure),
             Some((by, failure)) => Called::Made { by, outcome: Err(failure) },

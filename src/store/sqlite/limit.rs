@@ -26,10 +26,11 @@ impl Limits for SqliteStore {
         let step = move |tx: &Connection| {
             tx.prepare_cached("INSERT OR IGNORE INTO secrets (name, secret) VALUES ('limits', ?1)")?
                 .execute([&offered])?;
-            tx.query_row("SELECT secret FROM secrets WHERE name = 'limits'", [], |row| row.get::<_, String>(0))
+            tx.query_row("SELECT secret FROM secrets WHERE name = 'limits'", [], |row| {
+                row.get::<_, String>(0)
+            })
         };
-        let text =
-            self.database.write("secret", step).await.map_err(|error| self.failed("secret", error))?;
+        let text = self.database.write("secret", step).await.map_err(|error| self.failed("secret", error))?;
         let corrupt = |error: InvalidId| StoreError::Corrupt { step: "secret", reason: error.to_string() };
         Id::parse(&text).map_err(corrupt)
     }
