@@ -1,8 +1,11 @@
 //! Tasks that wait for a limit: what they carry with them, what cannot be forged, and in which order it is done.
 
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use gleitzeit::broker::{Outgoing, Properties};
+use gleitzeit::core::code::Code;
+use gleitzeit::core::failure::Failure;
 use gleitzeit::core::limit::{Cost, Key, Pace, Rule, Scope};
 use gleitzeit::core::state::TaskState;
 use gleitzeit::topology::Queue;
@@ -146,6 +149,22 @@ async fn a_limit_of_a_whole_protocol_leaves_its_queue_alone_also_where_it_is_tol
     assert_eq!(entries, ["finish".to_owned(), format!("release {QUEUE}")], "it goes back as it came");
     assert_eq!(stage.consumers(&Queue::Tasks(echo())).await, 0, "and nobody takes it again");
     assert_eq!(stage.state(&alone("t2")).await, Some(TaskState::Queued));
+    stage.stop().await;
+}
+
+/// As a limit of all that it does would be.
+#[tokio::test]
+async fn a_server_that_asks_for_quiet_during_a_call_leaves_the_queue_alone() {
+    let stage = Stage::limited(vec![Rule { provider: Some("player".to_owned()), ..all(1e6) }]).await;
+    publish(&stage, "t1", &[]).await;
+    let busy = Failure::new(Code::ConnectionLost, "too many requests");
+    let wait = Some(Duration::from_secs(60));
+    stage.call().await.end(Err(Failure { retry_after: wait, ..busy }));
+    stage.journal.until(&format!("settle {QUEUE}")).await;
+    publish(&stage, "t2", &[]).await;
+    let entries = stage.journal.until(&format!("release {QUEUE}")).await;
+    assert_eq!(entries, ["finish".to_owned(), format!("release {QUEUE}")], "it goes back as it came");
+    assert_eq!(stage.consumers(&Queue::Tasks(echo())).await, 0, "and nobody takes it again");
     stage.stop().await;
 }
 
