@@ -27,6 +27,9 @@ const KEYS: [(&str, &str); 9] = [
 const NAME_MAX: usize = 64;
 /// Without another word a burst is what comes in this many seconds: enough for a worker that is late by so much.
 const BURST_SECONDS: f64 = 0.1;
+/// What comes in this many seconds is the most that a burst may be where calls cost differently: what is dear waits so
+/// long for it, and where it cannot wait in the broker, that is in a worker's hand.
+const WAIT_SECONDS_MAX: f64 = 60.0;
 /// What a call of a language model is reserved for that does not say how long its answer may be.
 const ESTIMATE: f64 = 1000.0;
 /// The largest burst and estimate.
@@ -137,6 +140,13 @@ impl Table<'_> {
             self.refuse("estimate", "is only for cost = \"llm_tokens\"");
         }
         let pace = Pace { per_second: per_second?, burst: burst? };
+        let burst_max = (pace.per_second * WAIT_SECONDS_MAX).max(1.0);
+        if cost != Cost::One && pace.burst > burst_max {
+            let why = format!(
+                "must be at most what comes in {WAIT_SECONDS_MAX} s where calls cost differently, here {burst_max:.0}"
+            );
+            self.refuse("burst", &why);
+        }
         Some(Rule {
             name: self.name.to_owned(),
             protocol: protocol?,
@@ -264,5 +274,11 @@ mod tests {
         }
         let said = read("[limits.a]\nprotocol = 'llm/v1'\nprovider = 'x'\nrate = '1/s'\nkey = 'header:t'\n");
         assert!(said.expect_err("both").contains("limits.a.key cannot be a header"));
+        let dear = "[limits.a]\nprotocol = 'llm/v1'\nrate = '60/min'\ncost = 'params.size'\n";
+        assert!(read(&format!("{dear}burst = 60")).is_ok());
+        let said = read(&format!("{dear}burst = 61")).expect_err("a minute and a second");
+        assert!(said.contains("limits.a.burst must be at most what comes in 60 s"), "{said}");
+        assert!(said.contains("here 60"), "{said}");
+        assert!(read("[limits.a]\nprotocol = 'llm/v1'\nrate = '1/h'\ncost = 'params.size'\n").is_ok());
     }
 }

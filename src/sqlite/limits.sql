@@ -2,7 +2,7 @@
 
 CREATE TABLE limits (
     name       TEXT    NOT NULL,
-    key        TEXT    NOT NULL,            -- empty: the limit has one bucket; else '=' and the key
+    key        TEXT    NOT NULL,            -- empty: the limit has one bucket; else '=' and the key's UUIDv5
     full_at    REAL    NOT NULL,            -- in microseconds
     per_second REAL    NOT NULL,
     burst      REAL    NOT NULL,

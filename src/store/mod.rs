@@ -61,7 +61,7 @@
 //! 13. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
 //!     is not alive.
 //!
-//! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 21, of
+//! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 22, of
 //! limits, in `limit`.
 
 mod error;

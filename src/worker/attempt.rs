@@ -9,9 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::expand::Kind;
+use super::guard::header;
 use super::lease::Run;
+use super::limit::is_asked_late;
 use super::outcome::Attempt;
 use super::patience::Stop;
+use crate::broker::Delivery;
 use crate::core::balance::Wish;
 use crate::core::code::Code;
 use crate::core::condition::Condition;
@@ -40,6 +43,7 @@ impl Shared {
     /// One attempt: from the parameters as written to a checked result, or to what is to be done instead.
     pub(super) async fn attempt(
         &self,
+        delivery: &Delivery,
         task: &Task,
         head: &Head,
         run: &Run,
@@ -62,7 +66,7 @@ impl Shared {
                 Ok(Some(expansion)) => return Ok(Attempt::Expanded(expansion)),
                 Ok(None) => Ok(Answer::from(kind.nothing())),
             },
-            Ok(Prepared::Call(params)) => match self.call(task, head, run, params, cancel).await? {
+            Ok(Prepared::Call(params)) => match self.call(delivery, task, head, run, params, cancel).await? {
                 Called::Made { by, outcome } => {
                     provider = Some(by);
                     outcome
@@ -113,6 +117,7 @@ impl Shared {
 
     async fn call(
         &self,
+        delivery: &Delivery,
         task: &Task,
         head: &Head,
         run: &Run,
@@ -130,8 +135,10 @@ impl Shared {
         };
         let wish = Wish::of(spec, &params);
         let (limits, params) = (self.parts.providers.limits(), Value::Object(params));
-        let wants = limits.late(&spec.protocol, method.name, &spec.params, &params);
-        let permits = match self.within_late_limits(wants).await? {
+        let written = Some(&spec.params).filter(|_| !is_asked_late(delivery));
+        let of_message = |name: &str| header(delivery, name).map(str::to_owned);
+        let wants = limits.late(&spec.protocol, method.name, written, &params, &of_message);
+        let permits = match self.within_late_limits(&spec.protocol, wants, &cancel).await? {
             Ok(permits) => permits,
             Err((wait, why)) => return Ok(Called::NotNow { wait, why }),
         };

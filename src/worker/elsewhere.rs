@@ -25,15 +25,16 @@ impl Shared {
         searches_since(delivery).is_some_and(|since| self.parts.clock.now().since(since) >= SEARCH_MAX)
     }
 
-    /// Waits until providers can be asked. Where none of the protocol can, its queue is left alone: the message
-    /// goes back to it.
+    /// Waits until providers can be asked. Where none of the protocol can, or a limit of all of it is reached, its queue
+    /// is left alone: the message goes back to it.
     pub(super) async fn wait_for_providers(
         &self,
         delivery: &Delivery,
         task: Task,
         wait: Duration,
     ) -> Result<(), Stop> {
-        if self.parts.providers.is_shut(&task.spec.protocol) {
+        let (providers, protocol) = (&self.parts.providers, &task.spec.protocol);
+        if providers.is_shut(protocol) || providers.limits().is_paused(protocol) {
             return Err(Stop::Crowded);
         }
         let wait = wait.max(WAIT_MIN).saturating_add(WAIT_MIN.mul_f64(self.parts.clock.chance()));

@@ -73,7 +73,7 @@ impl Shared {
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, self.running.held(&head.key)).await;
         };
-        let permits = match self.within_limits(delivery, &task).await? {
+        let permits = match self.within_limits(delivery, &task, &head.key).await? {
             Entry::Go(permits) => permits,
             Entry::Parked => return Ok(()),
         };
@@ -96,7 +96,7 @@ impl Shared {
             };
             begun.under(&run.lease);
             self.begin(&entered, run.lease.fence, &cancel).await?;
-            let attempt = self.attempt(&task, &head, &run, cancel).await?;
+            let attempt = self.attempt(delivery, &task, &head, &run, cancel).await?;
             used = used_of(&attempt);
             let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
             self.conclude(delivery, &task, &head, &run, verdict, events).await

@@ -219,6 +219,10 @@ impl Limits for Watched {
     async fn admit(&self, demand: &Demand, now: Timestamp) -> Result<Granted, StoreError> {
         self.gate.through("Store::admit", self.inner.admit(demand, now)).await
     }
+
+    async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
+        self.gate.through("Store::secret", self.inner.secret(offered)).await
+    }
 }
 
 #[async_trait]

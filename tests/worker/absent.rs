@@ -107,7 +107,14 @@ impl Schedules for Absent {
 #[async_trait]
 impl Limits for Absent {
     async fn admit(&self, demand: &Demand, now: Timestamp) -> Result<Granted, StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unanswered { step: "admit", reason: "it is away".to_owned() });
+        }
         self.inner.admit(demand, now).await
+    }
+
+    async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
+        self.inner.secret(offered).await
     }
 }
 

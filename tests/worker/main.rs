@@ -5,7 +5,9 @@ mod absent;
 mod admit;
 mod elsewhere;
 mod journal;
+mod limits;
 mod order;
+mod said;
 mod stage;
 #[path = "../support/wall_clock.rs"]
 mod wall_clock;

@@ -20,8 +20,10 @@ use gleitzeit::core::clock::Clock;
 use gleitzeit::core::code::Code;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::limit::Rule;
 use gleitzeit::core::protocol::{ProtocolId, Protocols};
 use gleitzeit::core::state::TaskState;
+use gleitzeit::provider::limit::Limits;
 use gleitzeit::provider::registry::Providers;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::sqlite::{Database, Durability, Location};
@@ -119,6 +121,15 @@ impl Stage {
 
     /// With a worker of other settings.
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Stage {
+        Stage::made(Vec::new(), change).await
+    }
+
+    /// With limits.
+    pub(crate) async fn limited(rules: Vec<Rule>) -> Stage {
+        Stage::made(rules, |_| {}).await
+    }
+
+    async fn made(rules: Vec<Rule>, change: impl FnOnce(&mut Settings)) -> Stage {
         let (folder, journal) = (tempfile::tempdir().expect("a folder"), Journal::default());
         let location = Location::File(folder.path().join("state.db"));
         let database = Database::open(location, Durability::Process).await.expect("the file opens");
@@ -140,6 +151,8 @@ impl Stage {
         let protocol = "echo/v1".parse().expect("valid");
         providers.register(Arc::new(Player { protocol, started })).expect("its name is its own");
         assert!(providers.start().await.is_empty());
+        let limits = Limits::new(rules, Arc::clone(&store) as Arc<dyn Store>, Arc::new(WallClock));
+        let providers = providers.with_limits(limits);
         let parts = Parts {
             broker: Arc::clone(&broker) as Arc<dyn Broker>,
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -426,6 +439,11 @@ impl Stage {
             Target::Queue(_) => None,
         };
         self.broker.published().iter().filter_map(replies).collect()
+    }
+
+    /// What the worker has published so far.
+    pub(crate) fn published(&self) -> Vec<Outgoing> {
+        self.broker.published().clone()
     }
 
     /// The dead letters so far.

@@ -12,7 +12,8 @@
 //! within its patience. What costs more then waits for the rest of its cost, ahead of all who come later.
 //!
 //! *Costs that are known only afterwards* are reserved first and settled with the real use: the difference is given back
-//! or taken. What was used beyond the reserve is a debt, which delays others and is never refused.
+//! or taken. What was used beyond the reserve is a debt, which delays others and is never refused; for a day at the
+//! most, whatever a call says that it costs ([`Rule::cost_max`]).
 
 mod rule;
 #[cfg(test)]
@@ -38,8 +39,10 @@ pub struct Pace {
 /// What is left, in terms of time: microseconds since some origin, the same in all calls.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Bucket {
-    /// When it will be full; any time before now means that it is.
+    /// When it will be full by what was taken and given back; any time before now means that it is.
     pub full_at: f64,
+    /// When it can be full at the soonest, whatever is given back: somebody has asked for quiet.
+    pub full_not_before: f64,
 }
 
 impl Pace {
@@ -70,7 +73,7 @@ impl Bucket {
         now: f64,
         patience: Duration,
     ) -> Result<Duration, Duration> {
-        let (step, from) = (pace.step(), self.full_at.max(now));
+        let (step, from) = (pace.step(), self.full_at.max(self.full_not_before).max(now));
         let start = |cost: f64| (from + (cost.min(pace.burst) - pace.burst) * step - now).max(0.0);
         let first = start(cost.min(1.0));
         if first > micros(patience) {
@@ -85,9 +88,17 @@ impl Bucket {
         self.full_at = self.full_at.max(now) + more * pace.step();
     }
 
-    /// Nothing may start before `wait` is over.
+    /// Nothing may start before `wait` is over; then one unit, and the others at the bucket's pace. What is given back
+    /// in the meantime does not end it.
     pub fn shut(&mut self, pace: &Pace, wait: Duration, now: f64) {
-        self.full_at = self.full_at.max(now + micros(wait) + (pace.burst - 1.0) * pace.step());
+        let full_at = now + micros(wait) + (pace.burst - 1.0) * pace.step();
+        self.full_not_before = self.full_not_before.max(full_at);
+    }
+
+    /// Whether it is full, so that nothing is lost with it.
+    #[must_use]
+    pub fn is_full(&self, now: f64) -> bool {
+        self.full_at.max(self.full_not_before) <= now
     }
 }
 

@@ -7,8 +7,10 @@ use crate::core::protocol::ProtocolId;
 
 /// The fastest rate, in units a second: beyond that a bucket's time is not exact.
 const RATE_MAX: f64 = 1_000_000.0;
-/// The most that one call may cost.
+/// The most that one call may cost, whatever the rate.
 pub const COST_MAX: f64 = 1e9;
+/// The longest that one call keeps others away, in seconds.
+const DEBT_SECONDS_MAX: f64 = 24.0 * 3600.0;
 
 /// A limit.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,7 +102,14 @@ impl Rule {
                 number(most).unwrap_or(*estimate)
             }
         };
-        Ok((key, cost.clamp(0.0, COST_MAX)))
+        Ok((key, cost.clamp(0.0, self.cost_max())))
+    }
+
+    /// The most that one call counts: what comes in a day, or the burst if that is more. Any producer may write a
+    /// number, and one message must not keep everybody away for years.
+    #[must_use]
+    pub fn cost_max(&self) -> f64 {
+        (self.pace.per_second * DEBT_SECONDS_MAX).max(self.pace.burst).min(COST_MAX)
     }
 }
 

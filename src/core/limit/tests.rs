@@ -44,6 +44,63 @@ fn a_server_that_asks_for_quiet_has_it() {
 }
 
 #[test]
+fn what_is_given_back_opens_nothing_that_is_shut_and_is_not_lost_either() {
+    let (mut bucket, pace) = (Bucket::default(), pace(1.0, 10.0));
+    let seconds = Duration::from_secs;
+    bucket.take(&pace, 10.0, 0.0, HOUR).expect("it is full");
+    bucket.shut(&pace, seconds(7), 0.0);
+    bucket.settle(&pace, -10.0, 0.0);
+    assert_eq!(bucket.take(&pace, 1.0, 0.0, Duration::ZERO), Err(seconds(7)));
+    assert!(!bucket.is_full(8e6) && bucket.is_full(16e6), "it opens with one unit");
+    bucket.shut(&pace, seconds(1), 0.0);
+    assert_eq!(bucket.take(&pace, 1.0, 0.0, HOUR), Ok(seconds(7)), "a shorter one ends no longer one");
+    assert_eq!(bucket.take(&pace, 1.0, 0.0, HOUR), Ok(seconds(8)), "one after the other");
+
+    let mut owing = Bucket::default();
+    owing.take(&pace, 110.0, 0.0, HOUR).expect("it is full");
+    owing.shut(&pace, seconds(7), 0.0);
+    owing.settle(&pace, -100.0, 0.0);
+    assert_eq!(
+        owing.take(&pace, 1.0, 20e6, Duration::ZERO),
+        Ok(Duration::ZERO),
+        "what was not used is there again"
+    );
+}
+
+#[test]
+fn no_call_keeps_others_away_for_more_than_a_day() {
+    let rule = |per_second, burst| Rule {
+        pace: pace(per_second, burst),
+        cost: Cost::Param(vec!["size".to_owned()]),
+        ..rule("model")
+    };
+    for (rule, most) in [
+        (rule(1.0, 1.0), 86_400.0),
+        (rule(1.0 / 86_400.0, 1.0), 1.0),
+        (rule(1e-6, 60.0), 60.0),
+        (rule(1e6, 1.0), COST_MAX),
+    ] {
+        assert_eq!(
+            rule.of(&json!({"model": "m", "size": 1e300}), true, &|_| None),
+            Ok((Some("m".to_owned()), most))
+        );
+    }
+}
+
+fn rule(key: &str) -> Rule {
+    Rule {
+        name: "l".to_owned(),
+        protocol: "llm/v1".parse().expect("valid"),
+        method: None,
+        provider: None,
+        key: Some(Key::Param(vec![key.to_owned()])),
+        pace: pace(1.0, 1.0),
+        scope: Scope::Global,
+        cost: Cost::One,
+    }
+}
+
+#[test]
 fn rates_are_read_and_anything_else_is_named() {
     for (text, per_second) in [("100/s", 100.0), ("6000/min", 100.0), ("3600/h", 1.0), ("0.5/s", 0.5)] {
         assert_eq!(rate(text), Ok(per_second), "{text}");
@@ -58,17 +115,7 @@ fn rates_are_read_and_anything_else_is_named() {
 
 #[test]
 fn what_a_task_costs_is_known_as_soon_as_its_parameters_say_it() {
-    let rule = |key: &str, cost: Cost| Rule {
-        name: "l".to_owned(),
-        protocol: "llm/v1".parse().expect("valid"),
-        method: None,
-        provider: None,
-        key: Some(Key::Param(vec![key.to_owned()])),
-        pace: pace(1.0, 1.0),
-        scope: Scope::Global,
-        cost,
-    };
-    let tokens = rule("model", Cost::Tokens { estimate: 500.0 });
+    let tokens = Rule { cost: Cost::Tokens { estimate: 500.0 }, ..rule("model") };
     let none = |_: &str| None;
     let of = |params: Value, is_filled| tokens.of(&params, is_filled, &none);
     assert_eq!(of(json!({"model": "a", "max_tokens": 20}), false), Ok((Some("a".to_owned()), 20.0)));

@@ -55,7 +55,7 @@ impl Lane {
     /// Whether something would be forgotten with it.
     pub(super) fn is_needed(&self, now: f64) -> bool {
         let state = self.lock();
-        state.owed != 0.0 || state.shut.is_some() || state.bucket.full_at > now
+        state.owed != 0.0 || state.shut.is_some() || !state.bucket.is_full(now)
     }
 
     pub(super) fn take_here(&self, rule: &Rule, cost: f64, patience: Duration, now: f64) -> Taken {
@@ -124,6 +124,7 @@ impl Lane {
         };
         match shared.store.admit(&demand, shared.clock.now()).await {
             Ok(granted) => {
+                shared.tell(None);
                 self.tell_pace(rule, &granted);
                 let mut waits = granted.waits.into_iter();
                 let refused = granted.refused.unwrap_or_default();
@@ -136,6 +137,7 @@ impl Lane {
                 }
             }
             Err(error) => {
+                shared.tell(Some(&error));
                 let mut state = self.lock();
                 state.owed += settle;
                 state.shut = state.shut.max(shut);

@@ -11,14 +11,16 @@
 //! when to come. *Few round trips.* While a question is under way those who come meanwhile gather, and the next question
 //! is for all of them (`lane`), so permits are fetched in batches and none lies about unused.
 //!
-//! Without an answer from the store nothing is let through.
+//! Without an answer from the store nothing is let through, which is said once for each outage.
 
 mod lane;
+mod seal;
 #[cfg(test)]
 mod tests;
 
 use serde_json::Value;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -26,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Answer;
 use crate::core::clock::{Clock, Timestamp};
 use crate::core::failure::Failure;
+use crate::core::id::Id;
 use crate::core::limit::{COST_MAX, Cost, Rule, Scope, micros};
 use crate::core::protocol::ProtocolId;
 use crate::store::{Store, StoreError};
@@ -57,6 +60,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     /// When the configuration was read.
     pub(super) since: Timestamp,
+    /// The last question had no answer.
+    is_silent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +71,8 @@ struct State {
     paused: HashMap<ProtocolId, Instant>,
     /// When somebody had to wait for a limit last.
     waited: HashMap<usize, Instant>,
+    /// The store's, once it was asked for.
+    secret: Option<Id>,
 }
 
 /// What a call wants of one limit.
@@ -92,6 +99,8 @@ pub enum Admission {
         permits: Permits,
         /// Until then.
         wait: Duration,
+        /// As far as that is for places in line that it may take along ([`Limits::carry`]).
+        ahead: Duration,
     },
     /// Not now; nothing was taken.
     Refused {
@@ -115,6 +124,19 @@ pub enum Used {
     Reserve,
     /// So many tokens.
     Tokens(f64),
+}
+
+impl Shared {
+    /// Says once that the store does not answer, and once that it does again.
+    fn tell(&self, error: Option<&StoreError>) {
+        match (self.is_silent.swap(error.is_some(), Ordering::Relaxed), error) {
+            (false, Some(error)) => {
+                tracing::warn!(%error, "the store cannot be asked for limits; what has one waits until it can");
+            }
+            (true, None) => tracing::warn!("the store can be asked for limits again"),
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
 }
 
 impl Permits {
@@ -162,8 +184,8 @@ impl Limits {
     /// These, read now.
     #[must_use]
     pub fn new(rules: Vec<Rule>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Limits {
-        let since = clock.now();
-        Limits { rules, shared: Some(Shared { store, clock, since }), ..Limits::default() }
+        let (since, is_silent) = (clock.now(), AtomicBool::default());
+        Limits { rules, shared: Some(Shared { store, clock, since, is_silent }), ..Limits::default() }
     }
 
     /// Whether there are none of this protocol.
@@ -184,13 +206,20 @@ impl Limits {
         self.wants(|rule| rule.provider.is_none() && rule.fits(protocol, method), params, false, header)
     }
 
-    /// What it wants of the others, by its parameters with everything filled in. `written`: as they were.
+    /// What it wants of the others, by its parameters with everything filled in. `written`: as they were when it was
+    /// asked what can be told by them; `None`: nothing was asked yet, and it wants all.
     #[must_use]
-    pub fn late(&self, protocol: &ProtocolId, method: &str, written: &Value, params: &Value) -> Vec<Want> {
-        let none = |_: &str| None;
-        let is_late = |rule: &Rule| rule.of(written, false, &none).is_err();
+    pub fn late(
+        &self,
+        protocol: &ProtocolId,
+        method: &str,
+        written: Option<&Value>,
+        params: &Value,
+        header: &dyn Fn(&str) -> Option<String>,
+    ) -> Vec<Want> {
+        let is_late = |rule: &Rule| written.is_none_or(|written| rule.of(written, false, header).is_err());
         let fits = |rule: &Rule| rule.provider.is_none() && rule.fits(protocol, method) && is_late(rule);
-        self.wants(fits, params, true, &none)
+        self.wants(fits, params, true, header)
     }
 
     /// What a call of this provider wants.
@@ -229,12 +258,17 @@ impl Limits {
         hold: Duration,
         ahead: Duration,
     ) -> Result<Admission, StoreError> {
-        let (mut permits, mut longest) = (Permits::default(), Duration::ZERO);
+        let (mut permits, mut longest, mut longest_carried) =
+            (Permits::default(), Duration::ZERO, Duration::ZERO);
         for want in wants {
-            let patience = if self.is_carried(&want) { hold.max(ahead) } else { hold };
+            let is_carried = self.is_carried(&want);
+            let patience = if is_carried { hold.max(ahead) } else { hold };
             match self.take(&want, patience).await {
                 Ok(Ok(wait)) => {
                     longest = longest.max(wait);
+                    if is_carried {
+                        longest_carried = longest_carried.max(wait);
+                    }
                     self.note(want.rule, wait);
                     permits.taken.push(want);
                 }
@@ -251,7 +285,7 @@ impl Limits {
                 }
             }
         }
-        Ok(Admission::Granted { permits, wait: longest })
+        Ok(Admission::Granted { permits, wait: longest, ahead: longest_carried })
     }
 
     /// Exchanges what was taken for what was used. Without an answer from the store it is settled with the next call.
@@ -260,7 +294,7 @@ impl Limits {
             let rule = &self.rules[want.rule];
             let more = match (used, &rule.cost) {
                 (Used::Nothing, _) => -want.cost,
-                (Used::Tokens(real), Cost::Tokens { .. }) => real - want.cost,
+                (Used::Tokens(real), Cost::Tokens { .. }) => real.min(rule.cost_max()) - want.cost,
                 (Used::Tokens(_) | Used::Reserve, _) => 0.0,
             };
             if more == 0.0 {
@@ -294,12 +328,6 @@ impl Limits {
             permits.taken.into_iter().partition(|want| self.is_carried(want));
         let told = carried.iter().map(|want| format!("{}={}", self.rules[want.rule].name, want.cost));
         (told.collect::<Vec<_>>().join(","), Permits { taken: rest })
-    }
-
-    /// Whether there is something to carry.
-    #[must_use]
-    pub fn has_carried(&self, permits: &Permits) -> bool {
-        permits.taken.iter().any(|want| self.is_carried(want))
     }
 
     /// Reads what [`Limits::carry`] told: those of `wants` that it has taken, and the others.
@@ -339,6 +367,12 @@ impl Limits {
         let mut state = self.lock();
         let paused = state.paused.entry(protocol.clone()).or_insert(until);
         *paused = until.max(*paused);
+    }
+
+    /// Whether it is left alone now.
+    #[must_use]
+    pub fn is_paused(&self, protocol: &ProtocolId) -> bool {
+        self.lock().paused.get(protocol).is_some_and(|until| *until > Instant::now())
     }
 
     /// Waits until the queue of the protocol may be consumed. How many tasks at first, if it was left alone.

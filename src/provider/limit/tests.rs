@@ -20,8 +20,19 @@ fn protocol() -> ProtocolId {
     "llm/v1".parse().expect("valid")
 }
 
+impl Limits {
+    /// These, without a store.
+    pub(crate) fn here(rules: Vec<Rule>) -> Limits {
+        Limits { rules, ..Limits::default() }
+    }
+}
+
 fn limits(rules: Vec<Rule>) -> Limits {
-    Limits { rules, ..Limits::default() }
+    Limits::here(rules)
+}
+
+fn size() -> Cost {
+    Cost::Param(vec!["size".to_owned()])
 }
 
 async fn ask(limits: &Limits, params: Value) -> Admission {
@@ -66,11 +77,57 @@ async fn what_was_reserved_is_settled_with_what_was_used() {
 async fn a_protocol_is_left_alone_as_long_as_it_is_told_and_then_tried_with_a_few() {
     let limits = limits(vec![local("all", 2.0, 3.0)]);
     assert_eq!(limits.opened(&protocol()).await, None);
+    assert!(!limits.is_paused(&protocol()));
     limits.pause(&protocol(), Duration::from_secs(3));
+    assert!(limits.is_paused(&protocol()));
     let began = Instant::now();
     assert_eq!(limits.opened(&protocol()).await, Some(5));
     assert_eq!(began.elapsed().as_secs(), 3);
+    assert!(!limits.is_paused(&protocol()));
     assert_eq!(limits.opened(&protocol()).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_too_late_counts_for_the_key_in_the_header_too() {
+    let key = Some(Key::Header("x-tenant".to_owned()));
+    let limits =
+        limits(vec![Rule { key, cost: size(), ..local("tenants", 0.1, 1.0) }, local("all", 9.0, 9.0)]);
+    let (written, filled) = (json!({}), json!({"size": 1}));
+    let wants = |written: Option<&Value>, tenant: &'static str| {
+        limits.late(&protocol(), "chat", written, &filled, &|name| {
+            (name == "x-tenant").then(|| tenant.to_owned())
+        })
+    };
+    let mut told = Vec::new();
+    for tenant in ["a", "a", "b"] {
+        let admitted = limits.admit(wants(Some(&written), tenant), HOLD, HOLD).await;
+        told.push(wait_of(&admitted.expect("nobody is asked")));
+    }
+    assert_eq!(told, [Ok(0), Err(10_000), Ok(0)]);
+    assert_eq!((wants(Some(&written), "a").len(), wants(Some(&filled), "a").len()), (1, 0), "told before");
+    assert_eq!(wants(None, "a").len(), 2, "who was asked for nothing is asked for all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_used_is_a_debt_for_a_day_at_the_most() {
+    let limits = limits(vec![Rule { cost: Cost::Tokens { estimate: 1.0 }, ..local("tokens", 1.0, 1.0) }]);
+    let Admission::Granted { permits, .. } = ask(&limits, json!({"max_tokens": 1})).await else {
+        panic!("it is full")
+    };
+    limits.settle(permits, Used::Tokens(1e300)).await;
+    let day = 24 * 3600 * 1_000;
+    assert_eq!(wait_of(&ask(&limits, json!({"max_tokens": 1})).await), Err(day));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_of_a_place_that_is_not_taken_along_is_no_reason_to_go() {
+    let dear = Rule { cost: size(), ..local("all", 1.0, 50.0) };
+    let limits = limits(vec![dear]);
+    ask(&limits, json!({"size": 40})).await;
+    let Admission::Granted { wait, ahead, .. } = ask(&limits, json!({"size": 40})).await else {
+        panic!("a cheap one would be let in")
+    };
+    assert_eq!((wait.as_secs(), ahead), (30, Duration::ZERO));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use super::instance::{Call, Instance};
 use super::{Ask, LOOK_EVERY, Providers};
 use crate::core::failure::Failure;
-use crate::provider::Answer;
-use crate::provider::limit::{Admission, Limits, Permits};
+use crate::provider::limit::{Admission, Limits, Permits, Used};
+use crate::provider::{Answer, CallCx};
 
 /// A provider that may not be called now because of a limit of its own.
 #[derive(Debug)]
@@ -32,10 +32,12 @@ impl Providers {
         &self.limits
     }
 
-    /// The right to a call as far as the provider's own limits go, after a wait of at most `hold` where nobody else is
-    /// ahead. Without an answer from the store there is none.
+    /// The right to a call as far as the provider's own limits go, after a wait: none without `hold`, else at most that
+    /// until one unit is there, and for the rest of a dear one's cost. Without an answer from the store there is no
+    /// right, nor for a call that is given up while it waits.
     pub(super) async fn permits(
         &self,
+        cx: &CallCx,
         call: Call,
         ask: &Ask<'_>,
         params: &Value,
@@ -48,9 +50,18 @@ impl Providers {
         let is_of_all = wants.iter().all(|want| self.limits.is_of_whole_provider(want));
         let instance = Arc::clone(&call.instance);
         let (wait, why) = match self.limits.admit(wants, hold, hold).await {
-            Ok(Admission::Granted { permits, wait }) => {
-                sleep(wait).await;
-                return Ok((call, permits));
+            Ok(Admission::Granted { permits, wait, .. }) if hold.is_zero() && !wait.is_zero() => {
+                // Let in as soon as a cheap one, to wait here for the rest of its cost: others are asked first.
+                self.limits.settle(permits, Used::Nothing).await;
+                (wait, format!("{}: its limit has too little left", instance.name()))
+            }
+            Ok(Admission::Granted { permits, wait, .. }) => {
+                if cx.cancel.run_until_cancelled(sleep(wait)).await.is_some() {
+                    return Ok((call, permits));
+                }
+                self.limits.settle(permits, Used::Nothing).await;
+                let why = format!("{}: given up while it waited for its limit", instance.name());
+                return Err(Limited { instance, wait: Duration::ZERO, why });
             }
             Ok(Admission::Refused { wait, limit, .. }) => {
                 (wait, format!("{}: limit {limit} is reached", instance.name()))

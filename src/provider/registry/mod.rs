@@ -226,14 +226,18 @@ impl Providers {
                     break;
                 }
                 left = limited.iter().map(|one: &Limited| Arc::clone(&one.instance)).collect();
-                (hold, limited) = (HOLD, Vec::new());
+                hold = HOLD;
                 continue;
             };
             left.retain(|one| !Arc::ptr_eq(one, &call.instance));
-            let (call, permits) = match self.permits(call, ask, &params, hold).await {
+            limited.retain(|one| !Arc::ptr_eq(&one.instance, &call.instance));
+            let (call, permits) = match self.permits(&cx, call, ask, &params, hold).await {
                 Ok(permitted) => permitted,
                 Err(one) => {
                     limited.push(one);
+                    if cx.cancel.is_cancelled() {
+                        break;
+                    }
                     continue;
                 }
             };
@@ -260,23 +264,30 @@ impl Providers {
                 break;
             }
         }
-        if let Some(one) = limited.into_iter().min_by_key(|one| one.wait) {
-            return Called::NotNow { wait: one.wait.min(WAIT_MAX), why: one.why };
+        match limited.into_iter().min_by_key(|one| one.wait) {
+            Some(one) => Called::NotNow { wait: one.wait.min(WAIT_MAX), why: one.why },
+            None => self.not_begun(&all, last),
         }
+    }
+
+    /// What becomes of a call that none of these has begun. `last`: who was asked, and said that it surely did not start.
+    fn not_begun(&self, of: &[Arc<Instance>], last: Option<(String, Failure)>) -> Called {
+        let ((wait, why), now) = (self.not_now(of), self.now());
+        let is_busy = |one: &Arc<Instance>| matches!(one.fit(now), Fit::Shut { why: Why::Busy, .. });
         match last {
-            // Nothing was begun, and another time something may be.
+            // Another time something may be.
             Some((_, failure)) if failure.retryable && !self.settings.is_last_resort => {
-                let known = self.not_now(&all);
-                let wait = failure.retry_after.unwrap_or(known.0).min(WAIT_MAX);
+                let wait = failure.retry_after.unwrap_or(wait).min(WAIT_MAX);
                 Called::NotNow { wait, why: failure.message }
             }
-            // Nothing was begun, nobody here can do it, and somebody else may.
-            Some((_, failure)) if !self.settings.is_last_resort => Called::Elsewhere(failure),
-            Some((by, failure)) => Called::Made { by, outcome: Err(failure) },
-            None => {
-                let (wait, why) = self.not_now(&all);
+            // Who was asked can never do it; who has only asked to be left alone may.
+            Some(_) if !self.settings.is_last_resort && of.iter().any(is_busy) => {
                 Called::NotNow { wait, why }
             }
+            // Nobody here can do it, and somebody else may.
+            Some((_, failure)) if !self.settings.is_last_resort => Called::Elsewhere(failure),
+            Some((by, failure)) => Called::Made { by, outcome: Err(failure) },
+            None => Called::NotNow { wait, why },
         }
     }
 

@@ -1,3 +1,5 @@
+mod limited;
+
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -21,6 +23,7 @@ struct Named {
     health: Mutex<Health>,
     cannot_start: Mutex<bool>,
     hangs: Mutex<bool>,
+    takes: Mutex<Duration>,
     stock: Mutex<Option<Stock>>,
     is_silent: Mutex<bool>,
 }
@@ -50,6 +53,8 @@ impl Provider for Named {
         if hangs {
             std::future::pending::<()>().await;
         }
+        let takes = *self.takes.lock().expect("no panic");
+        sleep(takes).await;
         let failure = self.fails.lock().expect("no panic").pop_front();
         failure.map_or_else(|| Ok(json!(self.name).into()), Err)
     }
@@ -120,6 +125,7 @@ fn named(name: &'static str) -> Arc<Named> {
         health: Mutex::new(Health::Up),
         cannot_start: Mutex::new(name.starts_with("broken")),
         hangs: Mutex::default(),
+        takes: Mutex::default(),
         stock: Mutex::default(),
         is_silent: Mutex::default(),
     })

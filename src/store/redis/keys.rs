@@ -16,6 +16,7 @@
 //! | `P:{schedules/}:NAME` | hash: a schedule | no |
 //! | `P:{schedules/}` | sorted set: the names of all schedules, in the order of bytes | no |
 //! | `P:{limit/NAME}:bucket` | hash: how much is left of a limit; with a key `P:{limit/NAME/UUID}:bucket` | no |
+//! | `P:{limit/}:secret` | what workers prove to each other with | no |
 //! | `P:session:ID` | a worker session lives as long as this key | no |
 //!
 //! Every key of a root has the root's id as hash tag, so that all of it is in one slot. No id contains a
@@ -114,14 +115,16 @@ impl Prefix {
     }
 
     /// The bucket of a limit, or of one of its keys.
-    pub(super) fn bucket(&self, limit: &str, key: Option<&str>) -> String {
+    pub(super) fn bucket(&self, limit: &str, key: Option<Uuid>) -> String {
         match key {
-            Some(key) => {
-                let name = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes());
-                format!("{self}:{{limit/{limit}/{name}}}:bucket")
-            }
+            Some(key) => format!("{self}:{{limit/{limit}/{key}}}:bucket"),
             None => format!("{self}:{{limit/{limit}}}:bucket"),
         }
+    }
+
+    /// What only those know who may read this.
+    pub(super) fn secret(&self) -> String {
+        format!("{self}:{{limit/}}:secret")
     }
 
     /// A pattern that fits every root's hash; [`Prefix::id_of_root`] tells what else it fits.

@@ -149,7 +149,7 @@ pub struct RedisStore {
     connection: Connection,
     scripts: Scripts,
     schedules: schedule::Scripts,
-    admit: redis::Script,
+    limits: limit::Scripts,
     prefix: Prefix,
     result_ttl: Duration,
     watch: Watch,
@@ -167,7 +167,7 @@ impl RedisStore {
             connection,
             scripts: Scripts::new(settings.document_bytes_max),
             schedules: schedule::Scripts::new(),
-            admit: limit::script(),
+            limits: limit::Scripts::new(),
             prefix: settings.prefix,
             result_ttl: settings.result_ttl,
         })

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::time::Duration;
 
 use super::SqliteStore;
 use crate::core::clock::Timestamp;
+use crate::core::id::{Id, InvalidId};
 use crate::core::limit::{Bucket, Pace, duration};
 use crate::store::limit::BUCKET_TTL;
 use crate::store::{Demand, Granted, Limits, StoreError};
@@ -20,6 +20,20 @@ impl Limits for SqliteStore {
         let step = move |tx: &Connection| admit(tx, &demand, now);
         self.database.write("admit", step).await.map_err(|error| self.failed("admit", error))
     }
+
+    async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
+        let offered = offered.to_string();
+        let step = move |tx: &Connection| {
+            tx.prepare_cached("INSERT OR IGNORE INTO secrets (name, secret) VALUES ('limits', ?1)")?
+                .execute([&offered])?;
+            tx.query_row("SELECT secret FROM secrets WHERE name = 'limits'", [], |row| {
+                row.get::<_, String>(0)
+            })
+        };
+        let text = self.database.write("secret", step).await.map_err(|error| self.failed("secret", error))?;
+        let corrupt = |error: InvalidId| StoreError::Corrupt { step: "secret", reason: error.to_string() };
+        Id::parse(&text).map_err(corrupt)
+    }
 }
 
 fn admit(tx: &Connection, demand: &Demand, now: Timestamp) -> rusqlite::Result<Granted> {
@@ -27,12 +41,15 @@ fn admit(tx: &Connection, demand: &Demand, now: Timestamp) -> rusqlite::Result<G
         "DELETE FROM limits WHERE (name, key) IN (SELECT name, key FROM limits WHERE forget_at <= ?1 LIMIT ?2)",
     )?
     .execute(params![now.as_millis(), FORGOTTEN_MAX])?;
-    let key = demand.key.as_ref().map(|key| format!("={key}")).unwrap_or_default();
+    let key = demand.key_name().map(|name| format!("={name}")).unwrap_or_default();
     let there = tx
-        .prepare_cached("SELECT full_at, per_second, burst, since FROM limits WHERE name = ?1 AND key = ?2")?
+        .prepare_cached(
+            "SELECT full_at, full_not_before, per_second, burst, since FROM limits WHERE name = ?1 AND key = ?2",
+        )?
         .query_row(params![demand.limit, key], |row| {
-            let pace = Pace { per_second: row.get(1)?, burst: row.get(2)? };
-            Ok((Bucket { full_at: row.get(0)? }, pace, row.get::<_, i64>(3)?))
+            let bucket = Bucket { full_at: row.get(0)?, full_not_before: row.get(1)? };
+            let pace = Pace { per_second: row.get(2)?, burst: row.get(3)? };
+            Ok((bucket, pace, row.get::<_, i64>(4)?))
         })
         .optional()?;
     let (mut bucket, mut pace, mut since) = (Bucket::default(), demand.pace, demand.since.as_millis());
@@ -59,12 +76,13 @@ fn admit(tx: &Connection, demand: &Demand, now: Timestamp) -> rusqlite::Result<G
             }
         }
     }
-    let left = if bucket.full_at > at { duration(bucket.full_at - at) } else { Duration::ZERO };
+    // A cast from a negative number is zero.
+    let left = duration(bucket.full_at.max(bucket.full_not_before) - at);
     let forget_at = now.after(left).after(BUCKET_TTL);
     tx.prepare_cached(
-        "INSERT INTO limits (name, key, full_at, per_second, burst, since, forget_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name, key) DO UPDATE SET \
-         full_at = ?3, per_second = ?4, burst = ?5, since = ?6, forget_at = ?7",
+        "INSERT INTO limits (name, key, full_at, per_second, burst, since, forget_at, full_not_before) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (name, key) DO UPDATE SET \
+         full_at = ?3, per_second = ?4, burst = ?5, since = ?6, forget_at = ?7, full_not_before = ?8",
     )?
     .execute(params![
         demand.limit,
@@ -73,7 +91,8 @@ fn admit(tx: &Connection, demand: &Demand, now: Timestamp) -> rusqlite::Result<G
         pace.per_second,
         pace.burst,
         since,
-        forget_at.as_millis()
+        forget_at.as_millis(),
+        bucket.full_not_before
     ])?;
     Ok(Granted { waits, refused, pace })
 }

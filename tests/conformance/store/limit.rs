@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::backends::is_full;
 use super::stand::Stand;
 use gleitzeit::core::clock::Timestamp;
+use gleitzeit::core::id::Id;
 use gleitzeit::core::limit::Pace;
 use gleitzeit::store::{Demand, Granted};
 
@@ -73,6 +74,26 @@ pub(crate) async fn a_settlement_takes_or_gives_the_difference(stand: Stand) {
     let shut = Demand { shut: Some(9 * HOUR), ..demand("a", None, &[1.0]) };
     assert_eq!(hours(admit(&stand, &shut).await.refused), Some(9));
     assert_eq!(hours(admit(&stand, &demand("a", None, &[1.0])).await.refused), Some(9));
+}
+
+pub(crate) async fn what_is_given_back_opens_nothing_that_is_shut(stand: Stand) {
+    admit(&stand, &demand("a", None, &[10.0])).await;
+    let shut = Demand { shut: Some(9 * HOUR), ..demand("a", None, &[]) };
+    admit(&stand, &shut).await;
+    let back = Demand { settle: -10.0, ..demand("a", None, &[1.0]) };
+    assert_eq!(hours(admit(&stand, &back).await.refused), Some(9));
+    let ahead = Demand { patience: 20 * HOUR, ..demand("a", None, &[1.0, 1.0]) };
+    let waits = admit(&stand, &ahead).await.waits;
+    assert_eq!(waits.iter().map(|wait| hours(Some(*wait))).collect::<Vec<_>>(), [Some(9), Some(10)]);
+    let back = Demand { settle: -2.0, shut: Some(HOUR), ..demand("a", None, &[1.0]) };
+    assert_eq!(hours(admit(&stand, &back).await.refused), Some(9), "nor does a shorter one");
+}
+
+pub(crate) async fn everybody_is_told_the_same_secret(stand: Stand) {
+    let offered = ["one", "two", "one"].map(|text| Id::parse(text).expect("valid"));
+    for one in &offered {
+        assert_eq!(stand.store.secret(one).await.expect("answers"), offered[0]);
+    }
 }
 
 pub(crate) async fn the_pace_that_was_read_last_holds(stand: Stand) {

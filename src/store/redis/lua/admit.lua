@@ -8,17 +8,18 @@ local call, key = redis.call, KEYS[1]
 local rate, burst, since = ARGV[1], ARGV[2], ARGV[3]
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local is = call('HMGET', key, 'full', 'rate', 'burst', 'since')
-local full = tonumber(is[1] or '0')
+local is = call('HMGET', key, 'full', 'rate', 'burst', 'since', 'shut')
+-- When it is full by what was taken and given back, and when at the soonest.
+local full, least = tonumber(is[1] or '0'), tonumber(is[5] or '0')
 if is[4] and tonumber(is[4]) > tonumber(since) then rate, burst, since = is[2], is[3], is[4] end
 local holds, step = tonumber(burst), 1000000 / tonumber(rate)
 local settle, shut, patience = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 if settle ~= 0 then full = math.max(full, now) + settle * step end
-if shut > 0 then full = math.max(full, now + shut + (holds - 1) * step) end
+if shut > 0 then least = math.max(least, now + shut + (holds - 1) * step) end
 local waits, refused = {}, -1
 for place = 8, #ARGV do
-  local cost, from = tonumber(ARGV[place]), math.max(full, now)
+  local cost, from = tonumber(ARGV[place]), math.max(full, least, now)
   local first = math.max(from + (math.min(cost, 1, holds) - holds) * step - now, 0)
   if first > patience then
     refused = first
@@ -29,7 +30,8 @@ for place = 8, #ARGV do
 end
 
 -- Lua's own way to write a number loses its end.
-local kept = math.min(math.ceil(math.max(full - now, 0) / 1000) + tonumber(ARGV[7]), 1e15)
-call('HSET', key, 'full', string.format('%.3f', full), 'rate', rate, 'burst', burst, 'since', since)
+local kept = math.min(math.ceil(math.max(full - now, least - now, 0) / 1000) + tonumber(ARGV[7]), 1e15)
+call('HSET', key, 'full', string.format('%.3f', full), 'rate', rate, 'burst', burst, 'since', since,
+  'shut', string.format('%.3f', least))
 call('PEXPIRE', key, string.format('%.0f', kept))
 return { waits, string.format('%.0f', math.ceil(refused)), rate, burst }
