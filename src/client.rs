@@ -3,6 +3,7 @@
 //! Submitting is one confirmed publish; nothing else must happen for a task to survive. The `accepted` record
 //! that follows is best effort, so that `status` knows the task before a worker does.
 
+mod control;
 mod depth;
 mod schedule;
 
@@ -26,6 +27,7 @@ use crate::store::{Accepted, Change, Message, SENT_BYTES_MAX, Store};
 use crate::topology::{Address, Queue};
 use crate::wire;
 use crate::wire::task::Task;
+pub use control::Collected;
 pub use depth::DepthLimits;
 
 /// Submits work and follows it. Cloning is cheap.

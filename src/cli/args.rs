@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// Protocols: what methods take and give
     #[command(subcommand)]
     Protocol(Protocol),
-    /// Providers: check one of your own
+    /// Providers: how they do, start and stop them in every worker, check one of your own
     #[command(subcommand)]
     Provider(super::provider::Provider),
     /// Print the JSON Schema of workflow files, for editors

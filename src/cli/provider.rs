@@ -1,5 +1,7 @@
 //! `provider`: what can be done with providers.
 
+mod control;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use crate::provider::rpc::conformance::{self, Check, Verdict};
 use crate::provider::rpc::{Command, Road, Settings};
 use crate::runtime::Runtime;
 use crate::runtime::clock::SystemClock;
+use crate::wire::control::Action;
 
 /// How long a provider may take to be ready, where the configuration does not say.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,6 +28,18 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// `gleitzeit provider ...`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Provider {
+    /// List the providers of every worker
+    List(control::List),
+    /// Start a provider that was stopped, in every worker that has it
+    Start(control::One),
+    /// Stop a provider: it takes no more calls and ends those that it has
+    Stop(control::One),
+    /// Replace what a provider runs in, the new first where its pool has room
+    Restart(control::One),
+    /// Keep exactly so many instances of a provider that has a pool
+    Scale(control::Scale),
+    /// Have every worker read its configuration again
+    Reload(control::List),
     /// Run a provider that speaks JSON-RPC through a suite of checks
     Conformance(Conformance),
 }
@@ -58,6 +73,17 @@ pub(crate) struct Conformance {
 /// `gleitzeit provider ...`
 pub(crate) async fn provider(config: Config, command: Provider, json: bool) -> Result<u8, Error> {
     match command {
+        Provider::List(args) => control::order(config, Action::List, args.timeout, json).await,
+        Provider::Start(args) => control::order(config, Action::Start(args.name), args.timeout, json).await,
+        Provider::Stop(args) => control::order(config, Action::Stop(args.name), args.timeout, json).await,
+        Provider::Restart(args) => {
+            control::order(config, Action::Restart(args.name), args.timeout, json).await
+        }
+        Provider::Scale(args) => {
+            let action = Action::Scale(args.one.name, args.count);
+            control::order(config, action, args.one.timeout, json).await
+        }
+        Provider::Reload(args) => control::order(config, Action::Reload, args.timeout, json).await,
         Provider::Conformance(args) => conform(&config, args, json).await,
     }
 }

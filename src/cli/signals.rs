@@ -1,6 +1,6 @@
-//! SIGINT and SIGTERM: the first one asks, the second one ends the process at once.
+//! SIGINT and SIGTERM: the first one asks, the second one ends the process at once. SIGHUP: read the configuration again.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -48,6 +48,34 @@ impl Signals {
             Some(number) => number,
             // Nobody listens, so nothing will be heard.
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// SIGHUP, from its creation on.
+#[derive(Debug)]
+pub(crate) struct Hangups(Option<Signal>);
+
+impl Hangups {
+    /// Starts to listen. From now on SIGHUP does not end the process.
+    pub(crate) fn listen() -> Hangups {
+        let hangups = signal(SignalKind::hangup());
+        Hangups(
+            hangups
+                .inspect_err(|error| tracing::warn!(%error, "SIGHUP cannot be heard; it ends the process"))
+                .ok(),
+        )
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        let heard = match &mut self.0 {
+            Some(hangups) => hangups.recv().await,
+            None => None,
+        };
+        if heard.is_none() {
+            // Nothing will be heard.
+            std::future::pending::<()>().await;
         }
     }
 }

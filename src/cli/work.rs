@@ -8,7 +8,7 @@ use super::follow::{self, Outcome};
 use super::live::Live;
 use super::print;
 use super::run::seconds;
-use super::signals::Signals;
+use super::signals::{Hangups, Signals};
 use crate::client::Ended;
 use crate::config::Config;
 use crate::core::code::Code;
@@ -16,9 +16,11 @@ use crate::core::id::{Id, TaskKey};
 use crate::error::Error;
 use crate::runtime::{Role, Runtime};
 use crate::store::Filter;
+use crate::worker::Worker;
 
 /// `gleitzeit worker`
 pub(crate) async fn worker(config: Config, json: bool) -> Result<u8, Error> {
+    let hangups = Hangups::listen();
     let runtime = Runtime::open(config, Role::Worker, None).await?;
     let worker = runtime.worker().await?;
     let protocols: Vec<String> = worker.protocols().iter().map(ToString::to_string).collect();
@@ -38,6 +40,7 @@ pub(crate) async fn worker(config: Config, json: bool) -> Result<u8, Error> {
             return Err(Error::new(Code::SystemShutdown, "the worker stopped by itself"));
         }
         _ = signals.first() => {}
+        () = reload_at(hangups, &worker) => {}
     }
     print::note("draining: no new tasks; a second signal stops at once");
     drain.cancel();
@@ -47,6 +50,18 @@ pub(crate) async fn worker(config: Config, json: bool) -> Result<u8, Error> {
         print::json(&serde_json::json!({"worker": worker.session(), "status": "drained"}));
     }
     Ok(0)
+}
+
+/// Reads the configuration again at each SIGHUP; says what came of it. Never ends.
+async fn reload_at(mut hangups: Hangups, worker: &Worker) {
+    loop {
+        hangups.next().await;
+        match worker.reload().await {
+            Ok(reloaded) if reloaded.changed.is_empty() => print::note("the configuration has not changed"),
+            Ok(reloaded) => print::note(&format!("changed: {}", reloaded.changed.join(", "))),
+            Err(failure) => print::note(&format!("not reloaded: {}", failure.message)),
+        }
+    }
 }
 
 /// `gleitzeit resume [ID]`

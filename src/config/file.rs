@@ -26,11 +26,11 @@ const MAY_BE_ZERO: [&str; 7] = [
 ];
 
 /// What the configuration is made of.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Sources {
     /// `--config FILE`; missing or unreadable is an error.
     pub file: Option<PathBuf>,
-    /// The environment, name and value.
+    /// The environment, name and value. Never shown.
     pub environment: BTreeMap<String, String>,
     /// Values of flags: key, value as text, the flag's name.
     pub flags: Vec<(&'static str, String, &'static str)>,
@@ -70,27 +70,6 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// The environment as it was, for what the configuration names. Never shown.
-#[derive(Clone, PartialEq)]
-pub(super) struct Variables(BTreeMap<String, String>);
-
-impl Variables {
-    fn new(sources: &Sources) -> Variables {
-        Variables(sources.environment.clone())
-    }
-
-    /// What a variable holds.
-    pub(super) fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).cloned()
-    }
-}
-
-impl fmt::Debug for Variables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} variables", self.0.len())
-    }
-}
-
 /// Merges the sources.
 ///
 /// # Errors
@@ -118,7 +97,7 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     default_state_path(sources, &mut values);
     check(&values, &mut problems);
     if problems.found.is_empty() {
-        return Ok(Config { values, variables: Variables::new(sources) });
+        return Ok(Config { values, sources: sources.clone() });
     }
     Err(ConfigError { problems: problems.found, is_unreadable: problems.is_unreadable })
 }

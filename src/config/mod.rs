@@ -7,6 +7,7 @@
 mod file;
 mod limits;
 mod providers;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::core::url::masked;
 
 pub use file::{Sources, load};
 pub use providers::{Configured, McpProvider, RpcProvider};
+pub use reload::Changes;
 
 /// The commented defaults, which are the reference.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -69,7 +71,8 @@ impl ConfigError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     values: BTreeMap<String, (Value, Origin)>,
-    variables: file::Variables,
+    /// What it was made of, to be read again.
+    sources: Sources,
 }
 
 /// What to do about the topology at start.
@@ -95,6 +98,14 @@ pub enum EventLevel {
 }
 
 impl Config {
+    /// Reads the file again, and the files that are named in the environment.
+    ///
+    /// # Errors
+    /// As of [`load`].
+    pub fn read_again(&self) -> Result<Config, ConfigError> {
+        load(&self.sources)
+    }
+
     /// The broker's addresses, nodes of one cluster; none for embedded mode.
     #[must_use]
     pub fn amqp_urls(&self) -> Vec<String> {

@@ -88,7 +88,8 @@ impl Config {
                 of(key).and_then(|value| value.as_float().or(value.as_integer().map(|whole| whole as f64)));
             seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         };
-        let variable = |name: String| Key::Variable { value: self.variables.get(&name), name };
+        let variable =
+            |name: String| Key::Variable { value: self.sources.environment.get(&name).cloned(), name };
         let usual = Reach::at(&text("url").unwrap_or_default());
         let reach = Reach {
             connect_timeout: seconds("connect_timeout").unwrap_or(usual.connect_timeout),
@@ -188,11 +189,11 @@ fn two_logins(values: &BTreeMap<String, (Value, Origin)>, name: &str) -> Option<
 }
 
 /// The name of the instance, and what is said of it.
-fn split(key: &str) -> Option<(&str, &str)> {
+pub(super) fn split(key: &str) -> Option<(&str, &str)> {
     key.strip_prefix(INSTANCES)?.split_once('.')
 }
 
-fn kind_of<'a>(values: &'a BTreeMap<String, (Value, Origin)>, name: &str) -> Option<&'a str> {
+pub(super) fn kind_of<'a>(values: &'a BTreeMap<String, (Value, Origin)>, name: &str) -> Option<&'a str> {
     values.get(&format!("{INSTANCES}{name}.kind"))?.0.as_str()
 }
 
@@ -260,11 +261,11 @@ pub(super) fn is_http(url: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Sources, load};
 
-    pub(super) fn read(text: &str) -> Result<Config, String> {
+    pub(in crate::config) fn read(text: &str) -> Result<Config, String> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("c.toml");
         std::fs::write(&path, text).expect("write");

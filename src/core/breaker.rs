@@ -107,6 +107,15 @@ impl Breaker {
         Breaker { policy, phase: Phase::Closed, phases: 0, in_a_row: 0, window }
     }
 
+    /// Goes by other thresholds from now on. What it has seen stays known, but for a window of another length; one that
+    /// is open stays so for the time that it was given.
+    pub fn adopt(&mut self, policy: Policy) {
+        if policy.window != self.policy.window {
+            self.window = Window::new(policy.window);
+        }
+        self.policy = policy;
+    }
+
     /// What it lets through at `now`.
     #[must_use]
     pub fn state(&self, now: Duration) -> State {

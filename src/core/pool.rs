@@ -5,26 +5,30 @@
 //!         when calls wait and nobody is there, at once
 //!         when calls have waited for `wait`, or the members are busy for `busy` of their time: as many as the calls
 //!         need, at most as many as there are already, then not again for `cooldown`
-//! let go  who is worn out (uses, age, memory), when its calls have ended; who was idle for `idle`, beyond `min`
+//! let go  who is worn out (uses, age, memory), when its calls have ended; who was idle for `idle`, beyond `min`;
+//!         who is beyond `max`, as after it was lowered: the least busy first
 //! never   more than `max` at once, those that are leaving included; a start before the pause after a failed one
 //!         is over (`restart`, doubled by each failure up to `restart_max`), and then one at a time
 //! ```
 //! A member is let go by giving it no more calls. Calls go to the member that was used last, so that those that
 //! are not needed become idle.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 /// After so many failures in a row nobody waits for a start any more: who asks is told.
 pub const PATIENCE: u32 = 3;
 /// How fast use is forgotten: after this time what was counts for a third.
 const MEMORY: Duration = Duration::from_secs(5);
+/// The most members that any pool may have.
+pub const MEMBERS_MAX: u32 = 1000;
 
 /// The bounds of a pool.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
     /// Members that are always there.
     pub min: u32,
-    /// The most members at once; at least 1, and at least `min`.
+    /// The most members at once; at least 1, at least `min`, at most [`MEMBERS_MAX`].
     pub max: u32,
     /// Calls that a member takes at once; at least 1.
     pub concurrency: u32,
@@ -134,6 +138,8 @@ pub enum Why {
     Memory,
     /// It is not needed.
     Idle,
+    /// There are more than there may be.
+    Surplus,
 }
 
 impl Policy {
@@ -180,19 +186,27 @@ impl Policy {
 
     /// Names those who leave, and counts those who stay.
     fn let_go(&self, need: &Need<'_>, plan: &mut Plan) -> u32 {
-        let (mut fit, mut idle) = (0, Vec::new());
+        let (mut fit, mut idle, mut staying) = (0, Vec::new(), Vec::new());
         for (place, member) in need.members.iter().enumerate().filter(|(_, member)| !member.is_leaving) {
             if let Some(why) = self.worn(member) {
                 plan.leave.push((place, why));
                 continue;
             }
             fit += 1;
+            staying.push((member.running, Reverse(member.idle), place));
             if let Some(max) = self.age_max {
                 sooner(&mut plan.again, max.saturating_sub(member.age));
             }
             if member.running == 0 {
                 idle.push((member.idle, place));
             }
+        }
+        if fit > self.max {
+            staying.sort();
+            let surplus = usize::try_from(fit - self.max).unwrap_or(usize::MAX);
+            plan.leave.extend(staying.iter().take(surplus).map(|(_, _, place)| (*place, Why::Surplus)));
+            // Who is idle beyond that is looked at when these have gone.
+            return self.max;
         }
         if need.waiting > 0 {
             return fit;

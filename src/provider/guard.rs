@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::Instrument;
 
-use super::{Answer, CallCx, Health, Provider, Stock};
+use super::{Answer, CallCx, Health, PoolStanding, Provider, Stock};
 use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -181,6 +181,18 @@ impl Provider for Guard {
 
     async fn health(&self) -> Health {
         self.provider.health().await
+    }
+
+    fn pool(&self) -> Option<PoolStanding> {
+        self.provider.pool()
+    }
+
+    fn scale(&self, min: u32, max: u32) -> bool {
+        self.provider.scale(min, max)
+    }
+
+    async fn renew(&self) -> Result<bool, Failure> {
+        self.provider.renew().await
     }
 
     async fn stop(&self) {

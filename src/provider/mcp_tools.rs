@@ -8,7 +8,7 @@
 //! `resources/read` and `prompts/get` find the server by what is asked for, as not every address is the name of a
 //! method; their calls go to the server itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::{Map, Number, Value, json};
@@ -26,7 +26,7 @@ pub struct McpTools {
     protocol: ProtocolId,
     catalog: Arc<Catalog>,
     /// The servers, each as whoever calls it has it.
-    servers: Vec<Arc<dyn Provider>>,
+    servers: Mutex<Vec<Arc<dyn Provider>>>,
 }
 
 impl McpTools {
@@ -39,7 +39,16 @@ impl McpTools {
     /// The built-in tools, beside these servers, which write into the catalog.
     #[must_use]
     pub fn over(catalog: Arc<Catalog>, servers: Vec<Arc<dyn Provider>>) -> McpTools {
-        McpTools { protocol: "mcp/v1".parse().expect("a protocol's name"), catalog, servers }
+        McpTools {
+            protocol: "mcp/v1".parse().expect("a protocol's name"),
+            catalog,
+            servers: Mutex::new(servers),
+        }
+    }
+
+    /// Stands for these servers from now on.
+    pub fn replace_servers(&self, servers: Vec<Arc<dyn Provider>>) {
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers;
     }
 
     /// Has a server do what is asked for by a parameter: `resources/read` with `uri`, `prompts/get` with `name`.
@@ -54,7 +63,8 @@ impl McpTools {
         };
         let is_meant =
             |one: &&Arc<dyn Provider>| asked.is_none_or(|server| one.name() == server) && one.serves(&method);
-        let Some(server) = self.servers.iter().find(is_meant) else {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(server) = servers.iter().find(is_meant) else {
             let known = self.catalog.servers().join(", ");
             let known = if known.is_empty() { "none is configured".to_owned() } else { known };
             let message = format!("no MCP server offers {name} ({known}); the lists have what there is");

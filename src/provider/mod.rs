@@ -8,7 +8,8 @@
 //! 2. `call` may be made many times at once.
 //! 3. A caller's mistake is a [`Failure`] that is not retryable; it says nothing about the provider's health.
 //! 4. `tells` blames the provider only for what is its own doing.
-//! 5. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice.
+//! 5. `start` comes before the first call and may be repeated; `stop` may come before `start` and twice, and `start`
+//!    after `stop` begins anew.
 
 mod address;
 pub mod echo;
@@ -75,8 +76,35 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
         Health::Up
     }
 
+    /// What its calls run in; `None`: nothing that is kept between calls.
+    fn pool(&self) -> Option<PoolStanding> {
+        None
+    }
+
+    /// Keeps so many instances from now on, also after a `stop` and a `start`. Whether it has a pool.
+    fn scale(&self, _min: u32, _max: u32) -> bool {
+        false
+    }
+
+    /// Replaces what its calls run in while calls go on: the new first where its bounds allow, then what is old goes
+    /// when its calls have ended. Whether it can: who cannot is stopped and started instead.
+    async fn renew(&self) -> Result<bool, Failure> {
+        Ok(false)
+    }
+
     /// Gives up everything it holds.
     async fn stop(&self) {}
+}
+
+/// What a provider keeps for its calls: processes or sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStanding {
+    /// Those that take calls now.
+    pub instances: usize,
+    /// Those that are always there.
+    pub min: u32,
+    /// The most at once.
+    pub max: u32,
 }
 
 /// What a call knows of its surroundings.

@@ -1,7 +1,9 @@
 //! Putting the parts together: the only place that names an adapter.
 
 pub mod clock;
+mod makers;
 mod mcp;
+mod reload;
 mod rpc;
 mod service;
 mod worker;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Runtime;
+use super::makers::Makers;
 use crate::config::RpcProvider;
 use crate::core::code::Code;
 use crate::error::Error;
@@ -11,7 +11,7 @@ use crate::provider::guard::{self, Guard};
 use crate::provider::registry::InstanceSettings;
 use crate::provider::rpc::{Rpc, Settings};
 
-impl Runtime {
+impl Makers {
     /// Adds the providers of kind `rpc`, each in a guard.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Runtime {
     ///
     /// # Errors
     /// `CONFIGURATION_ERROR`: nobody has declared its protocol.
-    pub fn rpc_provider(&self, configured: RpcProvider) -> Result<Rpc, Error> {
+    fn rpc_provider(&self, configured: RpcProvider) -> Result<Rpc, Error> {
         let RpcProvider { name, protocol, road, .. } = configured;
         let Some(spec) = self.protocols.get(&protocol) else {
             let text = format!(

@@ -12,27 +12,19 @@
 //! the reason.
 
 use std::num::NonZeroU16;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::makers::Made;
+use super::reload::{Known, Reloading};
 use super::{Runtime, topology_of};
 use crate::broker::Finding;
-use crate::config::{Config, Configured};
-use crate::core::balance::{Strategy, Traits};
+use crate::config::Config;
+use crate::core::balance::Strategy;
 use crate::core::code::Code;
-use crate::core::limit::Rule;
-use crate::core::near::did_you_mean;
 use crate::core::protocol::ProtocolId;
 use crate::error::Error;
-use crate::provider::registry::{self, HealthSettings, InstanceSettings, Providers};
-use crate::provider::{
-    Provider,
-    echo::Echo,
-    guard::{self, Guard},
-    limit::Limits,
-    llm::{self, Api, ModelServer, Reach},
-    python::{self, Python},
-};
+use crate::provider::registry::{self, HealthSettings, Providers};
+use crate::provider::{Provider, limit::Limits};
 use crate::topology::plan::Release;
 use crate::worker::{Parts, Settings, Worker};
 
@@ -40,6 +32,15 @@ use crate::worker::{Parts, Settings, Worker};
 const QUEUES_CONSUMER_TIMEOUT: Release = Release { major: 3, minor: 12 };
 /// From here on our queues say it.
 const OWN_CONSUMER_TIMEOUT: Release = Release { major: 4, minor: 3 };
+
+/// The providers of a worker.
+struct Started {
+    providers: Providers,
+    /// Those that could not start, and why.
+    broken: Vec<(Arc<dyn Provider>, Error)>,
+    /// What a reload goes by.
+    known: Known,
+}
 
 /// For how long the broker lets a delivery be held, as far as a worker can tell at its start.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Runtime {
     pub async fn worker(&self) -> Result<Worker, Error> {
         self.compare_consumer_timeout().await;
         let asked = asked_protocols(&self.config)?;
-        let (providers, broken) = self.start_providers(&asked, self.is_embedded()).await?;
+        let Started { providers, broken, known } = self.start_providers(&asked, self.is_embedded()).await?;
         for (provider, error) in broken {
             if asked.contains(provider.protocol()) && !providers.has_started(provider.protocol()) {
                 return Err(error);
@@ -81,14 +82,15 @@ impl Runtime {
         }
         let protocols = match (self.is_embedded(), asked.is_empty()) {
             (true, true) => self.every_protocol(),
-            (true, false) => asked,
+            (true, false) => asked.clone(),
             (false, _) => {
                 // What cannot start now is consumed as soon as it can.
                 providers.protocols()
             }
         };
         let max_running = self.max_running(&protocols)?;
-        Ok(self.assemble(providers, protocols, max_running))
+        let reloading = Reloading::new(known, asked, protocols.clone());
+        Ok(self.assemble(providers, protocols, max_running).reloaded_by(Arc::new(reloading)))
     }
 
     /// The worker of a process that does its own work (embedded mode). It takes tasks of every protocol, so
@@ -97,11 +99,13 @@ impl Runtime {
     /// # Errors
     /// A protocol was asked for that nobody here serves.
     pub async fn worker_for_self(&self) -> Result<Worker, Error> {
-        let (providers, broken) = self.start_providers(&asked_protocols(&self.config)?, true).await?;
+        let asked = asked_protocols(&self.config)?;
+        let Started { providers, broken, known } = self.start_providers(&asked, true).await?;
         for (provider, error) in broken {
             tracing::warn!(provider = provider.name(), %error, "this provider cannot start; its tasks fail");
         }
-        Ok(self.assemble(providers, self.every_protocol(), None))
+        let reloading = Reloading::new(known, asked, self.every_protocol());
+        Ok(self.assemble(providers, self.every_protocol(), None).reloaded_by(Arc::new(reloading)))
     }
 
     /// A worker that runs no tasks: for workflows and commands.
@@ -111,15 +115,9 @@ impl Runtime {
     }
 
     /// The providers of the protocols asked for (of all, if none are), started; and those that cannot start.
-    async fn start_providers(
-        &self,
-        asked: &[ProtocolId],
-        is_last_resort: bool,
-    ) -> Result<(Providers, Vec<(Arc<dyn Provider>, Error)>), Error> {
-        let mut all = self.providers();
-        self.add_mcp_providers(&mut all);
-        self.add_rpc_providers(&mut all)?;
-        let rules = self.limits(&all)?;
+    async fn start_providers(&self, asked: &[ProtocolId], is_last_resort: bool) -> Result<Started, Error> {
+        let makers = self.makers();
+        let Made { mut all, rules, tools, servers } = makers.make()?;
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
             if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {
@@ -142,7 +140,9 @@ impl Runtime {
             let found = all.iter().find(|(provider, _)| provider.name() == name);
             broken.extend(found.map(|(provider, _)| (Arc::clone(provider), Error::from(failure))));
         }
-        Ok((providers, broken))
+        let settings = all.iter().map(|(provider, settings)| (provider.name().to_owned(), settings.clone()));
+        let known = Known { makers, tools, servers, settings: settings.collect() };
+        Ok(Started { providers, broken, known })
     }
 
     /// Warns where a queue lets a delivery be held for another time than the configuration says, as far as that
@@ -212,7 +212,7 @@ impl Runtime {
             grace: config.seconds("worker.grace"),
             task_timeout: config.seconds("task.timeout"),
             result_ttl: config.seconds("task.result_ttl"),
-            result_bytes_max: self.result_bytes_max(),
+            result_bytes_max: self.makers().result_bytes_max(),
             crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
             guard_after: config.seconds("amqp.consumer_timeout") / 4,
             events: config.events(),
@@ -225,27 +225,6 @@ impl Runtime {
             clock: Arc::clone(&self.clock),
         };
         Worker::new(parts, settings)
-    }
-
-    /// The limits, each of something that there is: one with a misspelt name would limit nothing.
-    fn limits(&self, all: &[(Arc<dyn Provider>, InstanceSettings)]) -> Result<Vec<Rule>, Error> {
-        let (rules, mut wrong) = (self.config.limits(), Vec::new());
-        for Rule { name, protocol, method, provider, .. } in &rules {
-            if self.protocols.get(protocol).is_none() {
-                wrong.push(format!("limits.{name}.protocol: there is no protocol {protocol}"));
-            } else if let Some(method) = method
-                && let Err(error) = self.protocols.method(protocol, method)
-            {
-                wrong.push(format!("limits.{name}.method: {error}"));
-            }
-            if let Some(provider) = provider
-                && !all.iter().any(|(one, _)| one.name() == provider)
-            {
-                let hint = did_you_mean(provider, all.iter().map(|(one, _)| one.name()));
-                wrong.push(format!("limits.{name}.provider: there is no provider {provider}{hint}"));
-            }
-        }
-        if wrong.is_empty() { Ok(rules) } else { Err(Error::new(Code::ConfigurationError, wrong.join("; "))) }
     }
 
     /// How calls are given out.
@@ -265,71 +244,6 @@ impl Runtime {
         };
         let strategies = each.into_iter().map(parse).collect::<Result<_, _>>()?;
         Ok(registry::Settings { strategy, strategies, health, is_last_resort })
-    }
-
-    /// Every provider that this build and configuration have.
-    fn providers(&self) -> Vec<(Arc<dyn Provider>, InstanceSettings)> {
-        let python = python::Settings {
-            interpreter: self.config.text("python.interpreter").into(),
-            limits: self.python_limits(),
-            ..python::Settings::default()
-        };
-        let plain = InstanceSettings { breaker: self.config.breaker(), ..InstanceSettings::default() };
-        let guarded = |provider, permits| -> Arc<dyn Provider> {
-            Arc::new(Guard::new(provider, &guard::Settings { permits, ..guard::Settings::default() }))
-        };
-        let mut all = vec![
-            (guarded(Arc::new(Echo::new(Arc::clone(&self.clock))), None), plain.clone()),
-            (guarded(Arc::new(Python::new(python)), None), plain.clone()),
-        ];
-        for instance in self.model_servers() {
-            let settings = InstanceSettings { traits: instance.traits.clone(), ..plain.clone() };
-            let server = ModelServer::new(self.model_server(&instance), Arc::clone(&self.clock));
-            all.push((guarded(Arc::new(server), instance.concurrency), settings));
-        }
-        all.extend(self.own.iter().map(|own| (guarded(Arc::clone(own), None), plain.clone())));
-        all
-    }
-
-    fn python_limits(&self) -> python::Limits {
-        let limit = |key: &str| Some(self.config.number(key)).filter(|limit| *limit > 0);
-        python::Limits {
-            memory_bytes: limit("python.memory_mb").map(|megabytes| megabytes.saturating_mul(1024 * 1024)),
-            cpu_seconds: limit("python.cpu_seconds"),
-            processes: limit("python.processes"),
-            open_files: limit("python.files"),
-            ..python::Limits::default()
-        }
-    }
-
-    /// The instances that are configured, else the one server of `ollama.url`, if any.
-    fn model_servers(&self) -> Vec<Configured> {
-        let configured = self.config.instances();
-        let url = self.config.text("ollama.url");
-        if !configured.is_empty() || url.is_empty() {
-            return configured;
-        }
-        vec![Configured {
-            name: "ollama".to_owned(),
-            api: Api::Ollama,
-            reach: Reach::at(url),
-            concurrency: None,
-            traits: Traits::default(),
-        }]
-    }
-
-    fn model_server(&self, instance: &Configured) -> llm::Settings {
-        llm::Settings {
-            name: instance.name.clone(),
-            api: instance.api,
-            reach: instance.reach.clone(),
-            read_paths: self.config.texts("llm.read_paths").into_iter().map(PathBuf::from).collect(),
-            result_bytes_max: self.result_bytes_max(),
-        }
-    }
-
-    pub(super) fn result_bytes_max(&self) -> usize {
-        usize::try_from(self.config.number("task.result_bytes_max")).unwrap_or(usize::MAX)
     }
 }
 

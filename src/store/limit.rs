@@ -4,7 +4,7 @@
 //!     the patience; so much and no more starts as the bucket's pace allows, however many ask at once
 //!     (`core::limit` has the arithmetic).
 //! 20. The pace of whoever has read its configuration last holds for everybody, until the bucket is forgotten: an hour
-//!     after it is full.
+//!     after it is full. What a faster pace gives sooner is there sooner; a slower one takes nothing back.
 //! 21. A settlement is never refused: what was used beyond what was taken delays who comes next, and what was not used
 //!     is there again at once, but for a bucket that was shut: it stays so for its time. Within one `admit` it comes
 //!     first.

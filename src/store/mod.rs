@@ -59,7 +59,7 @@
 //!     given back, or waits for what it has planned. Both may tell too often, never too seldom: what may have
 //!     been missed is told as [`Change::Resync`].
 //! 13. A session is alive from `beat` on for the given TTL; a session of a process that is known to be dead
-//!     is not alive.
+//!     is not alive. `sessions` names those that are alive, each once.
 //!
 //! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 22, of
 //! limits, in `limit`.
@@ -124,6 +124,10 @@ pub trait Store: Schedules + OpenWork + Limits + fmt::Debug + Send + Sync + 'sta
 
     /// Whether the session is alive.
     async fn alive(&self, session: &Id, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// The sessions that are alive. To be asked by people, not in a loop: in Redis its time grows with everything that
+    /// the server holds.
+    async fn sessions(&self, now: Timestamp) -> Result<Vec<Id>, StoreError>;
 
     /// Ends a session: it holds no lease any more and nobody needs to wait for its TTL.
     async fn leave(&self, session: &Id) -> Result<(), StoreError>;

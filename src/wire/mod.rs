@@ -2,6 +2,7 @@
 //! that are serialised; `docs/wire-format.md` describes them for producers in other languages.
 
 pub mod command;
+pub mod control;
 pub mod envelope;
 pub mod event;
 pub mod inbox;

@@ -1,7 +1,6 @@
 //! Commands: what changes tasks and workflows without being one. A repeat of any changes nothing.
 
 use super::Shared;
-use super::control;
 use super::patience::{Stop, insist};
 use crate::broker::{Outgoing, Properties, Target};
 use crate::core::id::{Id, TaskKey};
@@ -10,6 +9,7 @@ use crate::store::{Cancelled, Retried, Why};
 use crate::topology::Queue;
 use crate::wire::HEADER_ROOT;
 use crate::wire::command::Command;
+use crate::wire::control;
 use crate::wire::event::Event;
 use crate::wire::task::Reply;
 
@@ -69,7 +69,7 @@ impl Shared {
 
     /// Tells every worker. Whoever runs a part of it under a lease that holds goes on.
     async fn stop_what_runs(&self, id: &Id) -> Result<(), Stop> {
-        let body = control::cancelled(id);
+        let body = control::cancel(id);
         insist(&self.abort, "broadcast", || self.parts.broker.broadcast(body.clone())).await
     }
 

@@ -1,41 +1,51 @@
-//! Broadcasts: what must reach running tasks at once.
+//! Broadcasts: what must reach running tasks at once, and orders about providers (`orders`).
 //!
-//! A broadcast changes nothing and is believed by nobody: the state is recorded before it is sent. It only says
+//! A cancel that is broadcast changes nothing and is believed by nobody: the state is recorded before it is sent. It only says
 //! where to look, and the store says whether the lease of what runs here still holds. So one that comes late, or
 //! twice, stops nothing that a retry has begun meanwhile; and one that was missed is made up for by a look at
 //! everything, as soon as the listener says that it may have missed some.
 
-use bytes::Bytes;
-use serde_json::{Value, json};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::patience::{Stop, insist};
 use super::running::Entered;
-use crate::broker::Heard;
+use crate::broker::{Heard, Listener};
 use crate::core::id::{Id, TaskKey};
 use crate::core::state::TaskState;
 use crate::store::Fence;
-
-/// Tells workers that leases under this root are void.
-pub(super) fn cancelled(root: &Id) -> Bytes {
-    json!({"type": "cancel", "id": root}).to_string().into()
-}
+use crate::wire::control::{self, Control};
 
 impl Shared {
-    /// Does what a broadcast asks for, or makes up for those that were missed.
-    pub(super) async fn heard(&self, heard: &Heard) {
-        let root = match heard {
-            Heard::Gap => None,
-            Heard::Broadcast(body) => match root_of(body) {
-                Some(root) => Some(root),
-                None => {
-                    tracing::debug!("a broadcast of an unknown kind is ignored");
-                    return;
-                }
-            },
+    /// Listens until `stop` fires.
+    pub(super) async fn listen(self: Arc<Shared>, mut listener: Box<dyn Listener>, stop: CancellationToken) {
+        let listening = async {
+            while let Some(heard) = listener.next().await {
+                self.heard(&heard).await;
+            }
         };
-        for (key, cancel) in self.running.doubt(root.as_ref()) {
+        stop.run_until_cancelled(listening).await;
+    }
+
+    /// Does what a broadcast asks for, or makes up for those that were missed. What must not be missed is sent again by
+    /// who waits for the answer.
+    async fn heard(self: &Arc<Shared>, heard: &Heard) {
+        match heard {
+            Heard::Gap => self.doubt(None).await,
+            Heard::Broadcast(body) => match control::decode(body) {
+                Ok(Control::Cancel(root)) => self.doubt(Some(&root)).await,
+                Ok(Control::Order(order)) => self.take_order(order),
+                Ok(Control::Answer(_)) => {}
+                Ok(Control::Unknown) => tracing::debug!("a broadcast of an unknown kind is ignored"),
+                Err(refused) => self.refuse_order(*refused),
+            },
+        }
+    }
+
+    /// Looks whether what runs here under this root still may; all of it without a root.
+    async fn doubt(&self, root: Option<&Id>) {
+        for (key, cancel) in self.running.doubt(root) {
             // Stopped while the store is away: whoever runs it stops too.
             if self.look(&key, &cancel).await.is_err() {
                 return;
@@ -70,12 +80,4 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// The root that a broadcast is about.
-fn root_of(body: &[u8]) -> Option<Id> {
-    let message: Value = serde_json::from_slice(body).ok()?;
-    let field = |name: &str| message.get(name).and_then(Value::as_str);
-    field("type").filter(|kind| *kind == "cancel")?;
-    Id::parse(field("id")?).ok()
 }

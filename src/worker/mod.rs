@@ -4,7 +4,7 @@
 //! consumers ──▶ execute   (tasks)          decode ▸ claim ▸ prepare ▸ call ▸ judge ▸ finish ▸ publish ▸ settle
 //!           ──▶ coordinate, command, schedule (workflows; cancel, retry, timeouts; schedules and their ticks)
 //!           ──▶ inbox     (what the broker ended by itself)
-//! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks)
+//! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks; orders about providers)
 //! session   ──▶ heartbeat
 //! liveness  ──▶ who of these makes progress
 //! ```
@@ -26,6 +26,7 @@ mod lease;
 mod limit;
 mod liveness;
 mod newer;
+mod orders;
 mod outcome;
 mod patience;
 mod places;
@@ -48,17 +49,20 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Broker, BrokerError, Delivery};
 use crate::config::EventLevel;
 use crate::core::clock::Clock;
+use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::{ProtocolId, Protocols};
 use crate::provider::registry::Providers;
 use crate::store::Store;
 use crate::topology::{Address, Queue};
+use orders::Orders;
 use places::{Place, Places};
 use running::Running;
 use take::Loops;
 use turn::Turns;
 
 pub use liveness::{Liveness, SILENCE_MAX, Stalled};
+pub use orders::{Reload, Reloaded};
 pub use session::{BEAT_EVERY, BEAT_TTL};
 
 /// How a worker works.
@@ -117,6 +121,7 @@ struct Shared {
     session: Id,
     heart: Arc<session::Heart>,
     running: Running,
+    orders: Orders,
     turns: Turns,
     liveness: Arc<Liveness>,
     publishing: Arc<liveness::Pulse>,
@@ -139,6 +144,7 @@ impl Worker {
                 session,
                 heart: Arc::default(),
                 running: Running::default(),
+                orders: Orders::default(),
                 turns: Turns::default(),
                 liveness,
                 publishing,
@@ -171,6 +177,21 @@ impl Worker {
         &self.shared.liveness
     }
 
+    /// Reads its configuration again in this way.
+    #[must_use]
+    pub fn reloaded_by(self, reload: Arc<dyn Reload>) -> Worker {
+        self.shared.orders.reload_by(reload);
+        self
+    }
+
+    /// Reads its configuration again, as `gleitzeit provider reload` has all workers do.
+    ///
+    /// # Errors
+    /// `CONFIGURATION_ERROR`: it cannot be used, or not at run time; then nothing has changed.
+    pub async fn reload(&self) -> Result<Reloaded, Failure> {
+        self.shared.reload().await
+    }
+
     /// Stops at once: running tasks are given back, uncounted. For the second signal.
     pub fn abort(&self) {
         self.shared.abort.cancel();
@@ -185,7 +206,7 @@ impl Worker {
         let shared = &self.shared;
         let (broker, store) = (&shared.parts.broker, &shared.parts.store);
         let (mut consumers, mut waiting) = (Vec::new(), Vec::new());
-        let mut listener = broker.listen().await?;
+        let listener = broker.listen().await?;
         // The first beat comes before the first claim: a lease of a silent session would look dead.
         match store.beat(&shared.session, BEAT_TTL, shared.parts.clock.now()).await {
             Ok(()) => shared.heart.beat(),
@@ -230,16 +251,7 @@ impl Worker {
         for places in waiting {
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));
         }
-        let control = {
-            let (shared, stop) = (Arc::clone(shared), beat_stop.clone());
-            let listening = async move {
-                while let Some(heard) = listener.next().await {
-                    shared.heard(&heard).await;
-                }
-            };
-            async move { stop.run_until_cancelled(listening).await }
-        };
-        loops.spawn(control);
+        loops.spawn(Arc::clone(shared).listen(listener, beat_stop.clone()));
         loops.close();
 
         drain.cancelled().await;
@@ -248,6 +260,8 @@ impl Worker {
         takers.wait().await;
         self.wind_down(&deliveries).await;
         look_stop.cancel();
+        // Nothing may be started behind the back of who stops everything.
+        shared.orders.stop().await;
         shared.parts.providers.stop().await;
         // The heart stops last, when no lease is held any more.
         beat_stop.cancel();

@@ -15,6 +15,7 @@ use gleitzeit::core::workflow::Workflow;
 use gleitzeit::topology::plan::{Plan, QueueTypes, Release};
 use gleitzeit::topology::{Address, Topology};
 use gleitzeit::wire::command::Command;
+use gleitzeit::wire::control::{self, Action, Answer, Control, Order, Row};
 use gleitzeit::wire::envelope::{Envelope, Original, Output};
 use gleitzeit::wire::event::Event;
 use gleitzeit::wire::record::{self, Ending, Head};
@@ -87,6 +88,37 @@ fn a_command_is_read_and_written_as_ever() {
         let body = golden(&name);
         let read = inbox::decode(body.as_bytes(), &Properties::default(), &builtin());
         assert_eq!(read, Ok(inbox::Decoded::Command(cancel)));
+    }
+}
+
+#[test]
+fn what_is_said_to_all_workers_is_read_and_written_as_ever() {
+    let row = Row {
+        name: "text".to_owned(),
+        protocol: "text/v1".to_owned(),
+        state: "down".to_owned(),
+        why: Some("text is down: no disk".to_owned()),
+        running: 1,
+        pool: Some([2, 1, 4]),
+    };
+    let answer = Answer {
+        id: id("o1"),
+        worker: id("s1"),
+        is_done: true,
+        providers: vec![Row { why: None, pool: None, ..row.clone() }, row],
+        changed: vec!["limits.mail.rate".to_owned()],
+        error: Some(Failure::new(Code::ProviderInitializationFailed, "provider text could not start")),
+    };
+    let scale = Order { id: id("o1"), action: Action::Scale("text".to_owned(), 3) };
+    let said = [
+        ("control-cancel", control::cancel(&id("w1")), Control::Cancel(id("w1"))),
+        ("control-order", scale.encode(), Control::Order(scale)),
+        ("control-answer", answer.encode(), Control::Answer(answer)),
+    ];
+    for (name, body, meant) in said {
+        let name = format!("wire/v1/{name}.json");
+        check(&name, &line(&body));
+        assert_eq!(control::decode(golden(&name).trim_end().as_bytes()), Ok(meant));
     }
 }
 

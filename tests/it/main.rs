@@ -5,6 +5,7 @@ mod audit;
 mod batch;
 mod bench;
 mod blame;
+mod control;
 mod dead;
 mod depth;
 mod distributed;

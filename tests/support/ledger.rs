@@ -283,6 +283,10 @@ impl Store for Watched {
         self.gate.through("Store::alive", self.inner.alive(session, now)).await
     }
 
+    async fn sessions(&self, now: Timestamp) -> Result<Vec<Id>, StoreError> {
+        self.gate.through("Store::sessions", self.inner.sessions(now)).await
+    }
+
     async fn leave(&self, session: &Id) -> Result<(), StoreError> {
         self.gate.through("Store::leave", self.inner.leave(session)).await
     }

@@ -170,6 +170,10 @@ impl Store for Absent {
         self.inner.alive(session, now).await
     }
 
+    async fn sessions(&self, now: Timestamp) -> Result<Vec<Id>, StoreError> {
+        self.inner.sessions(now).await
+    }
+
     async fn leave(&self, session: &Id) -> Result<(), StoreError> {
         self.inner.leave(session).await
     }

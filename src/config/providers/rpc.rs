@@ -9,7 +9,7 @@ use toml::Value;
 use super::{INSTANCES, NUMBER_MAX, OF_PROGRAMS, is_http, kind_of, split};
 use crate::config::{Config, Origin};
 use crate::core::balance::Traits;
-use crate::core::pool::Policy;
+use crate::core::pool::{MEMBERS_MAX, Policy};
 use crate::core::protocol::ProtocolId;
 use crate::provider::process::Limits;
 use crate::provider::rpc::{Command, Road};
@@ -23,8 +23,8 @@ const KEYS: [(&str, Form); 21] = [
     ("headers_file", Form::Text),
     ("directory", Form::Text),
     ("start_timeout", Form::Seconds),
-    ("pool.min", Form::Number { least: 0, most: 1000 }),
-    ("pool.max", Form::Number { least: 1, most: 1000 }),
+    ("pool.min", Form::Number { least: 0, most: MEMBERS_MAX as i64 }),
+    ("pool.max", Form::Number { least: 1, most: MEMBERS_MAX as i64 }),
     ("pool.concurrency", Form::Number { least: 1, most: 1000 }),
     ("pool.idle", Form::Seconds),
     ("pool.max_uses", Form::Number { least: 1, most: i64::MAX }),

@@ -83,6 +83,14 @@ impl Bucket {
         Ok(duration(start(cost)))
     }
 
+    /// Goes by another pace from now on. What a faster one gives sooner is there sooner; a slower one takes nothing back.
+    /// For how long somebody has asked for quiet is no matter of pace.
+    pub fn adopt(&mut self, before: &Pace, after: &Pace, now: f64) {
+        if self.full_at > now && after.per_second > before.per_second {
+            self.full_at = now + (self.full_at - now) * (before.per_second / after.per_second);
+        }
+    }
+
     /// `more` was used than was taken; less, if it is negative.
     pub fn settle(&mut self, pace: &Pace, more: f64, now: f64) {
         self.full_at = self.full_at.max(now) + more * pace.step();

@@ -19,6 +19,23 @@ fn a_full_bucket_gives_its_burst_and_then_one_after_the_other() {
 }
 
 #[test]
+fn another_pace_gives_sooner_what_is_to_come_and_takes_nothing_back() {
+    let (slow, fast) = (pace(1.0, 2.0), pace(100.0, 2.0));
+    let mut bucket = Bucket::default();
+    for _ in 0..4 {
+        bucket.take(&slow, 1.0, 0.0, HOUR).expect("patient");
+    }
+    let before = bucket;
+    bucket.adopt(&fast, &slow, 0.0);
+    assert_eq!(bucket, before);
+    bucket.adopt(&slow, &fast, 0.0);
+    assert_eq!(bucket.take(&fast, 1.0, 0.0, HOUR), Ok(Duration::from_millis(30)));
+    let mut full = Bucket { full_at: 5.0, ..Bucket::default() };
+    full.adopt(&slow, &fast, 9.0);
+    assert_eq!(full.full_at, 5.0);
+}
+
+#[test]
 fn what_costs_more_than_the_burst_needs_a_full_bucket_and_leaves_a_debt() {
     let (mut bucket, pace) = (Bucket::default(), pace(10.0, 5.0));
     assert_eq!(bucket.take(&pace, 1.0, 0.0, HOUR), Ok(Duration::ZERO));

@@ -43,6 +43,15 @@ fn a_pool_has_its_least_members_and_lets_idle_ones_go() {
 }
 
 #[test]
+fn who_is_beyond_the_most_goes_the_least_busy_first() {
+    let policy = Policy { max: 2, ..policy() };
+    let members = [busy(), idle_for(5), idle_for(9), busy()];
+    let waiting = Need { waiting: 3, waited: seconds(9), ..need(&members) };
+    let plan = policy.decide(&waiting);
+    assert_eq!((plan.leave, plan.start), (vec![(2, Why::Surplus), (1, Why::Surplus)], 0));
+}
+
+#[test]
 fn calls_that_wait_start_more_by_need_and_with_a_cooldown() {
     let members = [busy(), busy()];
     let waiting =

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::Shared;
-use crate::core::limit::{Bucket, Rule};
+use super::{Known, Shared};
+use crate::core::limit::{Bucket, Pace, Rule};
 use crate::store::{Demand, Granted, StoreError};
 
 /// How many are asked for together.
@@ -33,6 +33,8 @@ pub(super) struct Lane {
 #[derive(Debug, Default)]
 struct State {
     bucket: Bucket,
+    /// What the bucket went by last.
+    pace: Option<Pace>,
     waiting: VecDeque<Waiting>,
     /// What is to be settled with the store.
     owed: f64,
@@ -44,6 +46,16 @@ struct Waiting {
     cost: f64,
     patience: Duration,
     answer: oneshot::Sender<Result<Taken, StoreError>>,
+}
+
+impl State {
+    /// The bucket, which goes by this rule now.
+    fn at(&mut self, rule: &Rule, now: f64) -> &mut Bucket {
+        if let Some(before) = self.pace.replace(rule.pace) {
+            self.bucket.adopt(&before, &rule.pace, now);
+        }
+        &mut self.bucket
+    }
 }
 
 impl Lane {
@@ -59,20 +71,20 @@ impl Lane {
     }
 
     pub(super) fn take_here(&self, rule: &Rule, cost: f64, patience: Duration, now: f64) -> Taken {
-        self.lock().bucket.take(&rule.pace, cost, now, patience)
+        self.lock().at(rule, now).take(&rule.pace, cost, now, patience)
     }
 
     pub(super) fn settle_here(&self, rule: &Rule, more: f64, now: f64) {
-        self.lock().bucket.settle(&rule.pace, more, now);
+        self.lock().at(rule, now).settle(&rule.pace, more, now);
     }
 
     pub(super) fn shut_here(&self, rule: &Rule, wait: Duration, now: f64) {
-        self.lock().bucket.shut(&rule.pace, wait, now);
+        self.lock().at(rule, now).shut(&rule.pace, wait, now);
     }
 
     pub(super) async fn take(
         &self,
-        rule: &Rule,
+        known: &Known,
         shared: &Shared,
         cost: f64,
         patience: Duration,
@@ -84,7 +96,7 @@ impl Lane {
                 let _turn = self.turn.lock().await;
                 match answered.try_recv() {
                     Ok(taken) => return taken,
-                    Err(TryRecvError::Empty) => self.ask(rule, shared).await,
+                    Err(TryRecvError::Empty) => self.ask(known, shared).await,
                     // Who asked for us was stopped in the middle of it.
                     Err(TryRecvError::Closed) => break,
                 }
@@ -93,7 +105,7 @@ impl Lane {
     }
 
     /// Settles at once, or with the next question if the store is away.
-    pub(super) async fn settle(&self, rule: &Rule, shared: &Shared, more: f64, shut: Option<Duration>) {
+    pub(super) async fn settle(&self, known: &Known, shared: &Shared, more: f64, shut: Option<Duration>) {
         {
             let mut state = self.lock();
             state.owed += more;
@@ -105,18 +117,19 @@ impl Lane {
             state.owed != 0.0 || state.shut.is_some()
         };
         if is_open {
-            self.ask(rule, shared).await;
+            self.ask(known, shared).await;
         }
     }
 
     /// Asks for all who wait with the same patience as the first one. By who has the turn.
-    async fn ask(&self, rule: &Rule, shared: &Shared) {
+    async fn ask(&self, known: &Known, shared: &Shared) {
+        let Known { rule, since } = known;
         let (batch, settle, shut) = self.next();
         let demand = Demand {
             limit: rule.name.clone(),
             key: self.key.clone(),
             pace: rule.pace,
-            since: shared.since,
+            since: *since,
             settle,
             shut,
             costs: batch.iter().map(|one| one.cost).collect(),

@@ -21,8 +21,9 @@ mod tests;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Answer;
@@ -46,11 +47,23 @@ const LANES_MAX: usize = 1024;
 /// The limits of this worker.
 #[derive(Debug)]
 pub struct Limits {
-    rules: Vec<Rule>,
+    rules: RwLock<Rules>,
     shared: Option<Shared>,
     /// What times of local buckets are counted from.
     origin: Instant,
     state: Mutex<State>,
+    /// There are other rules.
+    changed: Notify,
+}
+
+/// What there is at a moment; whoever has one goes on with it when others are read.
+type Rules = Arc<[Arc<Known>]>;
+
+/// A rule, and when it was read.
+#[derive(Debug, PartialEq)]
+pub(super) struct Known {
+    pub(super) rule: Rule,
+    pub(super) since: Timestamp,
 }
 
 /// What global limits need.
@@ -58,19 +71,18 @@ pub struct Limits {
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
-    /// When the configuration was read.
-    pub(super) since: Timestamp,
     /// The last question had no answer.
     is_silent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    lanes: HashMap<(usize, Option<String>), Arc<Lane>>,
+    /// By the name of the limit, and the key.
+    lanes: HashMap<(String, Option<String>), Arc<Lane>>,
     /// Protocols that are left alone, until when.
     paused: HashMap<ProtocolId, Instant>,
     /// When somebody had to wait for a limit last.
-    waited: HashMap<usize, Instant>,
+    waited: HashMap<String, Instant>,
     /// The store's, once it was asked for.
     secret: Option<Id>,
 }
@@ -78,7 +90,7 @@ struct State {
 /// What a call wants of one limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Want {
-    rule: usize,
+    known: Arc<Known>,
     key: Option<String>,
     cost: f64,
 }
@@ -146,6 +158,12 @@ impl Permits {
     }
 }
 
+impl Want {
+    fn rule(&self) -> &Rule {
+        &self.known.rule
+    }
+}
+
 impl Used {
     /// By what became of a call.
     #[must_use]
@@ -176,7 +194,13 @@ impl Used {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { rules: Vec::new(), shared: None, origin: Instant::now(), state: Mutex::default() }
+        Limits {
+            rules: RwLock::new(Arc::new([])),
+            shared: None,
+            origin: Instant::now(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 }
 
@@ -184,14 +208,39 @@ impl Limits {
     /// These, read now.
     #[must_use]
     pub fn new(rules: Vec<Rule>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Limits {
-        let (since, is_silent) = (clock.now(), AtomicBool::default());
-        Limits { rules, shared: Some(Shared { store, clock, since, is_silent }), ..Limits::default() }
+        let limits = Limits {
+            shared: Some(Shared { store, clock, is_silent: AtomicBool::default() }),
+            ..Limits::default()
+        };
+        limits.replace(rules);
+        limits
+    }
+
+    /// Has these from now on, read now. What was taken of those before is settled with them, and what is known of a
+    /// bucket stays. A rule that is as it was counts as read when it was.
+    pub fn replace(&self, rules: Vec<Rule>) {
+        // Local ones are asked of nobody else.
+        let since = self.shared.as_ref().map_or(Timestamp::from_millis(0), |shared| shared.clock.now());
+        let before = self.rules();
+        let known = rules.into_iter().map(|rule| {
+            let same = before.iter().find(|known| known.rule == rule).cloned();
+            same.unwrap_or_else(|| Arc::new(Known { rule, since }))
+        });
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = known.collect();
+        // What is held back by a limit that was is asked again.
+        self.lock().paused.clear();
+        self.changed.notify_waiters();
+    }
+
+    fn rules(&self) -> Rules {
+        // It is replaced as a whole.
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether there are none of this protocol.
     #[must_use]
     pub fn is_free(&self, protocol: &ProtocolId) -> bool {
-        !self.rules.iter().any(|rule| rule.protocol == *protocol)
+        !self.rules().iter().any(|known| known.rule.protocol == *protocol)
     }
 
     /// What a task wants of the limits that can be told by its parameters as they are written.
@@ -237,13 +286,13 @@ impl Limits {
         header: &dyn Fn(&str) -> Option<String>,
     ) -> Vec<Want> {
         let mut wants = Vec::new();
-        for (place, rule) in self.rules.iter().enumerate().filter(|(_, rule)| fits(rule)) {
-            if let Ok((key, cost)) = rule.of(params, is_filled, header) {
-                wants.push(Want { rule: place, key, cost });
+        for known in self.rules().iter().filter(|known| fits(&known.rule)) {
+            if let Ok((key, cost)) = known.rule.of(params, is_filled, header) {
+                wants.push(Want { known: Arc::clone(known), key, cost });
             }
         }
         // Those that refuse often first: what the others gave would only go back.
-        wants.sort_by_key(|want| self.rules[want.rule].is_of_all());
+        wants.sort_by_key(|want| want.rule().is_of_all());
         wants
     }
 
@@ -269,13 +318,13 @@ impl Limits {
                     if is_carried {
                         longest_carried = longest_carried.max(wait);
                     }
-                    self.note(want.rule, wait);
+                    self.note(want.rule(), wait);
                     permits.taken.push(want);
                 }
                 Ok(Err(wait)) => {
-                    self.note(want.rule, wait);
+                    self.note(want.rule(), wait);
                     self.settle(permits, Used::Nothing).await;
-                    let rule = &self.rules[want.rule];
+                    let rule = want.rule();
                     let (limit, is_of_all) = (rule.name.clone(), rule.is_of_all());
                     return Ok(Admission::Refused { wait, patience, limit, is_of_all });
                 }
@@ -291,7 +340,7 @@ impl Limits {
     /// Exchanges what was taken for what was used. Without an answer from the store it is settled with the next call.
     pub async fn settle(&self, permits: Permits, used: Used) {
         for want in permits.taken {
-            let rule = &self.rules[want.rule];
+            let rule = want.rule();
             let more = match (used, &rule.cost) {
                 (Used::Nothing, _) => -want.cost,
                 (Used::Tokens(real), Cost::Tokens { .. }) => real.min(rule.cost_max()) - want.cost,
@@ -302,7 +351,7 @@ impl Limits {
             }
             let lane = self.lane(&want);
             match (rule.scope, &self.shared) {
-                (Scope::Global, Some(shared)) => lane.settle(rule, shared, more, None).await,
+                (Scope::Global, Some(shared)) => lane.settle(&want.known, shared, more, None).await,
                 (Scope::Global | Scope::Local, _) => lane.settle_here(rule, more, self.now()),
             }
         }
@@ -310,13 +359,14 @@ impl Limits {
 
     /// A provider wants to be left alone: its limits keep everybody away for so long.
     pub async fn shut_provider(&self, name: &str, wait: Duration) {
-        for (place, rule) in self.rules.iter().enumerate() {
+        for known in self.rules().iter() {
+            let rule = &known.rule;
             if rule.provider.as_deref() != Some(name) || rule.key.is_some() || rule.method.is_some() {
                 continue;
             }
-            let lane = self.lane(&Want { rule: place, key: None, cost: 0.0 });
+            let lane = self.lane(&Want { known: Arc::clone(known), key: None, cost: 0.0 });
             match (rule.scope, &self.shared) {
-                (Scope::Global, Some(shared)) => lane.settle(rule, shared, 0.0, Some(wait)).await,
+                (Scope::Global, Some(shared)) => lane.settle(known, shared, 0.0, Some(wait)).await,
                 (Scope::Global | Scope::Local, _) => lane.shut_here(rule, wait, self.now()),
             }
         }
@@ -326,7 +376,7 @@ impl Limits {
     pub fn carry(&self, permits: Permits) -> (String, Permits) {
         let (carried, rest): (Vec<Want>, Vec<Want>) =
             permits.taken.into_iter().partition(|want| self.is_carried(want));
-        let told = carried.iter().map(|want| format!("{}={}", self.rules[want.rule].name, want.cost));
+        let told = carried.iter().map(|want| format!("{}={}", want.rule().name, want.cost));
         (told.collect::<Vec<_>>().join(","), Permits { taken: rest })
     }
 
@@ -339,7 +389,7 @@ impl Limits {
         let (mut permits, mut left) = (Permits::default(), Vec::new());
         for want in wants {
             // Any producer may have written it: what was taken is what is wanted now, or it does not count.
-            let is_told = cost_of(&self.rules[want.rule].name).is_some_and(|cost| cost == want.cost);
+            let is_told = cost_of(&want.rule().name).is_some_and(|cost| cost == want.cost);
             if is_told && self.is_carried(&want) {
                 permits.taken.push(want);
             } else {
@@ -352,12 +402,12 @@ impl Limits {
     /// Whether every call of a provider is held back alike.
     #[must_use]
     pub fn is_of_whole_provider(&self, want: &Want) -> bool {
-        let rule = &self.rules[want.rule];
+        let rule = want.rule();
         rule.key.is_none() && rule.method.is_none()
     }
 
     fn is_carried(&self, want: &Want) -> bool {
-        let rule = &self.rules[want.rule];
+        let rule = want.rule();
         rule.scope == Scope::Global && !rule.is_of_all()
     }
 
@@ -379,11 +429,15 @@ impl Limits {
     pub async fn opened(&self, protocol: &ProtocolId) -> Option<u16> {
         let mut was_paused = false;
         loop {
+            let changed = self.changed.notified();
             let until = self.lock().paused.get(protocol).copied();
             match until {
                 Some(until) if until > Instant::now() => {
                     was_paused = true;
-                    sleep_until(until).await;
+                    tokio::select! {
+                        () = sleep_until(until) => {}
+                        () = changed => {}
+                    }
                 }
                 Some(_) => {
                     self.lock().paused.remove(protocol);
@@ -393,14 +447,16 @@ impl Limits {
                 None => return None,
             }
         }
-        let all = self.rules.iter().filter(|rule| rule.protocol == *protocol && rule.is_of_all());
+        let rules = self.rules();
+        let all = rules.iter().map(|known| &known.rule);
+        let all = all.filter(|rule| rule.protocol == *protocol && rule.is_of_all());
         all.map(|rule| rule.pace.within(HOLD, 1.0)).min()
     }
 
     async fn take(&self, want: &Want, patience: Duration) -> Result<Result<Duration, Duration>, StoreError> {
-        let (rule, lane) = (&self.rules[want.rule], self.lane(want));
+        let (rule, lane) = (want.rule(), self.lane(want));
         match (rule.scope, &self.shared) {
-            (Scope::Global, Some(shared)) => lane.take(rule, shared, want.cost, patience).await,
+            (Scope::Global, Some(shared)) => lane.take(&want.known, shared, want.cost, patience).await,
             (Scope::Global | Scope::Local, _) => Ok(lane.take_here(rule, want.cost, patience, self.now())),
         }
     }
@@ -411,19 +467,19 @@ impl Limits {
         if state.lanes.len() >= LANES_MAX {
             state.lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || lane.is_needed(now));
         }
-        let place = (want.rule, want.key.clone());
+        let place = (want.rule().name.clone(), want.key.clone());
         Arc::clone(state.lanes.entry(place).or_insert_with(|| Arc::new(Lane::new(want.key.clone()))))
     }
 
     /// Says once that a limit holds tasks back.
-    fn note(&self, rule: usize, wait: Duration) {
+    fn note(&self, rule: &Rule, wait: Duration) {
         if wait.is_zero() {
             return;
         }
         let now = Instant::now();
-        let before = self.lock().waited.insert(rule, now);
+        let before = self.lock().waited.insert(rule.name.clone(), now);
         if before.is_none_or(|before| before + QUIET < now) {
-            let Rule { name, protocol, pace, .. } = &self.rules[rule];
+            let Rule { name, protocol, pace, .. } = rule;
             tracing::warn!(
                 limit = name, %protocol, per_second = pace.per_second, wait_ms = wait.as_millis(),
                 "a limit holds tasks back; said again only after a minute without a wait"

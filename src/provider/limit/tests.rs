@@ -23,7 +23,9 @@ fn protocol() -> ProtocolId {
 impl Limits {
     /// These, without a store.
     pub(crate) fn here(rules: Vec<Rule>) -> Limits {
-        Limits { rules, ..Limits::default() }
+        let limits = Limits::default();
+        limits.replace(rules);
+        limits
     }
 }
 
@@ -33,6 +35,23 @@ fn limits(rules: Vec<Rule>) -> Limits {
 
 fn size() -> Cost {
     Cost::Param(vec!["size".to_owned()])
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_rules_hold_at_once_and_what_was_taken_of_those_before_goes_back_to_its_bucket() {
+    let limits = limits(vec![local("all", 0.1, 2.0), local("other", 1.0, 9.0)]);
+    let Admission::Granted { permits, .. } = ask(&limits, json!({})).await else { panic!("it is full") };
+    assert_eq!(wait_of(&ask(&limits, json!({})).await), Ok(0));
+    limits.pause(&protocol(), Duration::from_secs(600));
+    let protocol = protocol();
+    let opened = limits.opened(&protocol);
+    tokio::pin!(opened);
+    assert!(futures_util::poll!(&mut opened).is_pending());
+    limits.replace(vec![local("all", 0.5, 2.0)]);
+    assert!(opened.await.is_some(), "what is held back is asked again");
+    let wait = wait_of(&ask(&limits, json!({})).await).expect_err("the bucket is as empty as it was");
+    limits.settle(permits, Used::Nothing).await;
+    assert!(wait_of(&ask(&limits, json!({})).await).map_or_else(|next| next < wait, |_| true));
 }
 
 async fn ask(limits: &Limits, params: Value) -> Admission {

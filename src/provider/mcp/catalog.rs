@@ -133,6 +133,11 @@ impl Catalog {
         self.lock().entry(server.to_owned()).or_default().is_ranked = is_ranked;
     }
 
+    /// A server is configured no more.
+    pub fn forget(&self, server: &str) {
+        self.lock().remove(server);
+    }
+
     /// Writes down what a server offers now.
     pub(super) fn put(&self, server: &str, offer: Offer) {
         let mut servers = self.lock();
@@ -179,7 +184,8 @@ impl Catalog {
     }
 
     /// The servers that are known, in order.
-    pub(in crate::provider) fn servers(&self) -> Vec<String> {
+    #[must_use]
+    pub fn servers(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
     }
 

@@ -42,7 +42,7 @@ use self::session::Session;
 use super::pool::{self, Pool};
 use super::process::Confined;
 use super::rpc::Command;
-use super::{Answer, CallCx, Health, Provider, mcp_tools};
+use super::{Answer, CallCx, Health, PoolStanding, Provider, mcp_tools};
 use crate::core::breaker::Ending;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -99,6 +99,8 @@ pub struct Server {
     settings: Settings,
     protocol: ProtocolId,
     catalog: Arc<Catalog>,
+    /// The bounds of the pool; what is configured unless it was scaled.
+    bounds: Mutex<Option<(u32, u32)>>,
     /// There from `start` to `stop`.
     line: Mutex<Option<Line>>,
 }
@@ -122,7 +124,7 @@ impl Server {
     pub fn new(settings: Settings, catalog: Arc<Catalog>) -> Server {
         catalog.announce(&settings.name, settings.is_ranked);
         let protocol = "mcp/v1".parse().expect("a protocol's name");
-        Server { settings, protocol, catalog, line: Mutex::new(None) }
+        Server { settings, protocol, catalog, bounds: Mutex::default(), line: Mutex::new(None) }
     }
 
     async fn open(&self) -> Result<Line, Failure> {
@@ -151,7 +153,7 @@ impl Server {
             catalog: Arc::clone(&self.catalog),
             tasks: tasks.clone(),
         };
-        let pool = Pool::start(self.settings.name.clone(), sessions, pool).await?;
+        let pool = Pool::start(self.settings.name.clone(), sessions, self.policy(pool)).await?;
         Ok(Line { pool: Arc::new(pool), tasks })
     }
 
@@ -199,6 +201,13 @@ impl Server {
                 Ok(ClientRequest::CallToolRequest(CallToolRequest::new(params)))
             }
         }
+    }
+
+    /// How sessions are kept now.
+    fn policy(&self, configured: Policy) -> Policy {
+        let bounds = *self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let (min, max) = bounds.unwrap_or((configured.min, configured.max));
+        Policy { min, max, ..configured }
     }
 
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
@@ -271,6 +280,32 @@ impl Provider for Server {
                 line.pool.health()
             }
         }
+    }
+
+    fn pool(&self) -> Option<PoolStanding> {
+        if let Some(line) = &*self.line() {
+            return Some(line.pool.told());
+        }
+        let configured = match &self.settings.road {
+            Road::Processes(command) => command.pool,
+            Road::Http(address) => address.pool,
+        };
+        let Policy { min, max, .. } = self.policy(configured);
+        Some(PoolStanding { instances: 0, min, max })
+    }
+
+    fn scale(&self, min: u32, max: u32) -> bool {
+        *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = Some((min, max));
+        if let Some(line) = &*self.line() {
+            line.pool.scale(min, max);
+        }
+        true
+    }
+
+    async fn renew(&self) -> Result<bool, Failure> {
+        let pool = self.line().as_ref().map(|line| Arc::clone(&line.pool));
+        let Some(pool) = pool else { return Ok(false) };
+        pool.renew().await.map(|()| true)
     }
 
     async fn stop(&self) {

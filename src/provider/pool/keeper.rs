@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 impl<M: Maker> Shared<M> {
     /// Keeps the pool until it stops; then ends every member.
     pub(super) async fn keep(self: Arc<Self>) {
-        let measures = self.policy.memory_bytes_max.is_some();
+        let measures = self.lock().policy.memory_bytes_max.is_some();
         let mut measured = self.now();
         loop {
             if measures && self.now().saturating_sub(measured) >= MEASURE_EVERY {
@@ -49,7 +49,7 @@ impl<M: Maker> Shared<M> {
     fn decide(&self, known: &Known<M::Member>) -> Plan {
         let now = self.now();
         let members: Vec<_> = known.slots.iter().map(|slot| slot.seen(now)).collect();
-        self.policy.decide(&Need {
+        known.policy.decide(&Need {
             members: &members,
             starting: known.starting,
             waiting: known.queue.len(),
@@ -116,6 +116,7 @@ impl<M: Maker> Shared<M> {
             // The keeper may have gone through all members already.
             let shared = Arc::clone(self);
             self.tasks.spawn(async move { shared.maker.stop(&member).await });
+            self.moved.notify_waiters();
             return;
         }
         let (number, now) = (known.next, self.now());
@@ -135,6 +136,7 @@ impl<M: Maker> Shared<M> {
         self.serve(&mut known);
         self.observe(&mut known);
         drop(known);
+        self.moved.notify_waiters();
         let shared = Arc::clone(self);
         self.tasks.spawn(async move {
             let how = shared.maker.ended(&member).await;
@@ -156,15 +158,18 @@ impl<M: Maker> Shared<M> {
             }
         }
         self.changed.notify_one();
+        self.moved.notify_waiters();
     }
 
     fn failed(&self, failure: Failure) {
         let mut known = self.lock();
         known.failures = known.failures.saturating_add(1);
         known.failed_at = self.now();
-        let pause = self.policy.pause(known.failures);
+        let pause = known.policy.pause(known.failures);
         tracing::warn!(provider = self.name, %failure, ?pause, "could not start; tried again after a pause");
         known.last_failure = Some(failure);
+        drop(known);
+        self.moved.notify_waiters();
     }
 
     async fn measure(&self) {

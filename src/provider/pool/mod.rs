@@ -18,6 +18,7 @@
 mod calls;
 mod keeper;
 mod queue;
+mod renew;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::PoolStanding;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::pool::{self, Policy, Use};
@@ -66,9 +68,10 @@ pub(super) struct Pool<M: Maker> {
 struct Shared<M: Maker> {
     name: String,
     maker: M,
-    policy: Policy,
     known: Mutex<Known<M::Member>>,
     changed: Notify,
+    /// Somebody has joined, has gone, or could not start.
+    moved: Notify,
     origin: Instant,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -76,6 +79,7 @@ struct Shared<M: Maker> {
 
 #[derive(Debug)]
 struct Known<T> {
+    policy: Policy,
     slots: Vec<Slot<T>>,
     next: u64,
     starting: u32,
@@ -121,6 +125,8 @@ pub(super) struct Lease<M: Maker> {
 pub(super) struct Standing {
     /// Members that take calls.
     pub(super) members: usize,
+    /// Members that are always there, and the most at once.
+    pub(super) bounds: (u32, u32),
     /// Calls that wait.
     pub(super) waiting: usize,
     /// Failed starts in a row, with the last one's reason.
@@ -134,6 +140,7 @@ impl<M: Maker> Pool<M> {
     /// What the maker says of the first member.
     pub(super) async fn start(name: String, maker: M, policy: Policy) -> Result<Pool<M>, Failure> {
         let known = Known {
+            policy,
             slots: Vec::new(),
             next: 0,
             starting: 0,
@@ -147,9 +154,9 @@ impl<M: Maker> Pool<M> {
         let shared = Arc::new(Shared {
             name,
             maker,
-            policy,
             known: Mutex::new(known),
             changed: Notify::new(),
+            moved: Notify::new(),
             origin: Instant::now(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -176,8 +183,8 @@ impl<M: Maker> Pool<M> {
             {
                 return Ok(Lease { shared: Arc::clone(&self.shared), given });
             }
-            if known.queue.len() >= self.shared.policy.queue_max {
-                let max = self.shared.policy.queue_max;
+            if known.queue.len() >= known.policy.queue_max {
+                let max = known.policy.queue_max;
                 let message =
                     format!("provider {}: {max} calls wait for a process already", self.shared.name);
                 return Err(Failure::new(Code::ProviderOverloaded, message)
@@ -197,7 +204,22 @@ impl<M: Maker> Pool<M> {
         let members = known.slots.iter().filter(|slot| !slot.is_leaving).count();
         let failures = known.last_failure.clone().map(|failure| (known.failures, failure));
         let failures = failures.filter(|(count, _)| *count > 0);
-        Standing { members, waiting: known.queue.len(), failures }
+        let bounds = (known.policy.min, known.policy.max);
+        Standing { members, bounds, waiting: known.queue.len(), failures }
+    }
+
+    /// As others see it.
+    pub(super) fn told(&self) -> PoolStanding {
+        let Standing { members, bounds: (min, max), .. } = self.standing();
+        PoolStanding { instances: members, min, max }
+    }
+
+    /// Has so many members from now on.
+    pub(super) fn scale(&self, min: u32, max: u32) {
+        let mut known = self.shared.lock();
+        (known.policy.min, known.policy.max) = (min, max.max(min).max(1));
+        drop(known);
+        self.shared.changed.notify_one();
     }
 
     /// Everybody who takes calls now.
@@ -240,8 +262,8 @@ impl<M: Maker> Drop for Pool<M> {
 impl<M: Maker> Shared<M> {
     /// Takes room from the member that was used last, of those with the fewest calls.
     fn take(&self, known: &mut Known<M::Member>) -> Option<Given<M::Member>> {
-        let now = self.now();
-        let fit = known.slots.iter_mut().filter(|slot| self.policy.has_room(&slot.seen(now)));
+        let (now, policy) = (self.now(), known.policy);
+        let fit = known.slots.iter_mut().filter(|slot| policy.has_room(&slot.seen(now)));
         let slot = fit.min_by_key(|slot| (slot.running, std::cmp::Reverse(slot.used_at)))?;
         (slot.running, slot.uses, slot.used_at) = (slot.running + 1, slot.uses + 1, now);
         let given = Given { number: slot.number, member: Arc::clone(&slot.member) };
@@ -283,7 +305,7 @@ impl<M: Maker> Shared<M> {
     fn observe(&self, known: &mut Known<M::Member>) {
         let fit = || known.slots.iter().filter(|slot| !slot.is_leaving);
         let busy = fit().map(|slot| slot.running).sum();
-        let all = u32::try_from(fit().count()).unwrap_or(u32::MAX).saturating_mul(self.policy.concurrency);
+        let all = u32::try_from(fit().count()).unwrap_or(u32::MAX).saturating_mul(known.policy.concurrency);
         known.used.observe(busy, all, self.now());
     }
 

@@ -296,3 +296,71 @@ async fn a_member_that_starts_while_the_pool_stops_is_stopped_too() {
     assert_eq!(pool.standing().members, 0);
     assert_eq!(made.started(), 1, "the second one was given up");
 }
+
+#[tokio::test(start_paused = true)]
+async fn members_are_replaced_by_new_ones_first_and_their_calls_end_where_they_began() {
+    let (made, pool) = pool(Policy { min: 2, max: 3, ..Policy::default() }).await;
+    let held = pool.acquire(Priority::NORMAL).await.expect("room");
+    let renewing = pool.renew();
+    tokio::pin!(renewing);
+    for _ in 0..3 {
+        assert!(futures_util::poll!(&mut renewing).is_pending(), "one is at a call");
+        settle().await;
+    }
+    assert_eq!(
+        (made.started(), made.stopped()),
+        (4, 1),
+        "the idle one went, the busy one waits for its call"
+    );
+    assert_eq!(pool.standing().members, 2, "there were two at any time");
+    assert!(
+        pool.acquire(Priority::NORMAL).await.expect("room").member().number >= 2,
+        "calls go to the new ones"
+    );
+    drop(held);
+    renewing.await.expect("all are new");
+    assert_eq!((made.started(), made.stopped()), (4, 2));
+    pool.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_room_the_old_one_goes_first_and_calls_wait() {
+    let (made, pool) = pool(one()).await;
+    let held = pool.acquire(Priority::NORMAL).await.expect("room");
+    let next = pool.acquire(Priority::NORMAL);
+    let release = async {
+        settle().await;
+        assert_eq!((made.started(), made.stopped()), (1, 0));
+        drop(held);
+    };
+    let (renewed, next, ()) = tokio::join!(pool.renew(), next, release);
+    renewed.expect("it is new");
+    assert_eq!((next.expect("the new one").member().number, made.stopped()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_start_keeps_the_old_ones_in_place() {
+    let (made, pool) = pool(Policy { min: 2, max: 3, ..Policy::default() }).await;
+    made.fails(1);
+    let failure = pool.renew().await.expect_err("it does not start");
+    assert!(failure.message.contains("no licence"), "{failure}");
+    settle().await;
+    assert_eq!((pool.standing().members, made.stopped()), (2, 0));
+    pool.stop().await;
+    assert_eq!(pool.renew().await.map_err(|failure| failure.code), Err(Code::SystemShutdown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_grows_and_shrinks_to_the_size_that_it_is_told() {
+    let (made, pool) = pool(one()).await;
+    pool.scale(4, 4);
+    settle().await;
+    assert_eq!((pool.standing().members, pool.standing().bounds), (4, (4, 4)));
+    let leases: Vec<_> = futures_util::future::join_all((0..4).map(|_| pool.acquire(Priority::NORMAL))).await;
+    pool.scale(2, 2);
+    settle().await;
+    assert_eq!((pool.standing().members, made.stopped()), (2, 0), "those at a call end it first");
+    drop(leases);
+    settle().await;
+    assert_eq!((pool.standing().members, made.stopped()), (2, 2));
+}

@@ -1,15 +1,18 @@
 //! Looking after providers: each by itself, often while there is doubt, seldom while all is well.
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Providers;
-use super::instance::Instance;
+use super::instance::{Instance, State};
 use crate::provider::Health;
 
 /// A start that takes longer is given up. Each kind of provider has a shorter bound of its own, which may be configured.
-const START_MAX: Duration = Duration::from_secs(600);
+pub(super) const START_MAX: Duration = Duration::from_secs(600);
 
 /// When providers are looked after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +38,35 @@ impl Default for Settings {
 impl Providers {
     /// Looks after every provider until `stop` fires: asks for its health, and starts what could not start.
     pub async fn look_after(&self, stop: CancellationToken) {
-        let each = self.instances().map(|instance| self.look_after_one(instance));
-        stop.run_until_cancelled(futures_util::future::join_all(each)).await;
+        let looking = async {
+            let (mut looks, mut looked_after) = (FuturesUnordered::new(), Vec::<Arc<Instance>>::new());
+            loop {
+                let other = self.members_changed.notified();
+                for instance in self.instances() {
+                    if !looked_after.iter().any(|known| known.is_same(&instance)) {
+                        looked_after.push(Arc::clone(&instance));
+                        looks.push(self.look_after_one(instance));
+                    }
+                }
+                tokio::select! {
+                    () = other => {}
+                    Some(gone) = looks.next() => looked_after.retain(|known| !known.is_same(&gone)),
+                }
+            }
+        };
+        stop.run_until_cancelled(looking).await;
     }
 
-    async fn look_after_one(&self, instance: &Instance) {
+    /// Until it is configured no more.
+    async fn look_after_one(&self, instance: Arc<Instance>) -> Arc<Instance> {
         let settings = &self.settings.health;
         let mut pause = settings.doubtful;
         loop {
             let changed = self.changed.notified();
-            self.look(instance).await;
+            if matches!(instance.state(), State::Gone) {
+                return instance;
+            }
+            self.look(&instance).await;
             // What cannot start is no more likely to the next moment.
             pause = match instance.is_doubtful(self.now()) && instance.is_started() {
                 true => settings.doubtful,
@@ -60,6 +82,9 @@ impl Providers {
 
     /// Asks one for its health now, or starts it.
     pub(super) async fn look(&self, instance: &Instance) {
+        if instance.is_halted() {
+            return;
+        }
         if !instance.is_started() {
             let started = timeout(START_MAX, instance.start()).await;
             if started.is_ok_and(|started| started.is_ok()) {

@@ -1,11 +1,20 @@
 //! One provider among others: how it does, and whether it may be called now.
+//!
+//! ```text
+//! New ──▶ Started ──▶ Stopping ──▶ Stopped ──▶ Waking ──▶ Started    by whoever asks for it (`life`)
+//!  └────▶ Failed ────────┘            └──────▶ Gone                  configured no more
+//! ```
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::core::balance::{Candidate, Traits, Wish};
 use crate::core::breaker::{self, Breaker, Ending, Pass};
+use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::latency::Latency;
 use crate::provider::{Health, Provider, Stock};
@@ -23,11 +32,19 @@ pub struct Settings {
 #[derive(Debug)]
 pub(super) struct Instance {
     pub(super) provider: Arc<dyn Provider>,
-    traits: Traits,
-    /// The longest that it is left alone because it asked for it.
-    busy_max: Duration,
+    settings: Settings,
+    body: Arc<Body>,
+}
+
+/// What stays when its settings change.
+#[derive(Debug)]
+struct Body {
     running: AtomicU32,
+    /// The last call has ended.
+    idle: Notify,
     known: Mutex<Known>,
+    /// Held by who starts, replaces or stops it: one at a time.
+    life: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -42,13 +59,22 @@ struct Known {
     was_fit: bool,
     /// It has been looked at, or that has taken too long.
     is_checked: bool,
+    /// Fires when it is to stop: nothing begins any more.
+    halt: CancellationToken,
+    /// Fires when its calls must end.
+    cut: CancellationToken,
 }
 
-#[derive(Debug)]
-enum State {
+#[derive(Debug, Clone)]
+pub(super) enum State {
     New,
+    /// It is being started while others work: it is waited for.
+    Waking,
     Started,
     Failed(Failure),
+    Stopping,
+    Stopped,
+    Gone,
 }
 
 /// Whether an instance may be called now.
@@ -77,6 +103,9 @@ pub(super) enum Why {
     Busy,
     Failing,
     Tried,
+    Waking,
+    Stopping,
+    Stopped,
 }
 
 /// A call under way. Dropped without an end, it tells nothing.
@@ -86,6 +115,8 @@ pub(super) struct Call {
     pass: Option<Pass>,
     /// When it began.
     began: Duration,
+    /// Fires when it must end because its provider is to stop.
+    pub(super) cut: CancellationToken,
 }
 
 impl Instance {
@@ -98,9 +129,34 @@ impl Instance {
             busy_until: Duration::ZERO,
             was_fit: false,
             is_checked: false,
+            halt: CancellationToken::new(),
+            cut: CancellationToken::new(),
         };
-        let (traits, busy_max, running) = (settings.traits, settings.breaker.open_max, AtomicU32::new(0));
-        Instance { provider, traits, busy_max, running, known: Mutex::new(known) }
+        let body = Body {
+            running: AtomicU32::new(0),
+            idle: Notify::new(),
+            known: Mutex::new(known),
+            life: tokio::sync::Mutex::default(),
+        };
+        Instance { provider, settings, body: Arc::new(body) }
+    }
+
+    /// One that comes while others work: it is waited for until it has been started once.
+    pub(super) fn awaited(provider: Arc<dyn Provider>, settings: Settings) -> Instance {
+        let instance = Instance::new(provider, settings);
+        instance.lock().state = State::Waking;
+        instance
+    }
+
+    /// The same one with other settings.
+    pub(super) fn with(&self, settings: Settings) -> Instance {
+        self.lock().breaker.adopt(settings.breaker);
+        Instance { provider: Arc::clone(&self.provider), settings, body: Arc::clone(&self.body) }
+    }
+
+    /// Whether both are the same provider, whatever its settings.
+    pub(super) fn is_same(&self, other: &Instance) -> bool {
+        Arc::ptr_eq(&self.body, &other.body)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -108,24 +164,137 @@ impl Instance {
     }
 
     pub(super) fn traits(&self) -> &Traits {
-        &self.traits
+        &self.settings.traits
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.lock().state.clone()
+    }
+
+    /// Calls that it is at.
+    pub(super) fn running(&self) -> u32 {
+        self.body.running.load(Ordering::Relaxed)
     }
 
     /// Starts the provider unless it has started. Whether it is ready now.
     pub(super) async fn start(&self) -> Result<(), Failure> {
-        if self.is_started() {
-            return Ok(());
+        let _life = self.body.life.lock().await;
+        let halt = {
+            let known = self.lock();
+            match &known.state {
+                State::Started => return Ok(()),
+                State::Stopping | State::Stopped | State::Gone => return Err(self.stopped()),
+                State::New | State::Waking | State::Failed(_) => known.halt.clone(),
+            }
+        };
+        let started = halt.run_until_cancelled(self.provider.start()).await;
+        let started = started.unwrap_or_else(|| Err(self.stopped()));
+        let mut known = self.lock();
+        if !matches!(known.state, State::New | State::Waking | State::Failed(_)) {
+            return Err(self.stopped());
         }
-        let started = self.provider.start().await;
-        self.lock().state = match &started {
+        known.state = match &started {
             Ok(()) => State::Started,
             Err(failure) => State::Failed(failure.clone()),
         };
         started
     }
 
+    /// Lets what was stopped be started again, as if it were new.
+    pub(super) async fn wake(&self) -> Result<(), Failure> {
+        let _life = self.body.life.lock().await;
+        let mut known = self.lock();
+        match known.state {
+            State::Gone => return Err(self.stopped()),
+            State::New | State::Waking | State::Started | State::Failed(_) => return Ok(()),
+            State::Stopping | State::Stopped => {}
+        }
+        known.state = State::Waking;
+        known.health = Health::Up;
+        known.is_checked = false;
+        known.busy_until = Duration::ZERO;
+        known.breaker = Breaker::new(self.settings.breaker);
+        (known.halt, known.cut) = (CancellationToken::new(), CancellationToken::new());
+        Ok(())
+    }
+
+    /// Replaces what its calls run in while they go on. `false`: it cannot.
+    pub(super) async fn renew(&self) -> Result<bool, Failure> {
+        let _life = self.body.life.lock().await;
+        let halt = self.lock().halt.clone();
+        if !self.is_started() {
+            return Ok(false);
+        }
+        let renewed = halt.run_until_cancelled(self.provider.renew()).await;
+        renewed.unwrap_or_else(|| Err(self.stopped()))
+    }
+
+    /// It gets no more calls, and does not start. Whether that is news.
+    pub(super) fn halt(&self) -> bool {
+        let mut known = self.lock();
+        if matches!(known.state, State::Stopping | State::Stopped | State::Gone) {
+            return false;
+        }
+        known.state = State::Stopping;
+        known.halt.cancel();
+        true
+    }
+
+    /// Ends what was halted: its calls get `grace`, then they are cut and get `cut`.
+    pub(super) async fn end(&self, grace: Duration, cut: Duration) {
+        let _life = self.body.life.lock().await;
+        if !matches!(self.state(), State::Stopping) {
+            return;
+        }
+        if timeout(grace, self.idle()).await.is_err() {
+            tracing::warn!(
+                provider = self.name(),
+                calls = self.running(),
+                "its calls take longer than the grace: cut"
+            );
+            self.lock().cut.cancel();
+            // Who does not obey ends with the provider.
+            let _ = timeout(cut, self.idle()).await;
+        }
+        self.provider.stop().await;
+        self.lock().state = State::Stopped;
+    }
+
+    /// It is configured no more.
+    pub(super) fn forget(&self) {
+        self.lock().state = State::Gone;
+    }
+
+    /// Waits until it is at no call.
+    async fn idle(&self) {
+        loop {
+            let idle = self.body.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.running() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn stopped(&self) -> Failure {
+        let message = format!("provider {} is stopped; `gleitzeit provider start` starts it", self.name());
+        Failure::new(Code::ProviderNotAvailable, message).not_begun()
+    }
+
     pub(super) fn is_started(&self) -> bool {
         matches!(self.lock().state, State::Started)
+    }
+
+    /// Somebody starts or has stopped it: its tasks wait for that.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.is_halted() || matches!(self.lock().state, State::Waking)
+    }
+
+    /// Somebody has stopped it: it is not down, and nothing is started by itself.
+    pub(super) fn is_halted(&self) -> bool {
+        matches!(self.lock().state, State::Stopping | State::Stopped | State::Gone)
     }
 
     /// Whether it may be called.
@@ -135,6 +304,9 @@ impl Instance {
         match (&known.state, &known.health) {
             (State::New, _) => return shut(None, Why::NotStarted(None)),
             (State::Failed(failure), _) => return shut(None, Why::NotStarted(Some(failure.clone()))),
+            (State::Waking, _) => return shut(None, Why::Waking),
+            (State::Stopping, _) => return shut(None, Why::Stopping),
+            (State::Stopped | State::Gone, _) => return shut(None, Why::Stopped),
             (State::Started, Health::Down(why)) => return shut(None, Why::Down(why.clone())),
             (State::Started, Health::Up | Health::Degraded(_)) => {}
         }
@@ -160,13 +332,16 @@ impl Instance {
             Why::Busy => format!("{name} is left alone: it has asked for it, or its limit is reached"),
             Why::Failing => format!("{name} fails too often, its breaker is open"),
             Why::Tried => format!("{name} is being tried, its breaker is half-open"),
+            Why::Waking => format!("{name} is being started"),
+            Why::Stopping => format!("{name} is being stopped"),
+            Why::Stopped => format!("{name} is stopped"),
         }
     }
 
     /// What it has of a model; unless it is configured, as far as it is known.
     pub(super) fn stock(&self, model: &str) -> Stock {
         match self.provider.stock(model) {
-            Stock::Missing if !self.traits.models.is_empty() => Stock::Unknown,
+            Stock::Missing if !self.traits().models.is_empty() => Stock::Unknown,
             stock => stock,
         }
     }
@@ -177,8 +352,8 @@ impl Instance {
         Candidate {
             is_warm,
             name: self.provider.name(),
-            traits: &self.traits,
-            running: self.running.load(Ordering::Relaxed),
+            traits: self.traits(),
+            running: self.running(),
             latency: self.lock().latency.at(now),
             is_degraded,
         }
@@ -187,12 +362,18 @@ impl Instance {
     /// The right to one call. `None`: somebody else has taken the last one. With `regardless` it is given to
     /// whoever has started.
     pub(super) fn admit(self: &Arc<Instance>, now: Duration, regardless: bool) -> Option<Call> {
-        let pass = self.lock().breaker.admit(now);
+        let mut known = self.lock();
+        if !matches!(known.state, State::Started) {
+            return None;
+        }
+        let pass = known.breaker.admit(now);
         if pass.is_none() && !regardless {
             return None;
         }
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Some(Call { instance: Arc::clone(self), pass, began: now })
+        // While it is locked, so that who stops it knows of every call.
+        self.body.running.fetch_add(1, Ordering::Relaxed);
+        let cut = known.cut.clone();
+        Some(Call { instance: Arc::clone(self), pass, began: now, cut })
     }
 
     /// It is left alone until then.
@@ -203,7 +384,7 @@ impl Instance {
 
     /// How long it is left alone when it asks for `wait`.
     pub(super) fn busy_for(&self, wait: Duration) -> Duration {
-        wait.min(self.busy_max)
+        wait.min(self.settings.breaker.open_max)
     }
 
     /// A check has told how it does. Whether that is news.
@@ -241,7 +422,7 @@ impl Instance {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         // Nothing that panics is done while it is held.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.body.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,7 +449,9 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.instance.running.fetch_sub(1, Ordering::Relaxed);
+        if self.instance.body.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.instance.body.idle.notify_waiters();
+        }
         if let Some(pass) = self.pass.take() {
             // Times do not matter for what tells nothing.
             self.instance.lock().breaker.end(pass, Ending::Untold, self.began);

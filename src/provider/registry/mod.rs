@@ -7,25 +7,30 @@
 //!         NotNow: nothing was tried                                  its answer or failure,
 //!                                                                    told to its breaker
 //! ```
+//! `lanes` has who there is, which may change; `room` tells how much a protocol takes now; `life` starts and stops on
+//! demand.
+//!
 //! Who fails is not called, and who is not called cannot show that it has recovered. So `health` looks, and the
 //! breaker lets a probe through: nobody stays out for ever.
 
 mod health;
 mod instance;
+mod lanes;
+mod life;
 mod limited;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use serde_json::Value;
-use std::collections::HashMap;
-use std::num::NonZeroU16;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::limit::{HOLD, Limits, Used};
+use super::limit::{HOLD, Limits, Permits, Used};
 use super::{Answer, CallCx, Provider, Stock};
 use crate::core::balance::{self, Strategy, Wish};
 use crate::core::breaker::Ending;
@@ -34,10 +39,13 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
 use instance::{Call, Fit, Instance, Why};
+use lanes::{Lane, Lanes};
 use limited::Limited;
 
 pub use health::Settings as HealthSettings;
 pub use instance::Settings as InstanceSettings;
+pub use lanes::{Change, DuplicateName};
+pub use life::{Ordered, Standing};
 
 /// How often it is looked whether somebody may be called again, where nobody can say when.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -66,19 +74,13 @@ pub struct Settings {
 pub struct Providers {
     settings: Settings,
     limits: Limits,
-    by_protocol: HashMap<ProtocolId, Lane>,
+    by_protocol: RwLock<Lanes>,
     /// What times are counted from.
     origin: Instant,
     /// Who may be called has changed.
     changed: Notify,
-}
-
-/// The providers of one protocol.
-#[derive(Debug)]
-struct Lane {
-    strategy: Strategy,
-    instances: Vec<Arc<Instance>>,
-    turn: AtomicUsize,
+    /// Who there is has changed.
+    members_changed: Notify,
 }
 
 /// A call to be made.
@@ -102,7 +104,7 @@ pub enum Called {
         /// The answer, or why there is none.
         outcome: Result<Answer, Failure>,
     },
-    /// Nobody may be asked now. Nothing was tried.
+    /// Nobody may be asked now. Nothing was tried, or it was given back.
     NotNow {
         /// When it may be different, counted from now.
         wait: Duration,
@@ -115,18 +117,8 @@ pub enum Called {
     Never(Failure),
 }
 
-/// Two providers have the same name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is already a provider named {0:?}; give each its own name")]
-pub struct DuplicateName(String);
-
-/// How much the providers of a protocol take now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Open,
-    Probes(NonZeroU16),
-    Shut { left: Duration },
-}
+/// Who could serve a call, among whom, and what is asked of them.
+type Able = (Arc<Lane>, Vec<Arc<Instance>>, Wish);
 
 impl Default for Providers {
     fn default() -> Providers {
@@ -138,74 +130,14 @@ impl Providers {
     /// None yet.
     #[must_use]
     pub fn new(settings: Settings) -> Providers {
-        let (by_protocol, origin, changed) = (HashMap::new(), Instant::now(), Notify::new());
-        Providers { settings, limits: Limits::default(), by_protocol, origin, changed }
-    }
-
-    /// Adds a provider like any other.
-    ///
-    /// # Errors
-    /// [`DuplicateName`], across all protocols.
-    pub fn register(&mut self, provider: Arc<dyn Provider>) -> Result<(), DuplicateName> {
-        self.register_as(provider, InstanceSettings::default())
-    }
-
-    /// Adds a provider.
-    ///
-    /// # Errors
-    /// [`DuplicateName`], across all protocols.
-    pub fn register_as(
-        &mut self,
-        provider: Arc<dyn Provider>,
-        settings: InstanceSettings,
-    ) -> Result<(), DuplicateName> {
-        if self.instances().any(|instance| instance.name() == provider.name()) {
-            return Err(DuplicateName(provider.name().to_owned()));
+        Providers {
+            settings,
+            limits: Limits::default(),
+            by_protocol: RwLock::default(),
+            origin: Instant::now(),
+            changed: Notify::new(),
+            members_changed: Notify::new(),
         }
-        let protocol = provider.protocol().clone();
-        let own = self.settings.strategies.iter().find(|(of, _)| *of == protocol);
-        let strategy = own.map_or(self.settings.strategy, |(_, strategy)| *strategy);
-        let lane = || Lane { strategy, instances: Vec::new(), turn: AtomicUsize::new(0) };
-        let lane = self.by_protocol.entry(protocol).or_insert_with(lane);
-        lane.instances.push(Arc::new(Instance::new(provider, settings)));
-        Ok(())
-    }
-
-    /// Starts every provider that has not started, all at once: it takes as long as the slowest. One that fails does not
-    /// keep the others from working, and is tried again while [`Providers::look_after`] runs.
-    ///
-    /// Returns the names of those that failed, with the reasons.
-    pub async fn start(&self) -> Vec<(String, Failure)> {
-        let starts = self.instances().map(|instance| async {
-            instance.start().await.err().map(|failure| (instance.name().to_owned(), failure))
-        });
-        futures_util::future::join_all(starts).await.into_iter().flatten().collect()
-    }
-
-    /// Stops every provider, all at once.
-    pub async fn stop(&self) {
-        futures_util::future::join_all(self.instances().map(|instance| instance.provider.stop())).await;
-    }
-
-    /// The protocols that at least one provider is registered for, in order.
-    #[must_use]
-    pub fn protocols(&self) -> Vec<ProtocolId> {
-        let mut protocols: Vec<ProtocolId> = self.by_protocol.keys().cloned().collect();
-        protocols.sort();
-        protocols
-    }
-
-    /// Whether some provider of the protocol has started.
-    #[must_use]
-    pub fn has_started(&self, protocol: &ProtocolId) -> bool {
-        self.by_protocol.get(protocol).is_some_and(|lane| lane.instances.iter().any(|one| one.is_started()))
-    }
-
-    /// Whether some provider that has started serves this method.
-    #[must_use]
-    pub fn serves(&self, protocol: &ProtocolId, method: &str) -> bool {
-        let serves = |one: &Arc<Instance>| one.is_started() && one.provider.serves(method);
-        self.by_protocol.get(protocol).is_some_and(|lane| lane.instances.iter().any(serves))
     }
 
     /// Makes a call. A provider where it surely did not start costs nothing: the next one is asked.
@@ -221,7 +153,7 @@ impl Providers {
         // Who has reached a limit is asked again, and then waited for, when nobody else is left.
         let (mut limited, mut hold) = (Vec::new(), Duration::ZERO);
         loop {
-            let Some(call) = self.next(lane, &left, &wish, clock) else {
+            let Some(call) = self.next(&lane, &left, &wish, clock) else {
                 if limited.is_empty() || !hold.is_zero() {
                     break;
                 }
@@ -245,10 +177,12 @@ impl Providers {
             let given = if is_last { std::mem::take(&mut params) } else { params.clone() };
             let by = call.instance.name().to_owned();
             let provider = Arc::clone(&call.instance.provider);
-            let outcome = provider.call(&cx, ask.method, given).await;
-            self.limits.settle(permits, Used::by(&outcome)).await;
-            self.spread_wait(&call.instance, &outcome).await;
-            self.ended(call, &outcome);
+            let (outcome, was_cut) = uncut(&call.cut, &*provider, &cx, ask.method, given).await;
+            self.tell(call, permits, &outcome).await;
+            if was_cut && outcome.is_err() && !cx.cancel.is_cancelled() {
+                // As where a worker stops: it is given back.
+                return Called::NotNow { wait: LOOK_EVERY, why: format!("{by} is stopped") };
+            }
             let failure = match outcome {
                 Err(failure) if failure.not_begun => failure,
                 outcome => return Called::Made { by, outcome },
@@ -291,74 +225,14 @@ impl Providers {
         }
     }
 
-    /// Waits until tasks of this protocol may be taken. How many at once; `None`: any number.
-    pub async fn opened(&self, protocol: &ProtocolId) -> Option<NonZeroU16> {
-        loop {
-            let changed = self.changed.notified();
-            match self.room(protocol) {
-                Room::Open => return None,
-                Room::Probes(count) => return Some(count),
-                Room::Shut { left } => tokio::select! {
-                    () = changed => {}
-                    () = sleep(left) => {}
-                },
-            }
-        }
-    }
-
-    /// Waits until it is known whether the probes of this protocol have succeeded.
-    pub async fn probed(&self, protocol: &ProtocolId) {
-        loop {
-            let changed = self.changed.notified();
-            if !matches!(self.room(protocol), Room::Probes(_)) {
-                return;
-            }
-            tokio::select! {
-                () = changed => {}
-                () = sleep(LOOK_EVERY) => {}
-            }
-        }
-    }
-
-    /// Whether nobody of this protocol may be called now.
-    #[must_use]
-    pub fn is_shut(&self, protocol: &ProtocolId) -> bool {
-        matches!(self.room(protocol), Room::Shut { .. })
-    }
-
-    fn room(&self, protocol: &ProtocolId) -> Room {
-        let Some(lane) = self.by_protocol.get(protocol) else { return Room::Open };
-        let (now, mut probes, mut soonest) = (self.now(), 0_u32, LOOK_EVERY);
-        for instance in lane.instances.iter().filter(|one| one.traits().weight > 0) {
-            match instance.fit(now) {
-                Fit::Open | Fit::Degraded => return Room::Open,
-                Fit::Probes(count) => probes = probes.saturating_add(count),
-                Fit::Shut { why, .. } if self.is_asked_anyway(&why) => return Room::Open,
-                Fit::Shut { left, .. } => soonest = soonest.min(left.unwrap_or(LOOK_EVERY)),
-            }
-        }
-        match NonZeroU16::new(u16::try_from(probes).unwrap_or(u16::MAX)) {
-            Some(count) => Room::Probes(count),
-            None => Room::Shut { left: soonest },
-        }
-    }
-
-    /// Whether who is in this state gets the call because waiting helps nobody.
-    fn is_asked_anyway(&self, why: &Why) -> bool {
-        match why {
-            Why::Down(_) | Why::NotStarted(_) => self.settings.is_last_resort,
-            Why::Busy | Why::Failing | Why::Tried => false,
-        }
-    }
-
     /// Who could serve it at all, and what is asked of them.
-    fn able(&self, ask: &Ask<'_>) -> Result<(&Lane, Vec<Arc<Instance>>, Wish), Failure> {
+    fn able(&self, ask: &Ask<'_>) -> Result<Able, Failure> {
         let unavailable = |reason: String| {
             let message =
                 format!("no provider for {} of {} in this worker: {reason}", ask.method, ask.protocol);
             Failure::new(Code::ProviderNotAvailable, message)
         };
-        let Some(lane) = self.by_protocol.get(ask.protocol) else {
+        let Some(lane) = self.lane(ask.protocol) else {
             return Err(unavailable("configure one for this protocol".to_owned()));
         };
         let told = |of: &[Arc<Instance>]| of.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ");
@@ -376,7 +250,8 @@ impl Providers {
         if able.is_empty() {
             return Err(unavailable(format!("{} has not what it asks for: {wish}", told(&lane.instances))));
         }
-        if self.settings.is_last_resort && !able.iter().any(|one| one.is_started()) {
+        // What somebody has stopped is waited for.
+        if self.settings.is_last_resort && !able.iter().any(|one| one.is_started() || one.is_waited_for()) {
             return Err(unavailable(self.not_now(&able).1));
         }
         Ok((lane, able, wish))
@@ -446,6 +321,13 @@ impl Providers {
         (soonest.unwrap_or(LOOK_EVERY).min(WAIT_MAX), reasons.join("; "))
     }
 
+    /// Tells limits and breaker how a call has ended.
+    async fn tell(&self, call: Call, permits: Permits, outcome: &Result<Answer, Failure>) {
+        self.limits.settle(permits, Used::by(outcome)).await;
+        self.spread_wait(&call.instance, outcome).await;
+        self.ended(call, outcome);
+    }
+
     fn ended(&self, call: Call, outcome: &Result<Answer, Failure>) {
         let instance = Arc::clone(&call.instance);
         let (ending, wait) = match outcome {
@@ -464,6 +346,9 @@ impl Providers {
             Fit::Open => tracing::info!(provider, "is fit for work"),
             Fit::Degraded => tracing::info!(provider, "works, but others are preferred"),
             Fit::Probes(_) => tracing::info!(provider, "is tried again"),
+            Fit::Shut { why: why @ (Why::Waking | Why::Stopping | Why::Stopped), .. } => {
+                tracing::info!(provider, "{}", instance.told(&why))
+            }
             Fit::Shut { why, .. } if instance.was_fit() => {
                 tracing::warn!(provider, "{}", instance.told(&why))
             }
@@ -473,11 +358,28 @@ impl Providers {
         self.changed.notify_waiters();
     }
 
-    fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.by_protocol.values().flat_map(|lane| &lane.instances)
-    }
-
     fn now(&self) -> Duration {
         self.origin.elapsed()
     }
+}
+
+/// Makes a call that ends early where `cut` fires. Whether that has happened.
+async fn uncut(
+    cut: &CancellationToken,
+    provider: &dyn Provider,
+    cx: &CallCx,
+    method: &str,
+    params: Value,
+) -> (Result<Answer, Failure>, bool) {
+    let cancel = cx.cancel.child_token();
+    let cx = CallCx { cancel: cancel.clone(), ..cx.clone() };
+    let call = provider.call(&cx, method, params);
+    tokio::pin!(call);
+    tokio::select! {
+        biased;
+        outcome = &mut call => return (outcome, false),
+        () = cut.cancelled() => {}
+    }
+    cancel.cancel();
+    (call.await, true)
 }

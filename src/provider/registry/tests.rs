@@ -1,9 +1,12 @@
+mod life;
 mod limited;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::num::NonZeroU16;
 use std::sync::Mutex;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -48,10 +51,11 @@ impl Provider for Named {
         }
         Ok(())
     }
-    async fn call(&self, _: &CallCx, _: &str, _: Value) -> Result<Answer, Failure> {
+    async fn call(&self, cx: &CallCx, _: &str, _: Value) -> Result<Answer, Failure> {
         let hangs = *self.hangs.lock().expect("no panic");
         if hangs {
-            std::future::pending::<()>().await;
+            cx.cancel.cancelled().await;
+            return Err(Failure::new(Code::TaskCancelled, "as it was told"));
         }
         let takes = *self.takes.lock().expect("no panic");
         sleep(takes).await;

@@ -38,7 +38,7 @@ use self::http::Remote;
 use self::stdio::Processes;
 use super::pool::{self, Pool};
 use super::process::{self, Confined, Limits, Names, Program, SEARCH_PATH};
-use super::{Answer, CallCx, Health, Provider};
+use super::{Answer, CallCx, Health, PoolStanding, Provider};
 use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
 use crate::core::code::Code;
@@ -101,6 +101,8 @@ pub struct Rpc {
     protocol: ProtocolSpec,
     clock: Arc<dyn Clock>,
     described: Arc<Mutex<Described>>,
+    /// The bounds of the pool; what is configured unless it was scaled.
+    bounds: Mutex<Option<(u32, u32)>>,
     /// There from `start` to `stop`.
     line: Mutex<Option<Line>>,
 }
@@ -116,7 +118,14 @@ impl Rpc {
     /// A provider of this protocol, not started yet.
     #[must_use]
     pub fn new(settings: Settings, protocol: ProtocolSpec, clock: Arc<dyn Clock>) -> Rpc {
-        Rpc { settings, protocol, clock, described: Arc::default(), line: Mutex::new(None) }
+        Rpc {
+            settings,
+            protocol,
+            clock,
+            described: Arc::default(),
+            bounds: Mutex::default(),
+            line: Mutex::new(None),
+        }
     }
 
     async fn open(&self) -> Result<Line, Failure> {
@@ -140,10 +149,16 @@ impl Rpc {
                     described: Arc::clone(&self.described),
                     tasks: tasks.clone(),
                 };
-                let pool = Pool::start(name, processes, command.pool).await?;
+                let pool = Pool::start(name, processes, self.policy(command)).await?;
                 Ok(Line::Processes(Arc::new(pool), tasks))
             }
         }
+    }
+
+    /// How processes are kept now.
+    fn policy(&self, command: &Command) -> Policy {
+        let (min, max) = lock(&self.bounds).unwrap_or((command.pool.min, command.pool.max));
+        Policy { min, max, ..command.pool }
     }
 
     fn line(&self) -> Option<Line> {
@@ -266,6 +281,33 @@ impl Provider for Rpc {
                 health
             }
         }
+    }
+
+    fn pool(&self) -> Option<PoolStanding> {
+        match (&self.settings.road, self.line()) {
+            (Road::Http { .. }, _) => None,
+            (Road::Processes(_), Some(Line::Processes(pool, _))) => Some(pool.told()),
+            (Road::Processes(command), _) => {
+                let Policy { min, max, .. } = self.policy(command);
+                Some(PoolStanding { instances: 0, min, max })
+            }
+        }
+    }
+
+    fn scale(&self, min: u32, max: u32) -> bool {
+        if matches!(self.settings.road, Road::Http { .. }) {
+            return false;
+        }
+        *lock(&self.bounds) = Some((min, max));
+        if let Some(Line::Processes(pool, _)) = self.line() {
+            pool.scale(min, max);
+        }
+        true
+    }
+
+    async fn renew(&self) -> Result<bool, Failure> {
+        let Some(Line::Processes(pool, _)) = self.line() else { return Ok(false) };
+        pool.renew().await.map(|()| true)
     }
 
     async fn stop(&self) {

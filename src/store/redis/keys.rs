@@ -105,6 +105,16 @@ impl Prefix {
         format!("{self}:session:{session}")
     }
 
+    /// A pattern that fits every session.
+    pub(super) fn sessions(&self) -> String {
+        format!("{self}:session:*")
+    }
+
+    /// The session that a key is of.
+    pub(super) fn id_of_session(&self, key: &str) -> Option<Id> {
+        Id::parse(key.strip_prefix(&self.0)?.strip_prefix(":session:")?).ok()
+    }
+
     pub(super) fn schedule(&self, name: &Id) -> String {
         format!("{}:{name}", self.schedules())
     }

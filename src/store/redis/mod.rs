@@ -210,6 +210,10 @@ impl Store for RedisStore {
         self.connection.query("alive", redis::cmd("EXISTS").arg(self.prefix.session(session))).await
     }
 
+    async fn sessions(&self, _now: Timestamp) -> Result<Vec<Id>, StoreError> {
+        self.read_sessions().await
+    }
+
     async fn leave(&self, session: &Id) -> Result<(), StoreError> {
         self.connection.query("leave", redis::cmd("DEL").arg(self.prefix.session(session))).await
     }

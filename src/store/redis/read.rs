@@ -4,7 +4,7 @@ use bytes::Bytes;
 use redis::Value;
 use serde::Deserialize;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::RedisStore;
 use super::plan::otherwise;
@@ -119,6 +119,26 @@ impl RedisStore {
                 master = another;
             }
         }
+    }
+
+    /// Walks over every key as [`RedisStore::read_list`] does.
+    pub(super) async fn read_sessions(&self) -> Result<Vec<Id>, StoreError> {
+        const STEP: &str = "sessions";
+        let mut sessions = BTreeSet::new();
+        for master in self.connection.masters(STEP).await? {
+            let mut cursor = 0_u64;
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(self.prefix.sessions()).arg("COUNT").arg(SCAN_COUNT);
+                let (next, keys): (u64, Vec<String>) = self.connection.query_on(STEP, &master, &scan).await?;
+                sessions.extend(keys.iter().filter_map(|key| self.prefix.id_of_session(key)));
+                cursor = next;
+                if next == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(sessions.into_iter().collect())
     }
 
     async fn summaries(&self, ids: Vec<Id>) -> Result<Vec<Summary>, StoreError> {

@@ -57,6 +57,8 @@ fn admit(tx: &Connection, demand: &Demand, now: Timestamp) -> rusqlite::Result<G
         bucket = there;
         if its_since > since {
             (pace, since) = (its_pace, its_since);
+        } else {
+            bucket.adopt(&its_pace, &pace, now.as_millis() as f64 * 1e3);
         }
     }
     let at = now.as_millis() as f64 * 1e3;

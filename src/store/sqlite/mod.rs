@@ -235,6 +235,12 @@ impl Store for SqliteStore {
         self.database.read("alive", alive).await.map_err(|error| self.failed("alive", error))
     }
 
+    async fn sessions(&self, now: Timestamp) -> Result<Vec<Id>, StoreError> {
+        let me = self.database.process().clone();
+        let sessions = move |tx: &rusqlite::Connection| session::sessions(tx, &me, now);
+        self.database.read("sessions", sessions).await.map_err(|error| self.failed("sessions", error))
+    }
+
     async fn leave(&self, session: &Id) -> Result<(), StoreError> {
         let session = session.clone();
         let leave = move |tx: &rusqlite::Connection| session::leave(tx, &session);

@@ -39,6 +39,22 @@ pub(super) fn alive(tx: &Connection, me: &Process, session: &Id, now: Timestamp)
     }
 }
 
+/// Those that are alive.
+pub(super) fn sessions(tx: &Connection, me: &Process, now: Timestamp) -> rusqlite::Result<Vec<Id>> {
+    let found: Vec<(String, i64)> = tx
+        .prepare_cached("SELECT id, process FROM sessions WHERE expires > ?1 ORDER BY id")?
+        .query_map([now.as_millis()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut alive = Vec::new();
+    for (id, process) in found {
+        if !process::is_known_dead(tx, me, process, now)? {
+            // What was written was an id.
+            alive.extend(Id::parse(&id).ok());
+        }
+    }
+    Ok(alive)
+}
+
 pub(super) fn leave(tx: &Connection, session: &Id) -> rusqlite::Result<()> {
     tx.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.as_str()])?;
     Ok(())

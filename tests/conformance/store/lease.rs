@@ -259,6 +259,21 @@ pub(crate) async fn the_list_is_newest_first(stand: Stand) {
     assert!(list[2].ended_at.is_some() && list[1].ended_at.is_none());
 }
 
+pub(crate) async fn sessions_that_are_alive_are_named_once(stand: Stand) {
+    let sessions = async || {
+        let mut named = stand.store.sessions(stand.now()).await.expect("answers");
+        named.sort();
+        named
+    };
+    assert_eq!(sessions().await, []);
+    for name in ["b", "a", "a", "c"] {
+        stand.store.beat(&id(name), Duration::from_secs(60), stand.now()).await.expect("answers");
+    }
+    stand.lease(&alone("session")).await;
+    stand.store.leave(&id("b")).await.expect("answers");
+    assert_eq!(sessions().await, [id("a"), id("c")]);
+}
+
 pub(crate) async fn a_session_lives_from_beat_to_beat(stand: Stand) {
     let session = id("s");
     let alive = async || stand.store.alive(&session, stand.now()).await.expect("answers");

@@ -109,6 +109,15 @@ pub(crate) async fn the_pace_that_was_read_last_holds(stand: Stand) {
     assert_eq!(admit(&stand, &demand("a", None, &[1.0; 25])).await.waits.len(), 20);
 }
 
+pub(crate) async fn what_a_faster_pace_gives_sooner_is_there_sooner(stand: Stand) {
+    let fast = Pace { per_second: 1e6, ..SLOW };
+    assert!(admit(&stand, &demand("a", None, &[1.0; 99])).await.refused.is_some(), "it is used up");
+    let faster = Demand { pace: fast, since: Timestamp::from_millis(2_000), ..demand("a", None, &[1.0]) };
+    let granted = admit(&stand, &faster).await;
+    let soon = granted.waits.first().copied().or(granted.refused).expect("an answer");
+    assert!(soon < Duration::from_secs(1), "{soon:?}");
+}
+
 /// Twenty ask all the time, each coming as it is told: what starts is what the pace allows, nearly to the last one.
 pub(crate) async fn a_pace_is_held_and_used_up(stand: Stand) {
     let pace = Pace { per_second: 500.0, burst: 20.0 };

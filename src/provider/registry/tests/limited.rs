@@ -65,7 +65,7 @@ async fn a_reached_limit_is_remembered_while_another_one_is_asked() {
     // One has reached its limit, two can never do it, and then another task finds that one is to be left alone.
     let rests = async {
         sleep(Duration::from_millis(50)).await;
-        let one = providers.instances().find(|one| one.name() == "one").expect("there");
+        let one = providers.instances().into_iter().find(|one| one.name() == "one").expect("there");
         one.rest(providers.now() + Duration::from_secs(3));
     };
     let (called, ()) = tokio::join!(call(&providers, Value::Null, CancellationToken::new()), rests);

@@ -11,7 +11,12 @@ local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local is = call('HMGET', key, 'full', 'rate', 'burst', 'since', 'shut')
 -- When it is full by what was taken and given back, and when at the soonest.
 local full, least = tonumber(is[1] or '0'), tonumber(is[5] or '0')
-if is[4] and tonumber(is[4]) > tonumber(since) then rate, burst, since = is[2], is[3], is[4] end
+if is[4] and tonumber(is[4]) > tonumber(since) then
+  rate, burst, since = is[2], is[3], is[4]
+elseif is[2] and full > now and tonumber(rate) > tonumber(is[2]) then
+  -- What a faster pace gives sooner is there sooner.
+  full = now + (full - now) * (tonumber(is[2]) / tonumber(rate))
+end
 local holds, step = tonumber(burst), 1000000 / tonumber(rate)
 local settle, shut, patience = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
