@@ -20,21 +20,20 @@ async fn in_folder() -> (tempfile::TempDir, Arc<Python>) {
 #[tokio::test]
 async fn a_timeout_kills_at_once_and_keeps_the_output() {
     let python = started(settings()).await;
-    let params = json!({"code": "print('half', end='')\nwhile True: pass", "timeout": 3});
     let mut late = Duration::MAX;
-    // The machine may be busy for a moment, the provider must not be: one of three is in time.
-    for _ in 0..3 {
+    // The machine may be busy for a moment, so that nothing is printed in time; the provider must not be.
+    for seconds in [3, 9, 27] {
+        let params = json!({"code": "print('half', end='')\nwhile True: pass", "timeout": seconds});
         let begun = tokio::time::Instant::now();
-        let failure = failure(&python, params.clone()).await;
-        late = late.min(begun.elapsed().saturating_sub(Duration::from_secs(3)));
+        let failure = failure(&python, params).await;
+        late = late.min(begun.elapsed().saturating_sub(Duration::from_secs(seconds)));
         assert_eq!((failure.code, failure.retryable), (Code::TaskTimeout, true));
-        assert!(failure.message.contains("longer than 3 s"), "{failure}");
-        assert_eq!(failure.details["stdout"], "half");
-        if late < Duration::from_millis(100) || !is_full() {
+        assert!(failure.message.contains(&format!("longer than {seconds} s")), "{failure}");
+        if failure.details["stdout"] == "half" && (late < Duration::from_millis(100) || !is_full()) {
             return;
         }
     }
-    panic!("killed {late:?} after the deadline");
+    panic!("nothing was kept, or it was killed {late:?} after the deadline");
 }
 
 /// Whether speed is asked for too (`scripts/test --full`).
