@@ -156,6 +156,22 @@ fn complaints_md_answers_each_with_tests_that_exist_or_says_not_yet() {
     assert_eq!(rows.len(), 25);
 }
 
+#[test]
+fn provider_gaps_md_closes_each_with_tests_that_exist_or_says_not_yet() {
+    let sources = sources();
+    let rows = table_rows(&read("docs/provider-gaps.md"), "| # |");
+    for (at, row) in rows.iter().enumerate() {
+        let [number, gap, answer, tests] = &row[..] else { panic!("{row:?}") };
+        assert_eq!(number, &(at + 1).to_string(), "in order, and none left out");
+        assert!(!gap.is_empty(), "{number}: nothing is missing");
+        assert_eq!(answer == "not yet", tests == "none yet", "{number}: {answer}");
+        if tests != "none yet" {
+            names_only_what_exists(tests, &sources);
+        }
+    }
+    assert_eq!(rows.len(), 46);
+}
+
 /// Everything that is written in Rust.
 fn sources() -> String {
     let mut sources = String::new();
