@@ -93,7 +93,7 @@ fn start(cli: Cli) -> Result<u8, Error> {
 async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u8, Error> {
     let json = global.json;
     match command {
-        Command::Run(args) => run::run(config, args, json).await,
+        Command::Run(args) => Box::pin(run::run(config, args, json)).await,
         Command::Call(args) => call::call(config, args, json).await,
         Command::Exec(args) => call::exec(config, args, json).await,
         Command::Batch(args) => batch::batch(config, args, json).await,
