@@ -61,7 +61,9 @@ impl Config {
         changes
     }
 
-    fn has_provider(&self, name: &str) -> bool {
+    /// Whether it configures a provider of this name.
+    #[must_use]
+    pub fn has_provider(&self, name: &str) -> bool {
         self.values.contains_key(&format!("{INSTANCES}{name}.kind"))
     }
 }

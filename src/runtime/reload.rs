@@ -49,8 +49,18 @@ impl Reloading {
     fn make(&self, makers: &Makers, before: &Known) -> Result<Made, Failure> {
         let mut made = makers.make().map_err(failure)?;
         made.all.retain(|(one, _)| self.asked.is_empty() || self.asked.contains(one.protocol()));
+        let mut names = BTreeSet::new();
         for (provider, _) in &made.all {
             let (name, protocol) = (provider.name(), provider.protocol());
+            let was_of_file = before.makers.config.has_provider(name);
+            let is_another =
+                before.settings.contains_key(name) && was_of_file != makers.config.has_provider(name);
+            if is_another || !names.insert(name) {
+                let message = format!(
+                    "providers.{name}: another provider of this worker has that name; choose another one, or start the worker again"
+                );
+                return Err(refused(message, &[format!("providers.{name}")]));
+            }
             if !before.settings.contains_key(name) && !self.served.contains(protocol) {
                 let message = format!(
                     "providers.{name}: this worker does not consume {protocol}, and begins to only when it is started again"
@@ -89,7 +99,10 @@ impl Reload for Reloading {
             }
         };
         let change = known.become_as(made, makers, providers, &changes.pools);
+        let removed = change.removed.clone();
         let failed = providers.change(change, known.makers.config.seconds("worker.grace")).await;
+        // Not before: calls that are on their way find their server until they have ended.
+        removed.iter().for_each(|name| known.makers.catalog.forget(name));
         Ok(Reloaded { changed: changes.keys, failed })
     }
 }
@@ -128,7 +141,6 @@ impl Known {
         let new: Vec<Arc<dyn Provider>> = made.servers.into_iter().filter(is_new).collect();
         self.servers.extend(new);
         self.tools.replace_servers(self.servers.clone());
-        change.removed.iter().for_each(|name| makers.catalog.forget(name));
         providers.limits().replace(made.rules);
         (self.makers, self.settings) = (makers, settings);
         change

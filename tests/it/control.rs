@@ -104,7 +104,7 @@ fn a_provider_that_is_stopped_leaves_its_tasks_in_their_queue_until_it_is_starte
     until("all to be in the queue again", || stage.place.vhost.queue(QUEUE)["messages_ready"] == 5);
     stage.provider(&["stop", "words"]).expect(0);
     assert!(stage.words().iter().all(|row| row["state"] == "stopped" && row["instances"] == 0));
-    let table = stage.place.run(&["provider", "list"]).expect(0).stdout;
+    let table = stage.place.run(&["provider", "list", "--timeout", "60"]).expect(0).stdout;
     assert!(table.starts_with("worker") && table.contains("stopped") && table.contains("0 (1-4)"), "{table}");
     // What others serve goes on.
     stage.place.run(&["call", "echo/v1", "ping"]).expect(0);

@@ -75,7 +75,10 @@ impl Lane {
     }
 
     pub(super) fn settle_here(&self, rule: &Rule, more: f64, now: f64) {
-        self.lock().at(rule, now).settle(&rule.pace, more, now);
+        // By what holds now: the call may have been taken in by the rule that was before.
+        let mut state = self.lock();
+        let pace = state.pace.unwrap_or(rule.pace);
+        state.bucket.settle(&pace, more, now);
     }
 
     pub(super) fn shut_here(&self, rule: &Rule, wait: Duration, now: f64) {

@@ -54,6 +54,17 @@ async fn other_rules_hold_at_once_and_what_was_taken_of_those_before_goes_back_t
     assert!(wait_of(&ask(&limits, json!({})).await).map_or_else(|next| next < wait, |_| true));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slower_limit_is_not_opened_by_calls_that_the_faster_one_took_in() {
+    let limits = limits(vec![local("all", 10.0, 10.0)]);
+    let Admission::Granted { permits, .. } = ask(&limits, json!({})).await else { panic!("it is full") };
+    limits.replace(vec![local("all", 0.1, 10.0)]);
+    while wait_of(&ask(&limits, json!({})).await).is_ok() {}
+    limits.settle(permits, Used::Nothing).await;
+    wait_of(&ask(&limits, json!({})).await).expect("what was given back");
+    wait_of(&ask(&limits, json!({})).await).expect_err("and no more");
+}
+
 async fn ask(limits: &Limits, params: Value) -> Admission {
     let wants = limits.early(&protocol(), "chat", &params, &|_| None);
     limits.admit(wants, HOLD, AHEAD).await.expect("nobody is asked")

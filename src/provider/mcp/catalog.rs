@@ -151,7 +151,10 @@ impl Catalog {
         if !shadowed.is_empty() {
             tracing::info!(server, tools = ?shadowed, "other servers have tools of these names too");
         }
-        servers.entry(server.to_owned()).or_default().offer = Some(Arc::new(offer));
+        // One that is configured no more may still say something.
+        if let Some(entry) = servers.get_mut(server) {
+            entry.offer = Some(Arc::new(offer));
+        }
     }
 
     /// What the server offers, as far as it has ever said.
@@ -278,6 +281,15 @@ mod tests {
 
     fn told(of: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
         of.iter().map(|(server, name)| ((*server).to_owned(), *name)).collect()
+    }
+
+    #[test]
+    fn what_a_server_says_that_is_configured_no_more_is_not_kept() {
+        let catalog = catalog(&[("a", false, &["find"]), ("b", false, &["find"])]);
+        catalog.forget("a");
+        let tools = [tool("find", json!({"type": "object"}))].into();
+        catalog.put("a", Offer { tools, ..Offer::default() });
+        assert_eq!(owners(&catalog, "find"), told(&[("b", "find")]));
     }
 
     #[test]

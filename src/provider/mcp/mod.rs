@@ -244,7 +244,8 @@ impl Provider for Server {
         let line = self.line().clone();
         let Some(line) = line else {
             let message = format!("provider {name} is not started here");
-            return Err(Failure::new(Code::SystemNotInitialized, message));
+            // It may have been stopped; whoever starts it again finds the task waiting.
+            return Err(Failure::new(Code::ProviderNotAvailable, message).not_begun());
         };
         let Some(meant) = self.meant(method) else {
             let message = format!("the MCP server {name} has no {method}; `tools/list` has what there is");
@@ -305,7 +306,7 @@ impl Provider for Server {
     async fn renew(&self) -> Result<bool, Failure> {
         let pool = self.line().as_ref().map(|line| Arc::clone(&line.pool));
         let Some(pool) = pool else { return Ok(false) };
-        pool.renew().await.map(|()| true)
+        pool.renew().await
     }
 
     async fn stop(&self) {

@@ -46,7 +46,9 @@ impl<M: Maker> Pool<M> {
                     lease.proved();
                     return Ok(answer);
                 }
-                Err(failure) if has_ended && failure.not_begun && tries < TRIES_MAX => {
+                Err(failure)
+                    if has_ended && failure.not_begun && tries < TRIES_MAX && !cx.cancel.is_cancelled() =>
+                {
                     tracing::debug!(provider = self.shared.name, %failure, "another one is asked");
                 }
                 Err(failure) => return Err(failure),

@@ -10,16 +10,19 @@ use super::{Known, Maker, Pool, Shared, stopped};
 use crate::core::failure::Failure;
 
 impl<M: Maker> Pool<M> {
-    /// Replaces everybody who is there now, and returns when they have gone.
+    /// Replaces everybody who is there now, and returns when they have gone. `false`: nobody is there.
     ///
     /// # Errors
     /// What keeps new ones from starting; `SYSTEM_SHUTDOWN`: the pool has stopped.
-    pub(in crate::provider) async fn renew(&self) -> Result<(), Failure> {
+    pub(in crate::provider) async fn renew(&self) -> Result<bool, Failure> {
         let shared = &self.shared;
         if shared.stop.is_cancelled() {
             return Err(stopped(&shared.name));
         }
         let old: Vec<u64> = shared.lock().slots.iter().map(|slot| slot.number).collect();
+        if old.is_empty() {
+            return Ok(false);
+        }
         for number in &old {
             match Coming::announce(shared) {
                 Some(coming) => {
@@ -35,7 +38,8 @@ impl<M: Maker> Pool<M> {
                 }
             }
         }
-        shared.until(|known| old.iter().all(|number| has_gone(known, *number))).await
+        shared.until(|known| old.iter().all(|number| has_gone(known, *number))).await?;
+        Ok(true)
     }
 }
 

@@ -95,7 +95,10 @@ impl Providers {
                 Ok(())
             }
             Ordered::Restart => {
-                if instance.renew().await? {
+                // A call that hangs must not hold it up: what is left of the old ones is cut then.
+                if let Ok(renewed) = timeout(grace, instance.renew()).await
+                    && renewed?
+                {
                     return Ok(());
                 }
                 self.stop_one(&instance, grace).await;

@@ -307,7 +307,7 @@ impl Provider for Rpc {
 
     async fn renew(&self) -> Result<bool, Failure> {
         let Some(Line::Processes(pool, _)) = self.line() else { return Ok(false) };
-        pool.renew().await.map(|()| true)
+        pool.renew().await
     }
 
     async fn stop(&self) {

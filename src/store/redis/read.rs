@@ -124,12 +124,14 @@ impl RedisStore {
     /// Walks over every key as [`RedisStore::read_list`] does.
     pub(super) async fn read_sessions(&self) -> Result<Vec<Id>, StoreError> {
         const STEP: &str = "sessions";
+        // A person waits for it: few round trips, each of some milliseconds of the server's time.
+        const COUNT: usize = 10_000;
         let mut sessions = BTreeSet::new();
         for master in self.connection.masters(STEP).await? {
             let mut cursor = 0_u64;
             loop {
                 let mut scan = redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(self.prefix.sessions()).arg("COUNT").arg(SCAN_COUNT);
+                scan.arg(cursor).arg("MATCH").arg(self.prefix.sessions()).arg("COUNT").arg(COUNT);
                 let (next, keys): (u64, Vec<String>) = self.connection.query_on(STEP, &master, &scan).await?;
                 sessions.extend(keys.iter().filter_map(|key| self.prefix.id_of_session(key)));
                 cursor = next;

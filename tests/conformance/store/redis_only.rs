@@ -278,18 +278,18 @@ pub(crate) async fn a_connection_refused_says_why(stand: Stand) {
     let refused = |url: String| async move {
         RedisStore::connect(Settings::new(url)).await.expect_err("nobody lets us in")
     };
-    let error = refused(format!("redis://:secret@{free}")).await;
+    let error = refused(format!("redis://:hunter2@{free}")).await;
     assert_eq!(error.code(), Code::PersistenceConnectionFailed, "{error}");
     assert!(error.is_transient());
     let url = stand.place.redis().expect("Redis").0;
     let host = url.rsplit_once('@').map_or_else(|| url.trim_start_matches("redis://"), |(_, host)| host);
-    let login = refused(format!("redis://nobody:secret@{host}")).await;
+    let login = refused(format!("redis://nobody:hunter2@{host}")).await;
     assert!(matches!(login, StoreError::LoginRefused { .. }), "{login}");
     for error in [error, login] {
-        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(60));
-    assert!(!format!("{:?} {:?}", stand.store, Settings::new("redis://:secret@h")).contains("secret"));
+    assert!(!format!("{:?} {:?}", stand.store, Settings::new("redis://:hunter2@h")).contains("hunter2"));
 }
 
 pub(crate) async fn an_id_is_a_task_or_a_workflow(stand: Stand) {
