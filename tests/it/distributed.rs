@@ -54,8 +54,7 @@ fn a_killed_worker_is_taken_over_from_and_every_task_ends_once() {
 fn a_drained_worker_ends_its_task_and_exits_cleanly() {
     let Some(place) = Place::new() else { return };
     let mut worker = place.worker(&[]);
-    let id =
-        place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 1.5}"#, "--no-wait"]).expect(0);
+    let id = place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 8}"#, "--no-wait"]).expect(0);
     let id = id.stdout.trim();
     until("the task to run", || place.run(&["status", id, "--json"]).stdout.contains("\"running\""));
     assert_eq!(worker.drain(), Some(0));

@@ -54,10 +54,10 @@ async fn a_worker_whose_broker_is_away_drains_within_its_grace() {
     place.run(&["topology", "apply"]).expect(0);
     let proxy = Proxy::start(&place.vhost.url()).await;
     let mut command = place.command(&["worker"]);
-    command.env("GLEITZEIT_AMQP_URL", &proxy.url).env("GLEITZEIT_WORKER_GRACE", "2");
+    command.env("GLEITZEIT_AMQP_URL", &proxy.url).env("GLEITZEIT_WORKER_GRACE", "12");
     let mut worker = Running(command.spawn().expect("the binary starts"));
     start_long(&place);
-    place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 1}"#, "--id", "short", "--no-wait"]);
+    place.run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 8}"#, "--id", "short", "--no-wait"]);
     until("both to run", || runs(&place, "long") && runs(&place, "short"));
     proxy.refuse(true);
     proxy.cut();

@@ -39,7 +39,7 @@ fn a_failed_workflow_says_in_its_graph_why() {
 #[test]
 fn watching_ends_with_the_work_and_prints_its_results() {
     let here = Embedded::new();
-    let text = "name: W\ntasks:\n- {id: a, method: echo/delay, params: {seconds: 1}}\n\
+    let text = "name: W\ntasks:\n- {id: a, method: echo/delay, params: {seconds: 5}}\n\
                 - {id: b, method: echo/ping, dependencies: [a]}\n";
     let file = here.write("w.yaml", text);
     here.run(&["submit", &file, "--id", "w"]).expect(0);
@@ -356,7 +356,7 @@ fn over_servers_a_workflow_is_watched_from_elsewhere_and_what_failed_runs_again(
     let gate = place.path("gate");
     let open = format!("open('{}').close()", gate.display());
     let text = format!(
-        "name: W\ntasks:\n- {{id: a, method: echo/delay, params: {{seconds: 1}}}}\n\
+        "name: W\ntasks:\n- {{id: a, method: echo/delay, params: {{seconds: 8}}}}\n\
          - {{id: b, method: python/execute, dependencies: [a], params: {{code: \"{open}\"}}}}\n\
          - {{id: c, method: echo/ping, dependencies: [b]}}\n"
     );

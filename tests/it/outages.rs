@@ -89,7 +89,7 @@ fn outages_are_over_by_themselves_and_told_once() {
 fn the_server_closes_every_channel(own: &Own, place: &Place) {
     let told = || (count(place, "subscription lost"), count(place, "subscribed again"));
     let before = told();
-    let params = r#"{"seconds": 3}"#;
+    let params = r#"{"seconds": 10}"#;
     place.run(&["call", "echo/v1", "delay", "--params", params, "--id", "meanwhile", "--no-wait"]).expect(0);
     until("it to run", || place.run(&["status", "meanwhile"]).stdout.contains("running"));
     let unknown = "[gen_server:cast(One, {method, {'basic.ack', 1000000, false}, none, noflow}) || One <- rabbit_channel:list()].";
