@@ -46,9 +46,11 @@ impl<M: Maker> Pool<M> {
                     lease.proved();
                     return Ok(answer);
                 }
-                Err(failure)
-                    if has_ended && failure.not_begun && tries < TRIES_MAX && !cx.cancel.is_cancelled() =>
-                {
+                // Its own time was over, or it was cancelled, before it was its turn: that counts, not who ended then.
+                Err(failure) if has_ended && failure.not_begun && cx.cancel.is_cancelled() => {
+                    return Err(Failure { code: Code::TaskCancelled, ..failure });
+                }
+                Err(failure) if has_ended && failure.not_begun && tries < TRIES_MAX => {
                     tracing::debug!(provider = self.shared.name, %failure, "another one is asked");
                 }
                 Err(failure) => return Err(failure),
