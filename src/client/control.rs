@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Client;
 use crate::broker::Heard;
@@ -38,7 +38,16 @@ impl Client {
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut answers, mut alive) = (BTreeMap::<Id, Answer>::new(), None::<Vec<Id>>);
-        let sessions = self.store.sessions(self.clock.now());
+        let sessions = async {
+            loop {
+                match self.store.sessions(self.clock.now()).await {
+                    // Within its time a busy store is waited for.
+                    Err(error) if error.is_transient() => tracing::debug!(%error, "asking again who lives"),
+                    other => return other,
+                }
+                sleep(AGAIN).await;
+            }
+        };
         tokio::pin!(sessions);
         let mut is_whole = false;
         while !is_whole {

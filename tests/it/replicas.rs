@@ -38,12 +38,12 @@ fn a_message_is_settled_when_the_replicas_have_its_end() {
 #[test]
 fn a_claim_that_a_failover_lost_is_made_again() {
     let Some((place, _worker)) = Place::with_worker() else { return };
-    let flow = "name: Two\ntasks:\n- {id: a, protocol: echo/v1, method: delay, params: {seconds: 12}}\n\
+    let flow = "name: Two\ntasks:\n- {id: a, protocol: echo/v1, method: delay, params: {seconds: 10}}\n\
                 - {id: b, protocol: echo/v1, method: ping, dependencies: [a]}\n";
     let file = place.write("two.yaml", flow);
     let id = place.run(&["submit", &file]).expect(0).stdout.trim().to_owned();
     place
-        .run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 12}"#, "--no-wait", "--id", "alone"])
+        .run(&["call", "echo/v1", "delay", "--params", r#"{"seconds": 10}"#, "--no-wait", "--id", "alone"])
         .expect(0);
     let (task, alone) = (place.key(&id, "task:a"), place.key("alone", "root"));
     for key in [&task, &alone] {
