@@ -39,6 +39,9 @@ pub struct Servers {
 /// How long a queue gives nothing before its depth is asked for.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// So many times it may have messages and give none: then something else is wrong there.
+const QUIETS_MAX: u32 = 60;
+
 /// How many foreign tasks are held while ours are picked out.
 const FOREIGN_MAX: u16 = 1000;
 
@@ -158,14 +161,19 @@ impl<'a> Rounds<'a> {
         let prefetch = std::num::NonZeroU16::new(FOREIGN_MAX).unwrap_or(std::num::NonZeroU16::MIN);
         let mut consumer =
             self.servers.broker.consume(&queue()?, prefetch).await.map_err(BenchError::product)?;
-        loop {
+        let mut quiets = 0;
+        while quiets < QUIETS_MAX {
             let next = match tokio::time::timeout(QUIET, consumer.next()).await {
                 Ok(next) => next,
                 // A busy broker takes its time, and says what it still has.
-                Err(_) if foreign.len() < usize::from(FOREIGN_MAX) && self.is_left().await? => continue,
+                Err(_) if foreign.len() < usize::from(FOREIGN_MAX) && self.is_left().await? => {
+                    quiets += 1;
+                    continue;
+                }
                 Err(_) => None,
             };
             let Some(delivery) = next else { break };
+            quiets = 0;
             let delivery = delivery.map_err(BenchError::product)?;
             let id = delivery.properties.message_id.as_deref().unwrap_or_default();
             if id.starts_with(&ours) {

@@ -42,7 +42,9 @@ impl Client {
             loop {
                 match self.store.sessions(self.clock.now()).await {
                     // Within its time a busy store is waited for.
-                    Err(error) if error.is_transient() => tracing::debug!(%error, "asking again who lives"),
+                    Err(error) if error.is_transient() => {
+                        tracing::warn!(%error, "it is not known yet which workers live; asking again");
+                    }
                     other => return other,
                 }
                 sleep(AGAIN).await;

@@ -62,6 +62,14 @@ impl Provider for Named {
         let failure = self.fails.lock().expect("no panic").pop_front();
         failure.map_or_else(|| Ok(json!(self.name).into()), Err)
     }
+    /// Waits for calls that hang.
+    async fn renew(&self) -> Result<bool, Failure> {
+        let hangs = *self.hangs.lock().expect("no panic");
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(false)
+    }
     fn stock(&self, _: &str) -> Stock {
         self.stock.lock().expect("no panic").unwrap_or(Stock::Unknown)
     }

@@ -33,6 +33,21 @@ async fn who_is_stopped_gets_no_calls_and_the_others_do_until_it_is_started_agai
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_does_not_wait_for_a_call_that_hangs() {
+    let (providers, [one]) = started(["one"]).await;
+    one.hangs(true);
+    let long = ask_for(&providers, "a/v1", "who", Wish::default());
+    let restart = async {
+        tokio::task::yield_now().await;
+        providers.order("one", Restart, GRACE).await.expect("it is new");
+        one.hangs(false);
+        assert_eq!(who(&providers).await, answered("one"));
+    };
+    let (called, ()) = tokio::join!(long, restart);
+    assert!(matches!(&called, Called::NotNow { why, .. } if why == "one is stopped"), "{called:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_go_on_for_the_grace_and_are_given_back_when_it_is_over() {
     let (providers, [one]) = started(["one"]).await;
     one.hangs(true);
