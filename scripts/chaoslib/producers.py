@@ -157,7 +157,9 @@ class Producers:
             if done.returncode == 0:
                 return True
             self._journal.note("not accepted", id=item.id, code=done.returncode, said=done.stderr[-300:].decode())
-            if done.returncode not in (1, 4):
+            # Its time may come while it is tried; then it is asked for without one.
+            is_late = "--at" in argv and _has_come(argv[-1])
+            if done.returncode not in (1, 4) and not is_late:
                 self._journal.problem("a command fails in an odd way", argv=" ".join(argv), code=done.returncode,
                                       said=done.stderr[-300:].decode())
             return False
@@ -173,7 +175,7 @@ class Producers:
         task = json.loads(body)
         argv = ["call", "echo/v1", task["method"], "--params", json.dumps(task["params"])]
         argv += ["--id", item.id, "--no-wait"]
-        if item.not_before:
+        if item.not_before and not _has_come(task["not_before"]):
             argv += ["--at", task["not_before"]]
         return argv, None
 
@@ -197,3 +199,7 @@ def _listens(address):
         return True
     except OSError:
         return False
+
+
+def _has_come(due):
+    return datetime.datetime.fromisoformat(due.replace("Z", "+00:00")) <= datetime.datetime.now(datetime.timezone.utc)

@@ -35,7 +35,7 @@ class Servers:
         self._env = {}
 
     def start(self):
-        stack.install(self._release)
+        stack.install(self._release, with_llama=False)
         redis_conf = REDIS_CONF + (roles.redis_conf() if self._least_privilege else [])
         options = {"redis_password": None, "rabbitmq_conf": RABBITMQ_CONF, "redis_conf": redis_conf}
         counts = {"rabbitmq": 0 if self._cluster else 1, "redis": 1}

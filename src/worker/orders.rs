@@ -24,7 +24,7 @@ use crate::core::id::Id;
 use crate::provider::registry::{Ordered, Providers, Standing};
 use crate::wire::control::{Action, Answer, Order, Refused, Row};
 
-/// How many orders are known again, and may be under way.
+/// How many orders are known again, and may be under way. Those beyond it are refused while all of them are.
 const REMEMBERED_MAX: usize = 64;
 /// After so long it is told that an order is under way.
 const SOON: Duration = Duration::from_secs(1);
@@ -65,6 +65,8 @@ enum Heard {
     New,
     UnderWay,
     Done(Bytes),
+    /// As many as may be are under way.
+    TooMany,
 }
 
 impl Orders {
@@ -89,7 +91,11 @@ impl Orders {
             None => {}
         }
         if known.len() >= REMEMBERED_MAX {
-            known.pop_front();
+            // One that is under way is never forgotten: it would be done twice at once.
+            let Some(oldest) = known.iter().position(|(_, answer)| answer.is_some()) else {
+                return Heard::TooMany;
+            };
+            known.remove(oldest);
         }
         known.push_back((id.clone(), None));
         Heard::New
@@ -117,6 +123,12 @@ impl Shared {
                 Heard::New => shared.carry_out(order).await,
                 Heard::UnderWay => {}
                 Heard::Done(answer) => shared.answer_order(answer).await,
+                Heard::TooMany => {
+                    let message =
+                        format!("this worker carries out {REMEMBERED_MAX} orders already; ask again later");
+                    let error = Some(Failure::new(Code::ProviderOverloaded, message));
+                    shared.answer_order(Answer { error, ..shared.blank(order.id) }.encode()).await;
+                }
             }
         };
         self.spawn_order(work);
@@ -259,6 +271,11 @@ mod tests {
         for number in 0..REMEMBERED_MAX {
             assert!(matches!(orders.enter(&id(format!("o{number}"))), Heard::New));
         }
+        assert!(
+            matches!(orders.enter(&id("a".to_owned())), Heard::TooMany),
+            "nothing under way is forgotten"
+        );
+        orders.done(&id("o7".to_owned()), &Bytes::from("done"));
         assert!(matches!(orders.enter(&id("a".to_owned())), Heard::New));
     }
 }

@@ -5,6 +5,7 @@ mod audit;
 mod batch;
 mod bench;
 mod blame;
+mod chaos;
 mod control;
 mod dead;
 mod depth;

@@ -16,6 +16,14 @@ pub(super) fn garbage(play: &mut Play) {
     play.work();
 }
 
+/// It waits for a worker that knows more, and is given up after a day.
+pub(super) fn a_task_of_a_newer_version(play: &mut Play) {
+    play.send_task(json!({"v": 99, "id": "t", "protocol": "echo/v1", "method": "ping"}).to_string());
+    play.pass(150);
+    play.world.clock.set(super::later(play, 25 * 60 * 60));
+    play.pass(60);
+}
+
 pub(super) fn a_refused_workflow(play: &mut Play) {
     play.send_workflow("w", &flow(&[step("a", "never", &["nobody"])]));
     play.work();

@@ -53,6 +53,7 @@ pub(crate) const SEQUENCES: &[Sequence] = &sequences! {
     outside::a_retry_by_hand;
     outside::a_message_of_the_run_before;
     dead::garbage;
+    dead::a_task_of_a_newer_version;
     dead::a_refused_workflow;
     dead::a_replay_of_a_task;
     dead::a_replay_of_a_workflow;

@@ -1,0 +1,20 @@
+//! `scripts/chaos` itself still runs and finds its ledger exact: a short run, with few faults.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::own::is_full;
+use crate::place::say_skipped;
+
+#[test]
+fn a_short_run_of_chaos_ends_with_an_exact_ledger() {
+    if !is_full() {
+        return say_skipped("GLEITZEIT_TEST_FULL=1, by which scripts/chaos is tried");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut chaos = Command::new(root.join("scripts/chaos"));
+    chaos.args(["--seed=7", "--tasks=300", "--faults=4", "--program", env!("CARGO_BIN_EXE_gleitzeit")]);
+    let ran = chaos.current_dir(root).output().expect("it is a program");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+}
