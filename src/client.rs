@@ -5,6 +5,7 @@
 
 mod control;
 mod depth;
+mod output;
 mod schedule;
 
 use bytes::Bytes;
@@ -23,12 +24,13 @@ use crate::core::protocol::{Leniency, LookupError, Protocols};
 use crate::core::violation::Violation;
 use crate::core::workflow::{WORKFLOW_BYTES_MAX, Workflow};
 use crate::error::Error;
-use crate::store::{Accepted, Change, Message, SENT_BYTES_MAX, Store};
+use crate::store::{Accepted, Change, Message, Position, SENT_BYTES_MAX, Store};
 use crate::topology::{Address, Queue};
 use crate::wire;
 use crate::wire::task::Task;
 pub use control::Collected;
 pub use depth::DepthLimits;
+pub use output::OutputReader;
 
 /// Submits work and follows it. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -102,6 +104,12 @@ impl Reader {
             return Ok(Some(ended));
         }
         Ok(Some(Ended { state: state.name.to_owned(), is_workflow: state.is_workflow, document: None }))
+    }
+
+    /// Follows what the tasks of a root give while they run, from `after` on.
+    #[must_use]
+    pub fn output(&self, root: &Id, after: Position) -> OutputReader {
+        OutputReader::new(Arc::clone(&self.store), root.clone(), after)
     }
 
     /// Where it is; `None` for what nobody has seen.

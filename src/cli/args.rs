@@ -149,6 +149,9 @@ pub(crate) struct Run {
     pub(crate) id: Option<String>,
     #[command(flatten)]
     pub(crate) when: When,
+    /// Print what its tasks give while they run; with --json an object a line, the document last
+    #[arg(long)]
+    pub(crate) follow: bool,
     /// Cancel the workflow when interrupted; without it only the following stops
     #[arg(long)]
     pub(crate) cancel_on_exit: bool,
@@ -194,6 +197,9 @@ pub(crate) struct How {
     /// Print the id at once instead of waiting for the result
     #[arg(long)]
     pub(crate) no_wait: bool,
+    /// Print what it gives while it runs; with --json an object a line, the document last
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(crate) follow: bool,
     /// Cancel the task when interrupted; without it only the waiting stops
     #[arg(long)]
     pub(crate) cancel_on_exit: bool,
@@ -303,6 +309,9 @@ nothing: an interrupt ends the watching, not the work.")]
 pub(crate) struct Watch {
     /// A task, a workflow, or WORKFLOW/TASK
     pub(crate) id: String,
+    /// Print what is given while it runs, from the beginning as far as it is kept; with --json an object a line, the document last
+    #[arg(long)]
+    pub(crate) follow: bool,
     /// Stop watching after S seconds (exit 6)
     #[arg(long, value_name = "S")]
     pub(crate) timeout: Option<f64>,

@@ -6,6 +6,7 @@ use std::io::Read;
 use super::args::{self, How};
 use super::follow;
 use super::live::Live;
+use super::pieces::Pieces;
 use super::print;
 use super::run::seconds;
 use super::signals::Signals;
@@ -14,7 +15,7 @@ use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
-use crate::core::protocol::ProtocolId;
+use crate::core::protocol::{ProtocolId, Type};
 use crate::core::task::Spec;
 use crate::error::Error;
 use crate::runtime::{Role, Runtime, clock::SystemClock};
@@ -45,6 +46,7 @@ async fn one(
         Some(text) => Id::parse(text)?,
         None => SystemClock.new_id(),
     };
+    let params = if how.follow { streaming(&config, &protocol, method, params)? } else { params };
     let mut spec = Spec::new(protocol, method, params);
     spec.priority = how.priority.as_deref().map(priority).transpose()?;
     let times = how.when.times(SystemClock.now())?;
@@ -67,8 +69,12 @@ async fn one(
         return Ok(0);
     }
     let (signals, key) = (Signals::listen(), TaskKey::alone(id.clone()));
+    let mut pieces = how.follow.then(|| Pieces::new(&runtime.store, &key, false, json));
     let outcome = follow::with_worker(&runtime, async {
         client.submit(task).await?;
+        if let Some(pieces) = &mut pieces {
+            return pieces.beside(follow::end(&client.reader(), &signals, &key, timeout)).await;
+        }
         let live = Live::new();
         if live.is_drawn() {
             return follow::to_end(&runtime.store, &signals, &key, live, timeout).await;
@@ -80,6 +86,10 @@ async fn one(
     let work =
         follow::Work { id: &id, is_workflow: false, cancel: how.cancel_on_exit.then_some(config), json };
     let code = match follow::end_or_code(&runtime, outcome, work).await? {
+        Ok(ended) if !json && pieces.is_some_and(|pieces| pieces.has_shown_text(&key)) => {
+            show_rest(&follow::document(&ended, &key));
+            follow::exit_code(&ended)
+        }
         Ok(ended) => {
             show(&follow::document(&ended, &key), json);
             follow::exit_code(&ended)
@@ -90,14 +100,46 @@ async fn one(
     Ok(code)
 }
 
+/// A method that can give its answer in pieces is asked for it so, unless the caller has said otherwise.
+fn streaming(config: &Config, protocol: &ProtocolId, method: &str, params: Value) -> Result<Value, Error> {
+    let protocols = Runtime::protocols(config)?;
+    let can = protocols.method(protocol, method).is_ok_and(|method| {
+        method.spec.params.iter().any(|(name, spec)| name == "stream" && spec.types == [Type::Boolean])
+    });
+    match params {
+        Value::Object(mut params) if can => {
+            params.entry("stream").or_insert(Value::Bool(true));
+            Ok(Value::Object(params))
+        }
+        params => Ok(params),
+    }
+}
+
+/// What there is to be shown once what the task said and printed was shown.
+pub(crate) fn show_rest(document: &Value) {
+    if let Some(error) = document.get("error").filter(|error| !error.is_null()) {
+        return show_error(error);
+    }
+    let result = document.get("result").unwrap_or(&Value::Null);
+    if let (Some(_), Some(value)) = (result.get("stdout"), result.get("result"))
+        && !value.is_null()
+    {
+        print_value(value);
+    }
+}
+
+fn show_error(error: &Value) {
+    let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+    print::note(&format!("[{}] {}", text("name"), text("message")));
+}
+
 /// The result for a person (output of Python code as it was printed), or the document for a program.
 pub(crate) fn show(document: &Value, json: bool) {
     if json {
         return print::json(document);
     }
     if let Some(error) = document.get("error").filter(|error| !error.is_null()) {
-        let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
-        print::note(&format!("[{}] {}", text("name"), text("message")));
+        show_error(error);
         for stream in ["stdout", "stderr"] {
             let output = error.pointer(&format!("/details/{stream}")).and_then(Value::as_str);
             if let Some(output) = output.filter(|output| !output.is_empty()) {

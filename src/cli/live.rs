@@ -53,6 +53,11 @@ impl Live {
         Live { joins: true, ..Live::new() }
     }
 
+    /// The same without a picture: something else is shown on the terminal.
+    pub(crate) fn without_picture(self) -> Live {
+        Live { term: None, ..self }
+    }
+
     /// Whether there is a picture that changes with time.
     pub(crate) fn is_drawn(&self) -> bool {
         self.term.is_some()

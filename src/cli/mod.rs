@@ -13,6 +13,7 @@ mod live;
 mod load;
 mod look;
 mod output;
+mod pieces;
 mod print;
 mod provider;
 mod retry;

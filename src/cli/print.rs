@@ -35,6 +35,11 @@ pub(crate) fn json(value: &Value) {
     line(&text.unwrap_or_default());
 }
 
+/// Prints a JSON document on one line.
+pub(crate) fn compact(value: &Value) {
+    line(&value.to_string());
+}
+
 /// Says something to a person. Ids, names and messages in it may be somebody else's, so nothing of it commands
 /// the terminal.
 pub(crate) fn note(text: &str) {

@@ -9,6 +9,7 @@ use super::graph;
 use super::live::Live;
 use super::load;
 use super::output::{self, Shape};
+use super::pieces::Pieces;
 use super::print;
 use super::signals::Signals;
 use super::when::{self, When};
@@ -35,7 +36,12 @@ pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u
     let outcome = follow::with_worker(&runtime, async {
         runtime.client().submit_workflow_at(&document, &id, not_before).await?;
         print::note(&format!("workflow {:?} is {id}{}", workflow.name, starts(not_before)));
-        follow::to_end(&runtime.store, &signals, &key, Live::new(), timeout).await
+        if !args.follow {
+            return follow::to_end(&runtime.store, &signals, &key, Live::new(), timeout).await;
+        }
+        let live = Live::new().without_picture();
+        let work = follow::to_end(&runtime.store, &signals, &key, live, timeout);
+        Pieces::new(&runtime.store, &key, true, json).beside(work).await
     })
     .await;
     let cancel = args.cancel_on_exit.then_some(config);

@@ -4,6 +4,7 @@ use super::args;
 use super::follow::{self, Outcome};
 use super::live::Live;
 use super::look::unknown;
+use super::pieces::Pieces;
 use super::print;
 use super::run::seconds;
 use super::signals::Signals;
@@ -20,13 +21,26 @@ pub(crate) async fn watch(config: Config, args: args::Watch, json: bool) -> Resu
     let state = State::open(&config).await?;
     let reader = state.reader();
     let signals = Signals::listen();
-    if reader.ended(&key).await?.is_none() && reader.state(&key).await?.is_none() {
+    let now = reader.state(&key).await?;
+    if now.is_none() && reader.ended(&key).await?.is_none() {
         return Err(unknown(&args.id));
     }
-    let outcome = follow::to_end(&state.store, &signals, &key, Live::joining(), timeout).await?;
+    let mut pieces =
+        args.follow.then(|| Pieces::new(&state.store, &key, now.is_some_and(|now| now.is_workflow), json));
+    let outcome = match &mut pieces {
+        None => follow::to_end(&state.store, &signals, &key, Live::joining(), timeout).await?,
+        Some(pieces) => {
+            let live = Live::joining().without_picture();
+            pieces.beside(follow::to_end(&state.store, &signals, &key, live, timeout)).await?
+        }
+    };
     let code = match outcome {
         Outcome::Ended(ended) => {
-            show(&ended, &key, json);
+            if pieces.is_some_and(|pieces| pieces.has_shown_text(&key)) && !json {
+                super::call::show_rest(&follow::document(&ended, &key));
+            } else {
+                show(&ended, &key, json);
+            }
             follow::exit_code(&ended)
         }
         Outcome::TimeOver => {

@@ -12,6 +12,7 @@ pub mod id;
 pub mod latency;
 pub mod limit;
 pub mod near;
+pub mod output;
 pub mod pattern;
 pub mod pool;
 pub mod priority;

@@ -150,6 +150,7 @@ mod tests {
             cancel: CancellationToken::new(),
             traceparent: None,
             priority: crate::core::priority::Priority::NORMAL,
+            output: Default::default(),
         }
     }
 

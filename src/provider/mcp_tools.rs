@@ -311,6 +311,7 @@ mod tests {
             cancel: CancellationToken::new(),
             traceparent: None,
             priority: crate::core::priority::Priority::NORMAL,
+            output: Default::default(),
         };
         let params = serde_json::from_str(params).expect("JSON");
         let answer = McpTools::new().call(&cx, method, params).await?;

@@ -19,6 +19,7 @@ pub mod limit;
 pub mod llm;
 pub mod mcp;
 pub mod mcp_tools;
+mod output;
 mod pool;
 pub mod process;
 pub mod python;
@@ -39,6 +40,9 @@ use crate::core::failure::Failure;
 use crate::core::id::TaskKey;
 use crate::core::priority::Priority;
 use crate::core::protocol::ProtocolId;
+
+pub use output::Output;
+pub(crate) use output::Pieces;
 
 /// Something that serves methods of a protocol.
 #[async_trait]
@@ -122,6 +126,8 @@ pub struct CallCx {
     pub traceparent: Option<String>,
     /// Who goes first where calls must wait.
     pub priority: Priority,
+    /// Takes what the call gives before its end, for whoever follows the task.
+    pub output: Output,
 }
 
 /// What a call gave.

@@ -90,6 +90,7 @@ async fn the_examples_of_every_protocol_are_true() {
                     cancel: CancellationToken::new(),
                     traceparent: None,
                     priority: crate::core::priority::Priority::NORMAL,
+                    output: Default::default(),
                 };
                 let ask = Ask { protocol: &protocol.id, method: &method.name, wish: Wish::default() };
                 let called = providers.call(&cx, &ask, params.into(), &Stopped).await;

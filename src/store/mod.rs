@@ -62,12 +62,13 @@
 //!     is not alive. `sessions` names those that are alive, each once.
 //!
 //! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 22, of
-//! limits, in `limit`.
+//! limits, in `limit`; lines 23 to 27, of what running tasks give, in `output`.
 
 mod error;
 mod lease;
 mod limit;
 mod open;
+mod output;
 mod outside;
 mod plan;
 mod record;
@@ -88,6 +89,9 @@ pub use error::StoreError;
 pub use lease::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
 pub use limit::{Demand, Granted, Limits};
 pub use open::{OpenPage, OpenRoot, OpenWork, SENT_BYTES_MAX};
+pub use output::{
+    Appended, ENTRY_BYTES, Given, InvalidPosition, OUTPUT_TTL, OutputEntry, Outputs, Position, ROOT_BYTES_MAX,
+};
 pub use outside::{Cancelled, Retried, Why};
 use outside::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
@@ -96,7 +100,7 @@ pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, Schedule
 
 /// The state of tasks and workflows.
 #[async_trait]
-pub trait Store: Schedules + OpenWork + Limits + fmt::Debug + Send + Sync + 'static {
+pub trait Store: Schedules + OpenWork + Limits + Outputs + fmt::Debug + Send + Sync + 'static {
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.
     /// Answers the ids that are known with another digest: their bodies differ from what came first.

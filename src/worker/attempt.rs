@@ -25,7 +25,7 @@ use crate::core::violation::Violation;
 use crate::core::workflow::Workflow;
 use crate::provider::limit::Used;
 use crate::provider::registry::{Ask, Called};
-use crate::provider::{Answer, CallCx};
+use crate::provider::{Answer, CallCx, Output};
 use crate::wire::record::Head;
 use crate::wire::task::{INPUT_BYTES_MAX, Task};
 
@@ -143,6 +143,7 @@ impl Shared {
             Err((wait, why)) => return Ok(Called::NotNow { wait, why }),
         };
         let timeout = method.spec.timeout_seconds.map(Duration::from_secs_f64);
+        let (output, pieces) = Output::new();
         let cx = CallCx {
             key: head.key.clone(),
             attempt: run.lease.attempt,
@@ -150,9 +151,11 @@ impl Shared {
             cancel,
             traceparent: task.traceparent.clone(),
             priority: spec.priority.unwrap_or_default(),
+            output,
         };
         let ask = Ask { protocol: &spec.protocol, method: method.name, wish };
-        let mut called = self.parts.providers.call(&cx, &ask, params, &*self.parts.clock).await;
+        let calling = self.parts.providers.call(&cx, &ask, params, &*self.parts.clock);
+        let mut called = self.handing_on(&run.lease, pieces, calling).await;
         if let Called::Made { outcome, .. } = &mut called {
             let found = outcome.as_ref().map_or(Vec::new(), |answer| method.check_result(&answer.result));
             if !found.is_empty() {

@@ -28,6 +28,7 @@ mod liveness;
 mod newer;
 mod orders;
 mod outcome;
+mod output;
 mod patience;
 mod places;
 mod publish;

@@ -377,5 +377,6 @@ fn cx() -> CallCx {
         cancel: CancellationToken::new(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         priority: gleitzeit::core::priority::Priority::NORMAL,
+        output: Default::default(),
     }
 }

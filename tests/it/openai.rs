@@ -353,6 +353,7 @@ fn cx() -> CallCx {
         key: TaskKey::alone(Id::parse("t").expect("an id")),
         attempt: 1,
         priority: gleitzeit::core::priority::Priority::NORMAL,
+        output: Default::default(),
         timeout: Duration::from_secs(60),
         cancel: CancellationToken::new(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),

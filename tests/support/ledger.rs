@@ -12,13 +12,15 @@ use std::time::Duration;
 use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::output::Piece;
 use gleitzeit::core::protocol::ProtocolId;
 use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
-    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
-    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Accepted, Appended, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter,
+    Finished, Firing, Granted, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan, Position,
+    Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    WorkflowRecord,
 };
 
 use crate::gate::Gate;
@@ -233,6 +235,21 @@ impl OpenWork for Watched {
 
     async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
         self.gate.through("Store::messages", self.inner.messages(keys)).await
+    }
+}
+
+#[async_trait]
+impl Outputs for Watched {
+    async fn append(&self, lease: &Lease, pieces: &[Piece], now: Timestamp) -> Result<Appended, StoreError> {
+        self.gate.through("Store::append", self.inner.append(lease, pieces, now)).await
+    }
+
+    async fn output(&self, root: &Id, after: Position, limit: usize) -> Result<Vec<OutputEntry>, StoreError> {
+        self.gate.through("Store::output", self.inner.output(root, after, limit)).await
+    }
+
+    async fn watch_output(&self, root: &Id) -> Result<BoxStream<'static, ()>, StoreError> {
+        self.gate.through("Store::watch_output", self.inner.watch_output(root)).await
     }
 }
 

@@ -11,10 +11,12 @@ use tokio::sync::Notify;
 
 use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::output::Piece;
 use gleitzeit::store::{
-    Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
-    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Accepted, Appended, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter,
+    Finished, Firing, Granted, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan, Position,
+    Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    WorkflowRecord,
 };
 
 use crate::journal::Journal;
@@ -126,6 +128,21 @@ impl OpenWork for Absent {
 
     async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
         self.inner.messages(keys).await
+    }
+}
+
+#[async_trait]
+impl Outputs for Absent {
+    async fn append(&self, lease: &Lease, pieces: &[Piece], now: Timestamp) -> Result<Appended, StoreError> {
+        self.inner.append(lease, pieces, now).await
+    }
+
+    async fn output(&self, root: &Id, after: Position, limit: usize) -> Result<Vec<OutputEntry>, StoreError> {
+        self.inner.output(root, after, limit).await
+    }
+
+    async fn watch_output(&self, root: &Id) -> Result<BoxStream<'static, ()>, StoreError> {
+        self.inner.watch_output(root).await
     }
 }
 

@@ -27,6 +27,7 @@ use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::core::output::Stream;
 use crate::core::protocol::ProtocolId;
 use crate::provider::{Answer, CallCx, Health, Provider, Stock, told_by_code};
 
@@ -151,7 +152,7 @@ impl ModelServer {
             let written = self.dialect.written(request);
             let incoming = server.post(cx, written.path, &written.body).await?;
             if incoming.is_ok() {
-                return Spoken::hear(&*self.dialect, server, incoming, request.stream).await;
+                return Spoken::hear(&*self.dialect, server, incoming, request.stream, &cx.output).await;
             }
             let reply = incoming.whole().await?;
             if lessons == LESSONS_MAX || !self.dialect.learn(request, &reply) {
@@ -185,6 +186,7 @@ impl ModelServer {
         parts: Vec<(String, Part)>,
     ) -> Result<(Map<String, Value>, Usage), Failure> {
         let (mut results, mut bytes, mut used) = (Map::new(), 0, Usage::default());
+        let request_streams = request.stream;
         for (file, part) in parts {
             let request = request.clone().with(part);
             let (result, usage) = self.ask(cx, &request).await.map_err(|failure| Failure {
@@ -200,6 +202,9 @@ impl ModelServer {
                 return Err(Failure::new(Code::ResultTooLarge, message).with("bytes_max", max));
             }
             used = used.plus(usage);
+            if request_streams {
+                cx.output.put(Stream::Text, "\n");
+            }
             results.insert(file, Value::Object(result));
         }
         let mut result = Map::new();

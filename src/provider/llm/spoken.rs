@@ -17,6 +17,8 @@ use super::pieces::Pieces;
 use super::refusal::Complaint;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::core::output::Stream;
+use crate::provider::Output;
 
 /// How much of an answer that breaks off is put into its failure, in bytes.
 const PARTIAL_BYTES_MAX: usize = 16 * 1024;
@@ -80,7 +82,7 @@ impl Usage {
 }
 
 impl Spoken {
-    /// Reads an answer to its end; `streams`: it was asked for in pieces.
+    /// Reads an answer to its end; `streams`: it was asked for in pieces, which `output` gets as they come.
     ///
     /// # Errors
     /// A broken connection, an error instead of the rest, an answer that is none or too large; what had been said
@@ -90,9 +92,10 @@ impl Spoken {
         server: &Server,
         mut incoming: Incoming<'_>,
         streams: bool,
+        output: &Output,
     ) -> Result<Spoken, Failure> {
         let mut spoken = Spoken::default();
-        match spoken.listen(dialect, server, &mut incoming, streams).await {
+        match spoken.listen(dialect, server, &mut incoming, streams, output).await {
             Ok(()) if spoken.is_answer => Ok(spoken),
             Ok(()) => Err(broken(server, "has neither a text nor a vector")),
             Err(failure) => Err(incoming.hidden(spoken.told_by(failure))),
@@ -105,6 +108,7 @@ impl Spoken {
         server: &Server,
         incoming: &mut Incoming<'_>,
         streams: bool,
+        output: &Output,
     ) -> Result<(), Failure> {
         let (mut pieces, mut count) = (Pieces::default(), 0_usize);
         while let Some(line) = self.next(incoming).await? {
@@ -118,7 +122,11 @@ impl Spoken {
                 Line::Nothing => {}
             }
             while let Some(piece) = pieces.next() {
+                let told = self.content.len();
                 self.take(dialect, server, piece.map_err(|error| no_json(server, &error))?)?;
+                if streams {
+                    output.copy(Stream::Text, &self.content[told..]);
+                }
                 count += 1;
             }
         }
@@ -249,9 +257,10 @@ mod tests {
             cancel: CancellationToken::new(),
             traceparent: None,
             priority: Priority::NORMAL,
+            output: Default::default(),
         };
         let incoming = server.post(&cx, "/", &json!({})).await.expect("an answer");
-        Spoken::hear(&Ollama::default(), &server, incoming, streams).await
+        Spoken::hear(&Ollama::default(), &server, incoming, streams, &cx.output).await
     }
 
     /// Read again from its beginning with each line, it would take hours.

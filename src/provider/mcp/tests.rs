@@ -75,6 +75,7 @@ fn cx(timeout: Duration) -> CallCx {
         cancel: CancellationToken::new(),
         traceparent: None,
         priority: Priority::NORMAL,
+        output: Default::default(),
     }
 }
 

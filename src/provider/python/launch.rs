@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::capture::Capture;
+use crate::core::output::Stream;
+use crate::provider::output::{Output, Printed};
 use crate::provider::process::{Ends, Group, LaunchError, Pipes, Program};
 
 /// How long the pipes are read on after the group was killed: only a process that left the group can hold
@@ -44,6 +46,8 @@ pub(super) struct Job {
     pub(super) timeout: Duration,
     /// Ends the run early.
     pub(super) cancel: CancellationToken,
+    /// Gets what is printed as it comes.
+    pub(super) output: Output,
     /// The longest frame that the child may answer, in bytes.
     pub(super) frame_bytes_max: usize,
     /// How much of each stream is kept.
@@ -141,13 +145,15 @@ async fn conduct(
     let mut ends = Ends::listen()?;
     let (mut group, mut pipes, mut socket) = start(program)?;
     let (mut stdout, mut stderr) = (Capture::new(job.output_bytes_max), Capture::new(job.output_bytes_max));
+    let printed = |stream| Printed::new(job.output.clone(), stream);
+    let (out, err) = (&mut printed(Stream::Stdout), &mut printed(Stream::Stderr));
     let mut frame = Frame::None;
     let breach = Breach::default();
     let forced = {
         let mut talk = std::pin::pin!(async {
             tokio::join!(
-                drain(&mut pipes.stdout, &mut stdout, job.flood_bytes, &breach),
-                drain(&mut pipes.stderr, &mut stderr, job.flood_bytes, &breach),
+                drain(&mut pipes.stdout, &mut stdout, out, job.flood_bytes, &breach),
+                drain(&mut pipes.stderr, &mut stderr, err, job.flood_bytes, &breach),
                 converse(&mut socket, &job.payload, job.frame_bytes_max, &mut frame, &breach),
             );
         });
@@ -223,6 +229,7 @@ impl Breach {
 async fn drain(
     stream: &mut (impl AsyncRead + Unpin),
     capture: &mut Capture,
+    printed: &mut Printed,
     flood_bytes: u64,
     breach: &Breach,
 ) {
@@ -233,6 +240,7 @@ async fn drain(
             Ok(0) | Err(_) => return,
             Ok(length) => {
                 capture.push(&buffer[..length]);
+                printed.push(&buffer[..length]);
                 let seen_bytes =
                     breach.output_bytes.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
                 if seen_bytes > flood_bytes {

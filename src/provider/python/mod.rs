@@ -166,6 +166,7 @@ impl Python {
             payload,
             timeout,
             cancel: cx.cancel.clone(),
+            output: cx.output.clone(),
             frame_bytes_max: self.settings.result_bytes_max + REPORT_BYTES,
             output_bytes_max: self.settings.output_bytes_max,
             flood_bytes: self.settings.flood_bytes,

@@ -165,6 +165,7 @@ async fn ask_for(providers: &Providers, of: &str, method: &str, wish: Wish) -> C
         cancel: CancellationToken::new(),
         traceparent: None,
         priority: crate::core::priority::Priority::NORMAL,
+        output: Default::default(),
     };
     let protocol = protocol(of);
     let ask = Ask { protocol: &protocol, method, wish };

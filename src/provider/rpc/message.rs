@@ -8,8 +8,8 @@
 //! | `$/ping` {}                              | request      | anything, also an error: it lives               |
 //! | `$/shutdown` {}                          | notification | none; the process ends                          |
 //!
-//! and the provider may say `$/progress` {id, progress}, a notification. No method of a protocol begins with `$`, so
-//! that none of these can be taken for one.
+//! and the provider may say `$/progress` {id, progress} and `$/output` {id, text, stream}, notifications. No method of a
+//! protocol begins with `$`, so that none of these can be taken for one.
 //!
 //! | error of a provider                      | code                                    | again?             |
 //! |------------------------------------------|-----------------------------------------|--------------------|
@@ -39,6 +39,7 @@ pub(super) const CANCEL: &str = "$/cancel";
 pub(super) const PING: &str = "$/ping";
 pub(super) const SHUTDOWN: &str = "$/shutdown";
 pub(super) const PROGRESS: &str = "$/progress";
+pub(super) const OUTPUT: &str = "$/output";
 pub(super) const ECHO: &str = "$/echo";
 
 /// The longest wait that a provider may ask for: a day.
@@ -326,6 +327,7 @@ mod tests {
             cancel: CancellationToken::new(),
             traceparent: Some("00-1-2-01".to_owned()),
             priority: Priority::NORMAL,
+            output: Default::default(),
         };
         let context = context(&cx, Timestamp::from_millis(0));
         let line = request(&3.into(), "m", &params, Some(&context));

@@ -81,6 +81,7 @@ fn cx(seconds: f64) -> CallCx {
         cancel: CancellationToken::new(),
         traceparent: None,
         priority: Priority::NORMAL,
+        output: Default::default(),
     }
 }
 

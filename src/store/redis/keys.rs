@@ -6,6 +6,8 @@
 //! | `P:{WORKFLOW}:result:TASK` | the document of a task of a workflow | yes |
 //! | `P:done:ID` | the channel on which the keys above are told when they can be read | yes |
 //! | `P:live:ID` | the channel on which is told what moves and does not end: a state and what has it | yes |
+//! | `P:{ID}:output` | stream: what tasks of a root give while they run, and the ends of their attempts | yes |
+//! | `P:output:ID` | the channel on which is told that the stream above has more | yes |
 //! | `P:{ID}:root` | hash: a task on its own, a workflow, or the mark of a cancel that came first (`kind`) | no |
 //! | `P:{WORKFLOW}:task:TASK` | hash: a task of a workflow | no |
 //! | `P:{WORKFLOW}:order` | list: its tasks' ids in the order of the file | no |
@@ -101,6 +103,16 @@ impl Prefix {
         format!("{self}:live:{root}")
     }
 
+    /// The stream of what a root's tasks give.
+    pub(super) fn output(&self, root: &Id) -> String {
+        format!("{self}:{{{root}}}:output")
+    }
+
+    /// Where is told that it has more.
+    pub(super) fn output_channel(&self, root: &Id) -> String {
+        format!("{self}:output:{root}")
+    }
+
     pub(super) fn session(&self, session: &Id) -> String {
         format!("{self}:session:{session}")
     }
@@ -174,6 +186,8 @@ mod tests {
         assert_eq!(prefix.outcome(&id("w")), "gleitzeit:{w}:result");
         assert_eq!(prefix.channel(&id("w")), "gleitzeit:done:w");
         assert_eq!(prefix.live(&id("w")), "gleitzeit:live:w");
+        assert_eq!(prefix.output(&id("w")), "gleitzeit:{w}:output");
+        assert_eq!(prefix.output_channel(&id("w")), "gleitzeit:output:w");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use redis::Script;
 
 use crate::core::clock::Timestamp;
 use crate::core::state::WorkflowState;
-use crate::store::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
+use crate::store::{ENTRY_BYTES, FORGOTTEN_LEASES_MAX, OUTPUT_TTL, REQUESTS_MAX};
 use crate::wire::record;
 
 /// How many ended attempts the history of a task keeps.
@@ -70,7 +70,9 @@ fn constants(document_bytes_max: u64) -> String {
     let mut lines = format!(
         "local HISTORY_MAX, REQUESTS_MAX, DOCUMENT_BYTES_MAX = {HISTORY_MAX}, {REQUESTS_MAX}, {document_bytes_max}\n\
          local FORGOTTEN_LEASES_MAX = {FORGOTTEN_LEASES_MAX}\n\
-         local WORKFLOW_ENDED = {{}}\n"
+         local OUTPUT_TTL, ENTRY_BYTES = {}, {ENTRY_BYTES}\n\
+         local WORKFLOW_ENDED = {{}}\n",
+        OUTPUT_TTL.as_millis()
     );
     let mut constant = |name: &str, text: &str| {
         // A long bracket of this level is in no JSON that we write.

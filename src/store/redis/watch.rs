@@ -71,6 +71,11 @@ impl Watch {
         Ok(stream::select(ends, moves).boxed())
     }
 
+    /// Tells that tasks have given more.
+    pub(super) async fn output(&self, root: &Id) -> Result<BoxStream<'static, Change>, StoreError> {
+        self.news(root, News::Output).await
+    }
+
     async fn news(&self, root: &Id, news: News) -> Result<BoxStream<'static, Change>, StoreError> {
         let unanswered = |reason: String| StoreError::Unanswered { step: "watch", reason };
         if self.stop.is_cancelled() {
@@ -114,6 +119,7 @@ struct Hub {
 enum News {
     Ends,
     Moves,
+    Output,
 }
 
 #[derive(Debug)]
@@ -134,6 +140,7 @@ impl Hub {
         let name = match news {
             News::Ends => hub.prefix.channel(root),
             News::Moves => hub.prefix.live(root),
+            News::Output => hub.prefix.output_channel(root),
         };
         let mut channels = hub.channels();
         let channel = channels.entry(name.clone()).or_insert_with(|| Channel {
@@ -190,7 +197,7 @@ impl Hub {
         let Some(channel) = channels.get(name) else { return };
         channel.tell(match channel.news {
             // Whoever follows looks at the whole root; so a later version may tell of more.
-            News::Moves => Change::Moved,
+            News::Moves | News::Output => Change::Moved,
             News::Ends => match self.prefix.told(&channel.root, text) {
                 Some(Some(task)) => Change::Task(task),
                 Some(None) => Change::Root,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::ending;
 use super::flow::Flow;
+use super::output;
 use super::plant::plant;
 use super::rows::{self, Cleaning, Missing, Task, Wrong};
 use crate::core::clock::Timestamp;
@@ -32,6 +33,7 @@ pub(super) fn finish(
         End::Ended { state, document, keep, ttl, entry, retry } => {
             ending::remember(tx, task.n, task.fence, entry)?;
             let (state, document) = (*state, document.as_ref());
+            output::end(tx, task.n, lease, state, now)?;
             match key.workflow() {
                 None => {
                     keep_for_retry(tx, &task, state, retry.as_ref())?;
@@ -46,6 +48,7 @@ pub(super) fn finish(
         End::Again { due, entry } => {
             ending::remember(tx, task.n, task.fence, entry)?;
             let state = if *due > now { TaskState::Delayed } else { TaskState::Queued };
+            output::end(tx, task.n, lease, state, now)?;
             put_back(tx, task.n, state, task.attempts, Some(*due))?;
             still_running(tx, key)
         }
@@ -57,6 +60,7 @@ pub(super) fn finish(
             expand(flow_of(tx, workflow, &task, now)?, &task, tasks, *max_parallel)
         }
         End::Abandoned => {
+            output::end(tx, task.n, lease, TaskState::Queued, now)?;
             put_back(tx, task.n, TaskState::Queued, task.attempts.saturating_sub(1), None)?;
             still_running(tx, key)
         }

@@ -36,6 +36,7 @@ mod finish;
 mod flow;
 mod limit;
 mod open;
+mod output;
 mod plant;
 mod read;
 mod reset;

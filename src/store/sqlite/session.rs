@@ -68,6 +68,10 @@ pub(super) fn clean(tx: &Connection, now: Timestamp) -> rusqlite::Result<()> {
         "DELETE FROM marks WHERE root IN (SELECT root FROM marks WHERE forget <= ?1 LIMIT ?2)",
     )?
     .execute([at, CLEANED_MAX])?;
+    tx.prepare_cached(
+        "DELETE FROM output WHERE seq IN (SELECT seq FROM output WHERE forget_at <= ?1 LIMIT ?2)",
+    )?
+    .execute([at, CLEANED_MAX])?;
     let tasks = due(tx, "SELECT n, clean_at < forget_at FROM tasks WHERE clean_at <= ?1 LIMIT ?2", at)?;
     for (n, has_more_time) in tasks {
         tx.prepare_cached("DELETE FROM results WHERE task = ?1")?.execute([n])?;

@@ -36,6 +36,7 @@ fn cx() -> CallCx {
         cancel: CancellationToken::new(),
         traceparent: None,
         priority: crate::core::priority::Priority::NORMAL,
+        output: Default::default(),
     }
 }
 

@@ -31,6 +31,7 @@ async fn call(providers: &Providers, params: Value, cancel: CancellationToken) -
         cancel,
         traceparent: None,
         priority: crate::core::priority::Priority::NORMAL,
+        output: Default::default(),
     };
     let protocol = protocol("a/v1");
     let ask = Ask { protocol: &protocol, method: "who", wish: Wish::default() };

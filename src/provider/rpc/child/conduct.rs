@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::code::Code;
 use crate::core::failure::Failure;
+use crate::core::output::Stream;
+use crate::provider::Output;
 use crate::provider::process::{self, Ends, Group, Pipes};
 use crate::provider::rpc::message::{self, Said};
 use crate::provider::rpc::tail::Tail;
@@ -57,6 +59,7 @@ pub(super) struct Pending {
     reply: oneshot::Sender<Result<Value, Failure>>,
     is_sent: bool,
     pub(super) progress: Option<Value>,
+    output: Output,
     pub(super) mark: u64,
 }
 
@@ -85,11 +88,11 @@ impl Shared {
     }
 
     /// A new call that waits for its answer: its id, since where its output counts, and where the answer comes.
-    pub(super) fn pend(&self) -> (u64, u64, oneshot::Receiver<Result<Value, Failure>>) {
+    pub(super) fn pend(&self, output: Output) -> (u64, u64, oneshot::Receiver<Result<Value, Failure>>) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let mark = self.tail().mark();
-        self.pending().insert(id, Pending { reply, is_sent: false, progress: None, mark });
+        self.pending().insert(id, Pending { reply, is_sent: false, progress: None, output, mark });
         (id, mark, answer)
     }
 
@@ -239,6 +242,9 @@ impl Shared {
 
     fn notice(&self, method: &str, params: Value) {
         let id = params.get("id").and_then(Value::as_u64);
+        if let (message::OUTPUT, Some(id)) = (method, id) {
+            return self.put(id, &params);
+        }
         let is_progress = method == message::PROGRESS;
         if let (true, Some(id), Some(progress)) = (is_progress, id, params.get("progress")) {
             if message::is_small(progress)
@@ -249,6 +255,23 @@ impl Shared {
             return;
         }
         tracing::debug!(provider = self.name, method, "a notification that has no meaning here");
+    }
+
+    /// A piece of what a call gives before its end.
+    fn put(&self, id: u64, params: &Value) {
+        let said = |name: &str| params.get(name).and_then(Value::as_str);
+        let (Some(text), Some(stream)) = (said("text"), Stream::parse(said("stream").unwrap_or("text")))
+        else {
+            tracing::debug!(
+                provider = self.name,
+                id,
+                "an output without a text, or of a stream that there is not"
+            );
+            return;
+        };
+        let output = self.pending().get(&id).map(|pending| pending.output.clone());
+        // What comes behind the answer belongs to no call.
+        output.into_iter().for_each(|output| output.put(stream, text));
     }
 
     fn noise(&self, line: &[u8]) {

@@ -24,8 +24,8 @@ use self::conduct::{Broken, Line, Shared};
 use super::message;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::provider::CallCx;
 use crate::provider::process::{Confined, Ends, Group, LaunchError};
+use crate::provider::{CallCx, Output};
 
 /// How long a call may take to end after it was cancelled; then its process is killed. Less than a guard's grace.
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ impl Child {
         params: &Value,
         context: Option<&Value>,
     ) -> Result<Value, Failure> {
-        let mut call = self.begin(method, params, context).await?;
+        let mut call = self.begin(method, params, context, Output::nowhere()).await?;
         call.reply().await
     }
 
@@ -93,7 +93,7 @@ impl Child {
         let mut call = tokio::select! {
             biased;
             () = cx.cancel.cancelled() => return Err(cancelled().not_begun()),
-            call = self.begin(method, params, Some(context)) => call?,
+            call = self.begin(method, params, Some(context), cx.output.clone()) => call?,
         };
         tokio::select! {
             biased;
@@ -122,8 +122,9 @@ impl Child {
         method: &str,
         params: &Value,
         context: Option<&Value>,
+        output: Output,
     ) -> Result<Call<'_>, Failure> {
-        let (id, mark, answer) = self.shared.pend();
+        let (id, mark, answer) = self.shared.pend(output);
         let line = message::request(&id.into(), method, params, context);
         // Until it is handed over there is nothing that the process could be at.
         let mut call = Call { child: self, id, answer, is_over: true };

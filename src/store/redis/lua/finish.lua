@@ -15,7 +15,7 @@ local how, state, now, document = ARGV[2], ARGV[3], ARGV[4], ARGV[7]
 local alone = task == root
 
 local is = call('HMGET', task, 'state', 'fence', 'attempts', 'history', 'entries', 'released', 'dependents',
-  'parent', 'gate', 'tolerated')
+  'parent', 'gate', 'tolerated', 'given')
 if is[2] ~= ARGV[1] then return { 'lost' } end
 
 -- The lease has done its step already, and its answer was lost: the answer again.
@@ -23,6 +23,8 @@ if is[1] ~= 'running' then
   if alone then return { 'done', '', {}, {} } end
   return { 'done', call('HGET', root, 'state'), {}, released_by(base_of(root), is[6], is[2]) }
 end
+
+if how ~= 'expanded' then end_given(task, root, is[11], is[2], is[3], state) end
 
 local function tell_moved() call('PUBLISH', ARGV[#ARGV - 1], ARGV[#ARGV]) end
 

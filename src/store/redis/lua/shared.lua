@@ -64,6 +64,23 @@ local function released_by(base, list, fence)
   return released
 end
 
+-- Tells those who read what tasks give that an attempt has ended, if it has given anything; output.lua has what `given`
+-- is. Where the pieces are gone there is nobody to tell.
+local function end_given(task, root, given, fence, attempt, state)
+  if not given or string.match(given, '^%d+') ~= fence then return end
+  local base = base_of(root)
+  local stream = base .. 'output'
+  if call('EXISTS', stream) == 0 then return end
+  if task == root then
+    call('XADD', stream, '*', 'attempt', attempt, 'fence', fence, 'end', state)
+  else
+    local name = string.sub(task, #base + 6)
+    call('XADD', stream, '*', 'task', name, 'attempt', attempt, 'fence', fence, 'end', state)
+  end
+  call('PEXPIRE', stream, OUTPUT_TTL)
+  call('HINCRBY', root, 'given_bytes', ENTRY_BYTES)
+end
+
 -- Adds those of `others` to `released` that are not in it yet.
 local function add_missing(released, others)
   local seen = {}
