@@ -22,6 +22,7 @@ RABBITMQ = {
 _STEPS = (
     "+evalsha +script|load +get +getrange +strlen +set +mget +del +exists +pexpire +persist +publish"
     " +hget +hset +hsetnx +hmget +hdel +hexists +hincrby +lrange +rpush +zadd +zrem +zrange +zpopmin"
+    " +xadd +xrange +xdel"
 )
 REDIS = {
     # Also the client's: who submits leaves a record, and `run`, `watch` and `list` read.

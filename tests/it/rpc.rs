@@ -275,13 +275,24 @@ fn serves_text(program: &str, script: &str) {
         {"id": "reverse", "protocol": "text/v1", "method": "reverse", "params": {"text": "\u{e4}bc\u{1f600}"}},
         {"id": "count", "protocol": "text/v1", "method": "count", "params": {"text": "to be or not to be", "least": 2}},
         {"id": "fetch", "protocol": "text/v1", "method": "fetch", "params": {"seconds": 0.01}},
+        {"id": "spell", "protocol": "text/v1", "method": "spell", "params": {"text": "\u{e4}b"}},
         {"id": "fails", "protocol": "text/v1", "method": "fetch", "critical": false,
          "params": {"seconds": 0, "fail": true}, "retry": {"base_delay": 0.01, "max_attempts": 2}},
         {"id": "late", "protocol": "text/v1", "method": "fetch", "critical": false, "timeout": 0.5,
          "params": {"seconds": 20}, "retry": {"max_attempts": 1}},
     ]);
     let file = embedded.write("w.json", &json!({"name": "text", "tasks": tasks}).to_string());
-    let document = embedded.run(&["--config", &config, "run", &file, "--json"]).expect(0).json();
+    let ran = embedded.run(&["--config", &config, "run", &file, "--follow", "--json"]).expect(0);
+    let mut lines: Vec<Value> =
+        ran.stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    let document = lines.pop().expect("the document comes last");
+    let of_spell = |line: &&Value| line["task"] == "spell" && line["stream"] == "text";
+    let spelled: String = lines.iter().filter(of_spell).filter_map(|line| line["text"].as_str()).collect();
+    assert_eq!(
+        (spelled.as_str(), &task(&document, "spell")["result"]),
+        ("\u{e4}\nb\n", &json!(2)),
+        "{ran:?}"
+    );
     assert_eq!(task(&document, "reverse")["result"], "\u{1f600}cb\u{e4}", "{document}");
     assert_eq!(task(&document, "count")["result"], json!({"to": 2, "be": 2}));
     assert_eq!(task(&document, "fetch")["result"], Value::Null);

@@ -16,6 +16,8 @@
 //! | `cut`               | the connection is closed in the middle of the answer                        |
 //! | `stumbling`         | a stream that ends in an error                                              |
 //! | `fading`            | a stream that ends without `done`                                           |
+//! | `held`              | a stream that stops after its first word until the file exists that the prompt names |
+//! | `held-stumbling`    | the same, which then ends in an error                                       |
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -183,6 +185,9 @@ fn speak(
     if !told.wants_pieces(true) {
         return whole(out, 200, "", &counted(said));
     }
+    if told.model().starts_with("held") {
+        return held(out, told, &named, &counted(""));
+    }
     let (first, second) = said.split_at(said.len() / 2);
     let mut all = vec![named(first, false), named(second, false)];
     match told.model() {
@@ -193,4 +198,37 @@ fn speak(
     }
     let lines: Vec<String> = all.iter().map(|object| format!("{object}\n")).collect();
     pieces(out, "application/x-ndjson", &lines, told.model() == "cut")
+}
+
+/// A word, and another one once somebody has made the file that the last message names.
+fn held(
+    out: &mut &TcpStream,
+    told: &Told<'_>,
+    named: &dyn Fn(&str, bool) -> Value,
+    end: &Value,
+) -> std::io::Result<()> {
+    let gate = told.asked.body["messages"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
+    let gate = std::path::PathBuf::from(gate["content"].as_str().unwrap_or_default());
+    write!(
+        out,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )?;
+    piece(out, &named("one ", false))?;
+    while !gate.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        // Who went away needs no answer; an empty line tells.
+        write!(out, "1\r\n\n\r\n")?;
+    }
+    piece(out, &named("two", false))?;
+    if told.model() == "held-stumbling" {
+        piece(out, &json!({"error": "an error was encountered while running the model"}))?;
+    } else {
+        piece(out, end)?;
+    }
+    write!(out, "0\r\n\r\n")
+}
+
+fn piece(out: &mut &TcpStream, object: &Value) -> std::io::Result<()> {
+    let line = format!("{object}\n");
+    write!(out, "{:x}\r\n{line}\r\n", line.len())
 }

@@ -32,9 +32,23 @@ const methods = {
     if (fail) throw new Refused(1, "the service is away", { retryable: true, retry_after: 0.1 });
     return null;
   },
+
+  async spell(params, context, signal, id) {
+    const letters = [...textOf(params)];
+    for (const letter of letters) {
+      give(id, `${letter}\n`);
+      await pause((params.pause ?? 0) * 1000, null, { signal });
+    }
+    return letters.length;
+  },
 };
 
 const running = new Map();
+
+// A piece of output for whoever follows the task, before the call has ended.
+function give(id, text) {
+  process.stdout.write(`${JSON.stringify({ jsonrpc: "2.0", method: "$/output", params: { id, text } })}\n`);
+}
 
 async function answer({ id, method, params, context = {} }) {
   if (method === "$/initialize") {
@@ -46,7 +60,7 @@ async function answer({ id, method, params, context = {} }) {
   const call = new AbortController();
   running.set(id, call);
   try {
-    return await methods[method](params, context, call.signal);
+    return await methods[method](params, context, call.signal, id);
   } finally {
     running.delete(id);
   }

@@ -33,13 +33,26 @@ def fetch(params, context):
         raise Refused(1, "the service is away", retryable=True, retry_after=0.1)
 
 
+def spell(params, context):
+    for letter in text_of(params):
+        give(context, letter + "\n")
+        time.sleep(params.get("pause", 0))
+    return len(params["text"])
+
+
+def give(context, text):
+    """A piece of output for whoever follows the task, before the call has ended."""
+    piece = {"id": context["id"], "text": text}
+    print(json.dumps({"jsonrpc": "2.0", "method": "$/output", "params": piece}), flush=True)
+
+
 def text_of(params):
     if not isinstance(params.get("text"), str):
         raise Refused(-32602, "text must be a string")
     return params["text"]
 
 
-METHODS = {"reverse": reverse, "count": count, "fetch": fetch}
+METHODS = {"reverse": reverse, "count": count, "fetch": fetch, "spell": spell}
 
 
 def answer(method, params, context):
@@ -61,7 +74,8 @@ for line in sys.stdin:
         continue
     reply = {"jsonrpc": "2.0", "id": message["id"]}
     try:
-        reply["result"] = answer(message["method"], message["params"], message.get("context", {}))
+        context = {**message.get("context", {}), "id": message["id"]}
+        reply["result"] = answer(message["method"], message["params"], context)
     except Refused as refused:
         reply["error"] = refused.error
     except Exception as error:
