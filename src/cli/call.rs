@@ -86,12 +86,12 @@ async fn one(
     let work =
         follow::Work { id: &id, is_workflow: false, cancel: how.cancel_on_exit.then_some(config), json };
     let code = match follow::end_or_code(&runtime, outcome, work).await? {
-        Ok(ended) if !json && pieces.is_some_and(|pieces| pieces.has_shown_text(&key)) => {
-            show_rest(&follow::document(&ended, &key));
-            follow::exit_code(&ended)
-        }
         Ok(ended) => {
-            show(&follow::document(&ended, &key), json);
+            let document = follow::document(&ended, &key);
+            match pieces.filter(|_| !json) {
+                Some(pieces) => show_followed(&document, pieces.has_shown_text(&key)),
+                None => show(&document, json),
+            }
             follow::exit_code(&ended)
         }
         Err(code) => code,
@@ -115,16 +115,24 @@ fn streaming(config: &Config, protocol: &ProtocolId, method: &str, params: Value
     }
 }
 
-/// What there is to be shown once what the task said and printed was shown.
-pub(crate) fn show_rest(document: &Value) {
-    if let Some(error) = document.get("error").filter(|error| !error.is_null()) {
-        return show_error(error);
-    }
+/// The result for a person who has followed the task: what was not shown yet.
+pub(crate) fn show_followed(document: &Value, has_shown_text: bool) {
     let result = document.get("result").unwrap_or(&Value::Null);
-    if let (Some(_), Some(value)) = (result.get("stdout"), result.get("result"))
-        && !value.is_null()
-    {
-        print_value(value);
+    let error = document.get("error").filter(|error| !error.is_null());
+    let (said, printed) = (result.get("content").and_then(Value::as_str), result.get("stdout"));
+    match (error, has_shown_text) {
+        (Some(error), true) => show_error(error),
+        (Some(_), false) => show(document, false),
+        // A model's answer is its words.
+        (None, true) if said.is_some() => {}
+        (None, false) if said.is_some() => print::line(said.unwrap_or_default()),
+        (None, false) => show(document, false),
+        (None, true) => {
+            let value = printed.map_or(result, |_| result.get("result").unwrap_or(&Value::Null));
+            if !value.is_null() {
+                print_value(value);
+            }
+        }
     }
 }
 

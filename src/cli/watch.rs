@@ -36,10 +36,12 @@ pub(crate) async fn watch(config: Config, args: args::Watch, json: bool) -> Resu
     };
     let code = match outcome {
         Outcome::Ended(ended) => {
-            if pieces.is_some_and(|pieces| pieces.has_shown_text(&key)) && !json {
-                super::call::show_rest(&follow::document(&ended, &key));
-            } else {
-                show(&ended, &key, json);
+            match pieces.filter(|_| !json && !ended.is_workflow) {
+                Some(pieces) => {
+                    let document = follow::document(&ended, &key);
+                    super::call::show_followed(&document, pieces.has_shown_text(&key));
+                }
+                None => show(&ended, &key, json),
             }
             follow::exit_code(&ended)
         }

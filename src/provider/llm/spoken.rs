@@ -245,9 +245,19 @@ mod tests {
     use crate::provider::CallCx;
     use crate::provider::llm::http::Reach;
     use crate::provider::llm::ollama::Ollama;
+    use crate::provider::llm::openai::OpenAi;
     use crate::provider::tests::answering;
 
     async fn heard(body: &str, streams: bool) -> Result<Spoken, Failure> {
+        heard_by(&Ollama::default(), body, streams, Output::nowhere()).await
+    }
+
+    async fn heard_by(
+        dialect: &dyn Dialect,
+        body: &str,
+        streams: bool,
+        output: Output,
+    ) -> Result<Spoken, Failure> {
         let (url, _answering) = answering("HTTP/1.1 200 OK", body).await;
         let server = Server::new(&Reach::at(&url), 100 << 20).expect("an address");
         let cx = CallCx {
@@ -257,10 +267,29 @@ mod tests {
             cancel: CancellationToken::new(),
             traceparent: None,
             priority: Priority::NORMAL,
-            output: Default::default(),
+            output,
         };
         let incoming = server.post(&cx, "/", &json!({})).await.expect("an answer");
-        Spoken::hear(&Ollama::default(), &server, incoming, streams, &cx.output).await
+        Spoken::hear(dialect, &server, incoming, streams, &cx.output).await
+    }
+
+    #[tokio::test]
+    async fn what_is_said_in_pieces_goes_to_whoever_follows() {
+        let ollama = "{\"response\": \"a \"}\n{\"response\": \"b\", \"done\": true}\n";
+        let openai = "data: {\"choices\": [{\"delta\": {\"content\": \"a \"}}]}\n\n\
+             data: {\"choices\": [{\"delta\": {\"content\": \"b\"}, \"finish_reason\": \"stop\"}]}\n\ndata: [DONE]\n\n";
+        let dialects: [(Box<dyn Dialect>, &str); 2] =
+            [(Box::new(Ollama::default()), ollama), (Box::new(OpenAi::default()), openai)];
+        for (dialect, body) in dialects {
+            for (streams, expected) in [(true, "a b"), (false, "")] {
+                let (output, pieces) = Output::new();
+                // Whole or not, what was put is what counts here.
+                let _ = heard_by(&*dialect, body, streams, output).await;
+                let text: String = pieces.take().into_iter().map(|piece| piece.text).collect();
+                assert_eq!(text, expected, "{}", dialect.name());
+                assert!(pieces.are_copies());
+            }
+        }
     }
 
     /// Read again from its beginning with each line, it would take hours.
