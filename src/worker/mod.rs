@@ -31,6 +31,7 @@ mod outcome;
 mod patience;
 mod places;
 mod publish;
+mod room;
 mod running;
 mod runs;
 mod schedule;
@@ -52,11 +53,13 @@ use crate::core::clock::Clock;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::{ProtocolId, Protocols};
+use crate::core::resources::Totals;
 use crate::provider::registry::Providers;
 use crate::store::Store;
 use crate::topology::{Address, Queue};
 use orders::Orders;
 use places::{Place, Places};
+use room::Rooms;
 use running::Running;
 use take::Loops;
 use turn::Turns;
@@ -90,6 +93,8 @@ pub struct Settings {
     pub guard_after: Duration,
     /// Which events are sent.
     pub events: EventLevel,
+    /// What tasks may hold of this machine at once.
+    pub resources: Totals,
 }
 
 /// What a worker stands on.
@@ -121,6 +126,7 @@ struct Shared {
     session: Id,
     heart: Arc<session::Heart>,
     running: Running,
+    rooms: Arc<Rooms>,
     orders: Orders,
     turns: Turns,
     liveness: Arc<Liveness>,
@@ -137,6 +143,7 @@ impl Worker {
         let abort = CancellationToken::new();
         let liveness = Arc::new(Liveness::default());
         let publishing = liveness.sometimes("publishing");
+        let rooms = Rooms::new(settings.resources);
         Worker {
             shared: Arc::new(Shared {
                 parts,
@@ -144,6 +151,7 @@ impl Worker {
                 session,
                 heart: Arc::default(),
                 running: Running::default(),
+                rooms,
                 orders: Orders::default(),
                 turns: Turns::default(),
                 liveness,
@@ -236,6 +244,7 @@ impl Worker {
             Arc::clone(store),
             Arc::clone(&shared.parts.clock),
             shared.session.clone(),
+            shared.about().encode(),
             Arc::clone(&shared.heart),
             shared.liveness.always("the session's heartbeat"),
             beat_stop.clone(),

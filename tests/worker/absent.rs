@@ -13,7 +13,7 @@ use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
+    Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
     StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
@@ -115,6 +115,20 @@ impl Limits for Absent {
 
     async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
         self.inner.secret(offered).await
+    }
+}
+
+#[async_trait]
+impl Introductions for Absent {
+    async fn introduce(&self, session: &Id, about: &str) -> Result<(), StoreError> {
+        self.inner.introduce(session, about).await
+    }
+
+    async fn introduced(&self, now: Timestamp) -> Result<Vec<(Id, String)>, StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unanswered { step: "introduced", reason: "it is away".to_owned() });
+        }
+        self.inner.introduced(now).await
     }
 }
 
