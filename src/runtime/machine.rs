@@ -40,8 +40,10 @@ fn memory_bytes(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     });
     let limits = of_groups.flat_map(|(root, group, file)| {
         // What a container sees of its groups may begin at its own one.
-        let folders: Vec<PathBuf> =
-            Path::new(group.trim_start_matches('/')).ancestors().map(|path| root.join(path).join(file)).collect();
+        let folders: Vec<PathBuf> = Path::new(group.trim_start_matches('/'))
+            .ancestors()
+            .map(|path| root.join(path).join(file))
+            .collect();
         folders
     });
     let limits = limits.filter_map(|file| read(&file)?.trim().parse::<u64>().ok());

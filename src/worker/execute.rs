@@ -200,9 +200,7 @@ impl Shared {
             Verdict::NotNow { .. }
             | Verdict::Elsewhere { .. }
             | Verdict::NoRoom { .. }
-            | Verdict::Abandoned => {
-                self.give_back(&run.lease).await?
-            }
+            | Verdict::Abandoned => self.give_back(&run.lease).await?,
             Verdict::Ended { .. } | Verdict::Again { .. } | Verdict::Expanded(_) => {
                 insist(&self.abort, "finish", step).await?
             }

@@ -275,9 +275,7 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
-    for ours in
-        [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE, HEADER_ADMITTED, HEADER_ROOM]
-    {
+    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE, HEADER_ADMITTED, HEADER_ROOM] {
         message.properties.headers.remove(ours);
     }
     message.body = task::encode(task);

@@ -141,12 +141,7 @@ impl Drop for Share {
 
 impl Shared {
     /// Takes what a task asks for, if that can be told by its message and is free within a second; else parks it.
-    pub(super) async fn room(
-        &self,
-        delivery: &Delivery,
-        task: &Task,
-        key: &TaskKey,
-    ) -> Result<Room, Stop> {
+    pub(super) async fn room(&self, delivery: &Delivery, task: &Task, key: &TaskKey) -> Result<Room, Stop> {
         let wants = self.wants(task);
         if wants.is_nothing() {
             return Ok(Room::Taken(None));
@@ -234,13 +229,7 @@ impl Shared {
 
     /// The message of a task that waits. It comes back sooner the shorter it has waited, and at once before all others
     /// while room is kept for it.
-    fn parked_for_room(
-        &self,
-        delivery: &Delivery,
-        task: &Task,
-        key: &TaskKey,
-        since: Timestamp,
-    ) -> Outgoing {
+    fn parked_for_room(&self, delivery: &Delivery, task: &Task, key: &TaskKey, since: Timestamp) -> Outgoing {
         let now = self.parts.clock.now();
         let (shortest, longest) = PARKED;
         let mut floor = self.rooms.lock();
@@ -268,8 +257,7 @@ impl Shared {
             return Ok(Attempt::NoRoom { why });
         }
         // After an outage of the store those who live may not have said so yet.
-        let patience =
-            if self.parts.providers.is_last_resort() { Duration::ZERO } else { SEARCH };
+        let patience = if self.parts.providers.is_last_resort() { Duration::ZERO } else { SEARCH };
         let waited = self.parts.clock.now().since(self.waits_since(delivery));
         if !self.heart.can_tell() || waited < patience {
             return Ok(Attempt::NoRoom { why: format!("{wants} is more than any worker has that is known") });

@@ -7,7 +7,8 @@ use crate::support::{Embedded, Running, task, until};
 
 /// A worker with so many MiB for its tasks.
 fn worker(place: &Place, name: &str, megabytes: u64) -> Running {
-    let file = place.write(&format!("{name}.toml"), &format!("[worker.resources]\nmemory_mb = {megabytes}\n"));
+    let file =
+        place.write(&format!("{name}.toml"), &format!("[worker.resources]\nmemory_mb = {megabytes}\n"));
     place.worker(&["--config", &file, "--protocol", "echo/v1", "--protocol", "python/v1"])
 }
 
@@ -35,16 +36,18 @@ fn a_task_runs_in_a_worker_that_has_what_it_asks_for_and_else_is_a_dead_letter()
     place.run(&["topology", "apply"]).expect(0);
     let _small = worker(&place, "small", 100);
     let _large = worker(&place, "large", 1000);
-    until("both workers", || {
-        place.redis_cli(&["HLEN", &format!("{}:{{workers/}}", place.prefix)]) == "2"
-    });
+    until("both workers", || place.redis_cli(&["HLEN", &format!("{}:{{workers/}}", place.prefix)]) == "2");
     let large = workers(&place).into_iter().find(|(_, total)| *total == 1000).expect("it lives").0;
     for number in 0..8 {
         publish(&place, &format!("t{number}"), "echo.v1", 500, json!({"method": "ping"}));
     }
     for number in 0..8 {
         let document = place.result(&format!("t{number}"));
-        assert_eq!((&document["status"], &document["attempts"]), (&json!("completed"), &json!(1)), "{document}");
+        assert_eq!(
+            (&document["status"], &document["attempts"]),
+            (&json!("completed"), &json!(1)),
+            "{document}"
+        );
         assert_eq!(document["worker_id"], json!(large), "{document}");
     }
     publish(&place, "never", "echo.v1", 2000, json!({"method": "ping"}));
@@ -53,7 +56,10 @@ fn a_task_runs_in_a_worker_that_has_what_it_asks_for_and_else_is_a_dead_letter()
     assert_eq!(document["error"]["details"]["asked"], json!({"memory_mb": 2000}));
     assert_eq!(document["error"]["details"]["worker"], json!(large));
     let letter = place.dead_letter("gleitzeit.dead.echo.v1");
-    assert_eq!((&letter["id"], &letter["failure"]["name"]), (&json!("never"), &json!("RESOURCE_NOT_AVAILABLE")));
+    assert_eq!(
+        (&letter["id"], &letter["failure"]["name"]),
+        (&json!("never"), &json!("RESOURCE_NOT_AVAILABLE"))
+    );
     assert_eq!(letter["failure"]["details"]["nearest"]["memory_mb"], 1000);
     let said = place.said();
     assert!(!said.contains("panicked"), "{said}");
@@ -97,7 +103,8 @@ fn an_embedded_run_tells_at_once_what_it_cannot_hold() {
     let config = place.write("c.toml", "[worker.resources]\nmemory_mb = 100\ncpu_cores = 0.5\n");
     let file = |megabytes: u64| {
         let needs = json!({"memory_mb": megabytes, "cpu_cores": 0.5});
-        let tasks = ["a", "b"].map(|id| json!({"id": id, "method": "echo/ping", "resource_requirements": needs}));
+        let tasks =
+            ["a", "b"].map(|id| json!({"id": id, "method": "echo/ping", "resource_requirements": needs}));
         place.write("w.json", &json!({"name": "W", "tasks": tasks}).to_string())
     };
     let ran = place.run(&["--config", &config, "run", &file(100), "--json"]).expect(0);
@@ -107,5 +114,8 @@ fn an_embedded_run_tells_at_once_what_it_cannot_hold() {
     let error = &task(&document, "a")["error"];
     assert_eq!(error["name"], "RESOURCE_NOT_AVAILABLE", "{document}");
     let message = error["message"].as_str().expect("a text");
-    assert!(message.contains("cpu_cores 0.5, memory_mb 101") && message.contains("memory_mb 100"), "{message}");
+    assert!(
+        message.contains("cpu_cores 0.5, memory_mb 101") && message.contains("memory_mb 100"),
+        "{message}"
+    );
 }

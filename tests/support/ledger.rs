@@ -17,8 +17,8 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
-    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule,
+    Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::gate::Gate;

@@ -13,8 +13,8 @@ use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
-    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule,
+    Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::journal::Journal;

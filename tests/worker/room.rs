@@ -57,8 +57,12 @@ async fn two_large_tasks_never_run_at_once_and_small_ones_go_on_meanwhile() {
     let stage = memory(100).await;
     submit(&stage, &asks("large-1", 80)).await;
     let first = runs(&stage, "large-1").await;
-    submit(&stage, &json!({"priority": 7, "id": "large-2", "method": "ping",
-        "resource_requirements": {"memory_mb": 80}})).await;
+    submit(
+        &stage,
+        &json!({"priority": 7, "id": "large-2", "method": "ping",
+        "resource_requirements": {"memory_mb": 80}}),
+    )
+    .await;
     stage.comes("a parked task", |stage| !parked(stage, "large-2").is_empty()).await;
     for small in ["small-1", "small-2"] {
         submit(&stage, &asks(small, 10)).await;
@@ -173,7 +177,11 @@ async fn what_nobody_can_hold_is_a_dead_letter_with_what_it_asks_for_and_what_th
     stage.ends_as("t", "failed").await;
     let document = stage.document(&alone("t")).await;
     let error = &document["error"];
-    assert_eq!((&error["name"], &document["attempts"]), (&json!("RESOURCE_NOT_AVAILABLE"), &json!(1)), "{document}");
+    assert_eq!(
+        (&error["name"], &document["attempts"]),
+        (&json!("RESOURCE_NOT_AVAILABLE"), &json!(1)),
+        "{document}"
+    );
     let message = error["message"].as_str().expect("a text");
     assert!(message.contains("memory_mb 200; worker near comes nearest, with memory_mb 150"), "{message}");
     assert_eq!(error["details"]["asked"], json!({"memory_mb": 200}));
