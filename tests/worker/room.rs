@@ -115,8 +115,6 @@ async fn a_large_task_has_its_turn_within_a_stream_of_small_ones() {
         }
     };
     assert!(running.is_empty(), "it has all of it");
-    let aged = parked(&stage, "large").into_iter().any(|message| message.properties.priority == Some(9));
-    assert!(aged || parked(&stage, "large").is_empty(), "room is kept for who comes first");
     large.end(Ok(pong()));
     stage.ends_as("large", "completed").await;
     // The others have their turn again.

@@ -4,17 +4,18 @@
 //! each `take` gives all that is asked for or nothing.
 //!
 //! Small tasks may overtake a large one that waits, or one that can never begin would keep everybody away; and a large
-//! one that is always overtaken would never begin. So who has waited for [`AGE`] *keeps room*: what it asks for counts
-//! as taken for all that come later, who go on beside it where both fit. Only one at a time does, the one that has
-//! waited longest, so that two cannot keep from each other what each lacks. And it does so for a while only: tasks
-//! that run for longer than that would otherwise keep everybody away with it. Each while is twice as long as the one
-//! before ([`KEPT`] to [`KEPT_MAX`]), each pause three times the while, so that it costs others a quarter of the time:
+//! one that is always overtaken would never begin. So of those who have waited for [`AGE`] the one that has waited
+//! longest is the *first*, and room is kept for it: what it asks for counts as taken for all that come later, who go on
+//! beside it where both fit. Only for one at a time, so that two cannot keep from each other what each lacks. And for a
+//! while only: tasks that run for longer than that would otherwise keep everybody away with it. Each while is twice as
+//! long as the one before ([`KEPT`] to [`KEPT_MAX`]), each pause three times the while, so that it costs others a
+//! quarter of the time:
 //!
 //! ```text
-//! refused ── 2 s, others pass ──▶ keeps room 30 s ── pause 90 s ──▶ 60 s ── 180 s ──▶ ... 300 s ── 900 s ──▶ 300 s ...
+//! it is the first ──▶ room is kept 30 s ── pause 90 s ──▶ 60 s ── 180 s ──▶ ... 300 s ── 900 s ──▶ 300 s ...
 //! ```
-//! So a task begins at the latest when for [`KEPT_MAX`] nobody holds what it lacks for longer than that. A task that
-//! waits somewhere else meanwhile is forgotten when it has not come back in time.
+//! So the first begins at the latest when those before it take no longer than [`KEPT_MAX`], and after it the next. A task
+//! that waits somewhere else meanwhile is forgotten when it has not come back in time.
 
 #[cfg(test)]
 mod tests;
@@ -28,13 +29,13 @@ use crate::core::clock::Timestamp;
 use crate::core::id::TaskKey;
 use crate::core::requirements::ResourceRequirements;
 
-/// How long a task waits before it keeps room.
+/// How long a task waits before room may be kept for it.
 pub const AGE: Duration = Duration::from_secs(2);
-/// How long it does so at first.
+/// How long it is kept at first.
 pub const KEPT: Duration = Duration::from_secs(30);
-/// The longest time that it does so without a pause.
+/// The longest time that it is kept without a pause.
 pub const KEPT_MAX: Duration = Duration::from_secs(300);
-/// So much longer than it kept room is the pause after it.
+/// So many times longer than the while is the pause after it.
 const PAUSE: u32 = 3;
 /// How many that wait are remembered.
 const LINE_MAX: usize = 1000;
@@ -226,6 +227,14 @@ pub struct Floor {
     totals: Totals,
     held: Amounts,
     line: Vec<Waiting>,
+    first: Option<First>,
+}
+
+/// Who has waited longest, and since when it is the first.
+#[derive(Debug)]
+struct First {
+    key: TaskKey,
+    since: Timestamp,
 }
 
 #[derive(Debug)]
@@ -241,7 +250,7 @@ impl Floor {
     /// Nothing is held.
     #[must_use]
     pub fn new(totals: Totals) -> Floor {
-        Floor { totals, held: Amounts::default(), line: Vec::new() }
+        Floor { totals, held: Amounts::default(), line: Vec::new(), first: None }
     }
 
     /// How much there is.
@@ -265,9 +274,8 @@ impl Floor {
         until: Timestamp,
         now: Timestamp,
     ) -> bool {
-        self.line.retain(|waiting| waiting.until > now);
         let kept = match self.keeper(now) {
-            // Where it asks for nothing of a kind it keeps nothing of it.
+            // Where it asks for nothing of a kind nothing is kept of it.
             Some(keeper) if keeper.key != *key => keeper.wants.where_also(wants),
             Some(_) | None => Amounts::default(),
         };
@@ -277,16 +285,21 @@ impl Floor {
             self.held = self.held.plus(wants);
             return true;
         }
-        // Nobody keeps room for what can never be held.
+        // Room is not kept for what can never be held.
         if self.totals.can_hold(wants) && self.line.len() < LINE_MAX {
             self.line.push(Waiting { key: key.clone(), wants: *wants, since, until });
         }
         false
     }
 
-    /// Whether it keeps room now.
-    #[must_use]
-    pub fn keeps_room(&self, key: &TaskKey, now: Timestamp) -> bool {
+    /// Whether it is the first of those who wait.
+    pub fn is_first(&mut self, key: &TaskKey, now: Timestamp) -> bool {
+        self.look(now);
+        self.first.as_ref().is_some_and(|first| first.key == *key)
+    }
+
+    /// Whether room is kept for it now.
+    pub fn keeps_room(&mut self, key: &TaskKey, now: Timestamp) -> bool {
         self.keeper(now).is_some_and(|keeper| keeper.key == *key)
     }
 
@@ -308,25 +321,35 @@ impl Floor {
         self.held = self.held.minus(taken);
     }
 
-    /// Of those that keep room the one that has waited longest.
-    fn keeper(&self, now: Timestamp) -> Option<&Waiting> {
-        let keeps = |waiting: &&Waiting| waiting.until > now && is_keeping(now.since(waiting.since));
-        self.line.iter().filter(keeps).min_by_key(|waiting| waiting.since)
+    /// For whom room is kept now.
+    fn keeper(&mut self, now: Timestamp) -> Option<&Waiting> {
+        self.look(now);
+        let first = self.first.as_ref().filter(|first| is_keeping(now.since(first.since)))?;
+        self.line.iter().find(|waiting| waiting.key == first.key)
+    }
+
+    /// Forgets who has not come back, and finds out who is the first now.
+    fn look(&mut self, now: Timestamp) {
+        self.line.retain(|waiting| waiting.until > now);
+        let aged = self.line.iter().filter(|waiting| now.since(waiting.since) >= AGE);
+        let first = aged.min_by_key(|waiting| (waiting.since, &waiting.key)).map(|waiting| &waiting.key);
+        if first != self.first.as_ref().map(|first| &first.key) {
+            self.first = first.map(|key| First { key: key.clone(), since: now });
+        }
     }
 }
 
-/// Whether a task that has waited for so long keeps room now.
+/// Whether room is kept for who has been the first for so long.
 #[must_use]
-pub fn is_keeping(waited: Duration) -> bool {
-    let Some(mut left) = waited.checked_sub(AGE) else { return false };
+pub fn is_keeping(mut first_for: Duration) -> bool {
     let mut kept = KEPT;
     while kept < KEPT_MAX {
-        if left < kept * (1 + PAUSE) {
-            return left < kept;
+        if first_for < kept * (1 + PAUSE) {
+            return first_for < kept;
         }
-        left -= kept * (1 + PAUSE);
+        first_for -= kept * (1 + PAUSE);
         kept = (kept * 2).min(KEPT_MAX);
     }
     let round = (KEPT_MAX * (1 + PAUSE)).as_millis();
-    left.as_millis() % round < KEPT_MAX.as_millis()
+    first_for.as_millis() % round < KEPT_MAX.as_millis()
 }
