@@ -65,6 +65,7 @@ impl Error {
             Code::FileUnreadable => 3,
             Code::ProviderNotFound
             | Code::ProviderNotAvailable
+            | Code::ResourceNotAvailable
             | Code::ProviderInitializationFailed
             | Code::ProviderUnhealthy
             | Code::ProviderTimeout

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::limits::{self, LIMITS};
 use super::providers::{self, INSTANCES, STRATEGIES};
+use super::resources::{self, RESOURCES};
 use super::{Config, ConfigError, DEFAULTS, Origin};
 
 /// What keys start with whose rest is a protocol.
@@ -217,6 +218,9 @@ fn set(
     let value = match (&entry.0, value) {
         (Value::Float(_), Value::Integer(number)) => Value::Float(number as f64),
         (Value::Array(_), Value::String(text)) => typed(&text, &entry.0),
+        // A number or a word.
+        (Value::String(_), Value::Integer(number)) if key.starts_with(RESOURCES) => number.to_string().into(),
+        (Value::String(_), Value::Float(number)) if key.starts_with(RESOURCES) => number.to_string().into(),
         (_, value) => value,
     };
     if entry.0.type_str() != value.type_str() {
@@ -303,6 +307,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         refuse(have, &format!("is given but {lack} is not; distributed mode needs both"));
     }
     providers::problems(values).into_iter().for_each(|problem| problems.push(problem));
+    resources::problems(values).into_iter().for_each(|problem| problems.push(problem));
     limits::problems(values).into_iter().for_each(|problem| problems.push(problem));
 }
 

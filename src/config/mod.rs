@@ -8,6 +8,7 @@ mod file;
 mod limits;
 mod providers;
 mod reload;
+mod resources;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -53,6 +53,8 @@ codes! {
     RateLimitExceeded = -31005, "RATE_LIMIT_EXCEEDED", true;
     /// A file is missing or unreadable.
     FileUnreadable = -31006, "FILE_UNREADABLE", false;
+    /// No worker that lives has what the task asks for.
+    ResourceNotAvailable = -31007, "RESOURCE_NOT_AVAILABLE", false;
     /// No such protocol.
     ProtocolNotFound = -30001, "PROTOCOL_NOT_FOUND", false;
     /// No such provider.

@@ -19,6 +19,7 @@ pub mod priority;
 pub mod protocol;
 pub(crate) mod reading;
 pub mod requirements;
+pub mod resources;
 pub mod retry;
 pub mod schedule;
 pub mod state;

@@ -54,6 +54,19 @@ impl ResourceRequirements {
         "execution_timeout",
     ];
 
+    /// These, and what `other` says of what they do not say.
+    #[must_use]
+    pub fn or(self, other: &ResourceRequirements) -> ResourceRequirements {
+        ResourceRequirements {
+            cpu_cores: self.cpu_cores.or(other.cpu_cores),
+            memory_mb: self.memory_mb.or(other.memory_mb),
+            gpu_memory_mb: self.gpu_memory_mb.or(other.gpu_memory_mb),
+            disk_space_mb: self.disk_space_mb.or(other.disk_space_mb),
+            network_bandwidth_mbps: self.network_bandwidth_mbps.or(other.network_bandwidth_mbps),
+            execution_timeout: self.execution_timeout.or(other.execution_timeout),
+        }
+    }
+
     /// Every value that is out of its bounds, with paths below `root`.
     pub fn check(&self, root: &str) -> Vec<Violation> {
         let root = Path::Root(root);

@@ -124,6 +124,7 @@ impl Makers {
             cpu_seconds: limit("python.cpu_seconds"),
             processes: limit("python.processes"),
             open_files: limit("python.files"),
+            is_offline: !self.config.switch("python.network"),
             ..python::Limits::default()
         }
     }

@@ -1,6 +1,7 @@
 //! Putting the parts together: the only place that names an adapter.
 
 pub mod clock;
+mod machine;
 mod makers;
 mod mcp;
 mod reload;

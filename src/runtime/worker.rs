@@ -14,6 +14,7 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use super::machine;
 use super::makers::Made;
 use super::reload::{Known, Reloading};
 use super::{Runtime, topology_of};
@@ -216,7 +217,9 @@ impl Runtime {
             crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
             guard_after: config.seconds("amqp.consumer_timeout") / 4,
             events: config.events(),
+            resources: config.resources(&machine::totals()),
         };
+        tracing::info!(resources = %settings.resources, "what tasks may hold of this worker at once");
         let parts = Parts {
             broker: Arc::clone(&self.broker),
             store: Arc::clone(&self.store),

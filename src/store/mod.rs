@@ -62,8 +62,10 @@
 //!     is not alive. `sessions` names those that are alive, each once.
 //!
 //! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 22, of
-//! limits, in `limit`; lines 23 to 27, of what running tasks give, in `output`.
+//! limits, in `limit`; lines 23 to 27, of what running tasks give, in `output`; lines 28 and 29, of what workers say of
+//! themselves, in `about`.
 
+mod about;
 mod error;
 mod lease;
 mod limit;
@@ -85,6 +87,7 @@ use std::time::Duration;
 use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 
+pub use about::Introductions;
 pub use error::StoreError;
 pub use lease::{Claim, Claimed, End, Fence, Finished, Inputs, Lease};
 pub use limit::{Demand, Granted, Limits};
@@ -100,7 +103,9 @@ pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, Schedule
 
 /// The state of tasks and workflows.
 #[async_trait]
-pub trait Store: Schedules + OpenWork + Limits + Outputs + fmt::Debug + Send + Sync + 'static {
+pub trait Store:
+    Schedules + OpenWork + Limits + Outputs + Introductions + fmt::Debug + Send + Sync + 'static
+{
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.
     /// Answers the ids that are known with another digest: their bodies differ from what came first.

@@ -72,6 +72,8 @@ pub struct Answer {
     pub is_done: bool,
     /// How the providers that it was about do; of a list and a reload, all.
     pub providers: Vec<Row>,
+    /// What tasks hold of the worker, by kind: `{"total", "held"}`; without `total` it is not limited. Empty: not told.
+    pub resources: Map<String, Value>,
     /// What a reload has changed, by the names of keys.
     pub changed: Vec<String>,
     /// Why it was not done.
@@ -195,6 +197,9 @@ impl Answer {
             "type": "provider-answer", "v": VERSION, "id": self.id, "worker": self.worker, "done": self.is_done,
             "providers": providers,
         });
+        if !self.resources.is_empty() {
+            body["resources"] = json!(self.resources);
+        }
         if !self.changed.is_empty() {
             body["changed"] = json!(self.changed);
         }
@@ -272,6 +277,7 @@ fn answer(id: Id, members: &Map<String, Value>) -> Result<Answer, Failure> {
         worker: worker.ok_or_else(|| invalid("`worker` is missing or none".to_owned()))?,
         is_done: members.get("done").and_then(Value::as_bool).unwrap_or(true),
         providers: list("providers").filter_map(Row::from_json).collect(),
+        resources: members.get("resources").and_then(Value::as_object).cloned().unwrap_or_default(),
         changed: list("changed").filter_map(|key| key.as_str().map(str::to_owned)).collect(),
         error: members.get("error").and_then(Failure::from_json),
     })
@@ -316,12 +322,14 @@ mod tests {
             worker: id("w"),
             is_done: false,
             providers: vec![row, plain],
+            resources: Map::from_iter([("cpu_cores".to_owned(), json!({"total": 2, "held": 0.5}))]),
             changed: vec!["limits.a.rate".to_owned()],
             error: Some(Failure::new(Code::ProviderNotFound, "none").with("known", vec!["a"])),
         };
         let empty = Answer {
             is_done: true,
             providers: Vec::new(),
+            resources: Map::new(),
             changed: Vec::new(),
             error: None,
             ..whole.clone()

@@ -10,6 +10,7 @@ pub mod properties;
 pub mod record;
 pub mod schedule;
 pub mod task;
+pub mod worker;
 pub mod workflow;
 
 use serde_json::{Map, Value};

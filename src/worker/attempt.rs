@@ -1,6 +1,6 @@
 //! One attempt: from the parameters as written to a checked result.
 //!
-//! inputs ▸ condition ▸ fill ▸ validate ▸ call ▸ check
+//! inputs ▸ condition ▸ fill ▸ room ▸ validate ▸ call ▸ check
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use super::lease::Run;
 use super::limit::is_asked_late;
 use super::outcome::Attempt;
 use super::patience::Stop;
+use super::room::Room;
 use crate::broker::Delivery;
 use crate::core::balance::Wish;
 use crate::core::code::Code;
@@ -21,6 +22,7 @@ use crate::core::condition::Condition;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
 use crate::core::protocol::{Leniency, LookupError};
+use crate::core::requirements::ResourceRequirements;
 use crate::core::violation::Violation;
 use crate::core::workflow::Workflow;
 use crate::provider::limit::Used;
@@ -47,6 +49,7 @@ impl Shared {
         task: &Task,
         head: &Head,
         run: &Run,
+        room: Room,
         cancel: CancellationToken,
     ) -> Result<Attempt, Stop> {
         let started_at = self.parts.clock.now();
@@ -66,15 +69,21 @@ impl Shared {
                 Ok(Some(expansion)) => return Ok(Attempt::Expanded(expansion)),
                 Ok(None) => Ok(Answer::from(kind.nothing())),
             },
-            Ok(Prepared::Call(params)) => match self.call(delivery, task, head, run, params, cancel).await? {
-                Called::Made { by, outcome } => {
-                    provider = Some(by);
-                    outcome
+            Ok(Prepared::Call(params)) => {
+                let _share = match self.room_with_lease(delivery, task, &head.key, room, &cancel).await? {
+                    Ok(share) => share,
+                    Err(instead) => return Ok(instead),
+                };
+                match self.call(delivery, task, head, run, params, cancel).await? {
+                    Called::Made { by, outcome } => {
+                        provider = Some(by);
+                        outcome
+                    }
+                    Called::Never(failure) => Err(failure),
+                    Called::Elsewhere(failure) => return Ok(Attempt::Elsewhere { failure, started_at }),
+                    Called::NotNow { wait, why } => return Ok(Attempt::NotNow { wait, why }),
                 }
-                Called::Never(failure) => Err(failure),
-                Called::Elsewhere(failure) => return Ok(Attempt::Elsewhere { failure, started_at }),
-                Called::NotNow { wait, why } => return Ok(Attempt::NotNow { wait, why }),
-            },
+            }
         };
         if self.abort.is_cancelled() && outcome.is_err() {
             return Ok(Attempt::Abandoned);
@@ -133,7 +142,8 @@ impl Shared {
             Ok(params) => params,
             Err(found) => return Ok(Called::Never(invalid(Code::InvalidParams, &found))),
         };
-        let wish = Wish::of(spec, &params);
+        let needs = self.needs(task);
+        let wish = Wish { gpu_memory_mb: needs.gpu_memory_mb, ..Wish::of(spec, &params) };
         let (limits, params) = (self.parts.providers.limits(), Value::Object(params));
         let written = Some(&spec.params).filter(|_| !is_asked_late(delivery));
         let of_message = |name: &str| header(delivery, name).map(str::to_owned);
@@ -142,7 +152,11 @@ impl Shared {
             Ok(permits) => permits,
             Err((wait, why)) => return Ok(Called::NotNow { wait, why }),
         };
-        let timeout = method.spec.timeout_seconds.map(Duration::from_secs_f64);
+        let of_needs = |needs: Option<&ResourceRequirements>| needs.and_then(|needs| needs.execution_timeout);
+        let timeout = of_needs(spec.resource_requirements.as_ref())
+            .or(method.spec.timeout_seconds)
+            .or(needs.execution_timeout)
+            .map(Duration::from_secs_f64);
         let (output, pieces) = Output::new();
         let cx = CallCx {
             key: head.key.clone(),

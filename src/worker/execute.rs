@@ -1,6 +1,6 @@
 //! The life of one task delivery, told once.
 //!
-//! decode ▸ admit (id, version, due) ▸ limits ▸ claim ▸ attempt (fill, validate, call, check) ▸ judge ▸ finish ▸
+//! decode ▸ admit (id, version, due) ▸ room ▸ limits ▸ claim ▸ attempt (fill, validate, call, check) ▸ judge ▸ finish ▸
 //! publish ▸ settle
 //!
 //! A crash anywhere leaves the delivery unsettled; it comes again, `claim` tells how far it had come, and the
@@ -20,6 +20,7 @@ use super::outcome::Verdict;
 use super::patience::{Stop, insist};
 use super::places::{Place, seat};
 use super::publish::{Past, document, message_of, run_of};
+use super::room::Room;
 use crate::broker::{BrokerError, DELAY_MAX, Delivery, Receipt, Settlement};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -73,6 +74,10 @@ impl Shared {
         let Some(entered) = self.running.enter(&head.key, cancel.clone()) else {
             return self.publish_held(delivery, &task, self.running.held(&head.key)).await;
         };
+        let room = match self.room(delivery, &task, &head.key).await? {
+            Room::Parked => return Ok(()),
+            room @ (Room::Taken(_) | Room::Later) => room,
+        };
         let permits = match self.within_limits(delivery, &task, &head.key).await? {
             Entry::Go(permits) => permits,
             Entry::Parked => return Ok(()),
@@ -96,7 +101,7 @@ impl Shared {
             };
             begun.under(&run.lease);
             self.begin(&entered, run.lease.fence, &cancel).await?;
-            let attempt = self.attempt(delivery, &task, &head, &run, cancel).await?;
+            let attempt = self.attempt(delivery, &task, &head, &run, room, cancel).await?;
             used = used_of(&attempt);
             let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
             self.conclude(delivery, &task, &head, &run, verdict, events).await
@@ -192,9 +197,10 @@ impl Shared {
         let end = self.end_of(head, task, &verdict);
         let step = || self.parts.store.finish(&run.lease, &end, self.parts.clock.now());
         let finished = match verdict {
-            Verdict::NotNow { .. } | Verdict::Elsewhere { .. } | Verdict::Abandoned => {
-                self.give_back(&run.lease).await?
-            }
+            Verdict::NotNow { .. }
+            | Verdict::Elsewhere { .. }
+            | Verdict::NoRoom { .. }
+            | Verdict::Abandoned => self.give_back(&run.lease).await?,
             Verdict::Ended { .. } | Verdict::Again { .. } | Verdict::Expanded(_) => {
                 insist(&self.abort, "finish", step).await?
             }
@@ -221,6 +227,11 @@ impl Shared {
                 tracing::info!(task = %head.key, %failure, "left to another worker");
                 let next = Task { attempt: run.lease.attempt, ..task.clone() };
                 self.search(delivery, next).await?;
+            }
+            Verdict::NoRoom { why } => {
+                tracing::debug!(task = %head.key, why, "waits for room");
+                let next = Task { attempt: run.lease.attempt, ..task.clone() };
+                self.wait_for_room(delivery, &next, &head.key).await?;
             }
             Verdict::Expanded(expansion) => {
                 // Others first: once the children have ended, nobody asks again what this step has released.

@@ -249,7 +249,7 @@ impl Shared {
 
 /// The task's message, before all that waits when the wait is over. The body keeps the task's own priority, for its
 /// next attempts.
-fn first_in_line(delivery: &Delivery, mut task: Task, wait: Duration) -> Outgoing {
+pub(super) fn first_in_line(delivery: &Delivery, mut task: Task, wait: Duration) -> Outgoing {
     task.spec.priority.get_or_insert(Priority::NORMAL);
     let mut message = message_of(delivery, &task, Some(wait));
     message.properties.priority = Some(PRIORITY_MAX);

@@ -155,13 +155,15 @@ pub(super) fn used_of(attempt: &Attempt) -> Used {
         | Attempt::Expanded(_)
         | Attempt::Elsewhere { .. }
         | Attempt::NotNow { .. }
+        | Attempt::NoRoom { .. }
+        | Attempt::TooLarge { .. }
         | Attempt::Abandoned => Used::Nothing,
     }
 }
 
 /// The message of a task that waits for a limit, to come after `wait`. What it has been through stays known: that a
 /// worker may have died after it recorded the end, and since when somebody else is looked for.
-fn parked(delivery: &Delivery, task: &Task, wait: Duration) -> Outgoing {
+pub(super) fn parked(delivery: &Delivery, task: &Task, wait: Duration) -> Outgoing {
     let mut message = message_of(delivery, task, Some(wait.min(DELAY_MAX)));
     let headers = &mut message.properties.headers;
     if may_have_been_cut(delivery) {

@@ -32,6 +32,7 @@ mod output;
 mod patience;
 mod places;
 mod publish;
+mod room;
 mod running;
 mod runs;
 mod schedule;
@@ -53,11 +54,13 @@ use crate::core::clock::Clock;
 use crate::core::failure::Failure;
 use crate::core::id::{Id, TaskKey};
 use crate::core::protocol::{ProtocolId, Protocols};
+use crate::core::resources::Totals;
 use crate::provider::registry::Providers;
 use crate::store::Store;
 use crate::topology::{Address, Queue};
 use orders::Orders;
 use places::{Place, Places};
+use room::Rooms;
 use running::Running;
 use take::Loops;
 use turn::Turns;
@@ -91,6 +94,8 @@ pub struct Settings {
     pub guard_after: Duration,
     /// Which events are sent.
     pub events: EventLevel,
+    /// What tasks may hold of this machine at once.
+    pub resources: Totals,
 }
 
 /// What a worker stands on.
@@ -122,6 +127,7 @@ struct Shared {
     session: Id,
     heart: Arc<session::Heart>,
     running: Running,
+    rooms: Arc<Rooms>,
     orders: Orders,
     turns: Turns,
     liveness: Arc<Liveness>,
@@ -138,6 +144,7 @@ impl Worker {
         let abort = CancellationToken::new();
         let liveness = Arc::new(Liveness::default());
         let publishing = liveness.sometimes("publishing");
+        let rooms = Rooms::new(settings.resources);
         Worker {
             shared: Arc::new(Shared {
                 parts,
@@ -145,6 +152,7 @@ impl Worker {
                 session,
                 heart: Arc::default(),
                 running: Running::default(),
+                rooms,
                 orders: Orders::default(),
                 turns: Turns::default(),
                 liveness,
@@ -237,6 +245,7 @@ impl Worker {
             Arc::clone(store),
             Arc::clone(&shared.parts.clock),
             shared.session.clone(),
+            shared.about().encode(),
             Arc::clone(&shared.heart),
             shared.liveness.always("the session's heartbeat"),
             beat_stop.clone(),

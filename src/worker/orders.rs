@@ -9,6 +9,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde_json::Map;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,7 +197,10 @@ impl Shared {
     async fn do_order(&self, id: &Id, action: &Action) -> Answer {
         let mut answer = self.blank(id.clone());
         let what = match action {
-            Action::List => None,
+            Action::List => {
+                answer.resources = self.rooms.told();
+                None
+            }
             Action::Start(name) => Some((name, Ordered::Start)),
             Action::Stop(name) => Some((name, Ordered::Stop)),
             Action::Restart(name) => Some((name, Ordered::Restart)),
@@ -226,6 +230,7 @@ impl Shared {
             worker: self.session.clone(),
             is_done: true,
             providers: Vec::new(),
+            resources: Map::new(),
             changed: Vec::new(),
             error: None,
         }

@@ -56,6 +56,16 @@ pub(super) enum Attempt {
         /// Why none may be.
         why: String,
     },
+    /// There is no room for it here now; it counts as not made.
+    NoRoom {
+        /// Why, in words.
+        why: String,
+    },
+    /// Nobody can ever hold it.
+    TooLarge {
+        /// What it asks for and what there is.
+        failure: Failure,
+    },
     /// The worker stops; it counts as not made.
     Abandoned,
 }
@@ -73,6 +83,8 @@ pub(super) enum Verdict {
     NotNow { wait: Duration, why: String },
     /// The attempt is given back, uncounted, for another worker.
     Elsewhere { failure: Failure },
+    /// The attempt is given back, uncounted, until there is room for it, here or elsewhere.
+    NoRoom { why: String },
     /// The attempt is given back, uncounted.
     Abandoned,
 }
@@ -91,6 +103,10 @@ impl Shared {
             Attempt::Elsewhere { failure, .. } if !is_too_late => return Verdict::Elsewhere { failure },
             Attempt::Elsewhere { failure, started_at } => {
                 (Err(failure.final_now()), None, started_at, Duration::ZERO, false)
+            }
+            Attempt::NoRoom { why } => return Verdict::NoRoom { why },
+            Attempt::TooLarge { failure } => {
+                (Err(failure), None, self.parts.clock.now(), Duration::ZERO, false)
             }
             Attempt::Abandoned => return Verdict::Abandoned,
         };
@@ -158,7 +174,10 @@ impl Shared {
             Verdict::Expanded(Expansion { tasks, max_parallel }) => {
                 End::Expanded { tasks: tasks.clone(), max_parallel: *max_parallel }
             }
-            Verdict::NotNow { .. } | Verdict::Elsewhere { .. } | Verdict::Abandoned => End::Abandoned,
+            Verdict::NotNow { .. }
+            | Verdict::Elsewhere { .. }
+            | Verdict::NoRoom { .. }
+            | Verdict::Abandoned => End::Abandoned,
         }
     }
 

@@ -12,6 +12,7 @@ use super::execute::protocol_of;
 use super::guard::{HEADER_CROWDED, HEADER_GUARD, HEADER_HELD};
 use super::limit::HEADER_ADMITTED;
 use super::patience::{Stop, insist};
+use super::room::HEADER_ROOM;
 use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -240,7 +241,8 @@ pub(super) fn letters_of(delivery: &Delivery) -> Address {
 fn sent_with(delivery: &Delivery) -> Properties {
     let mut sent = delivery.properties.clone();
     sent.headers.remove(HEADER_ADMITTED);
-    let was_put_first = [HEADER_HELD, HEADER_GUARD].map(|name| sent.headers.remove(name)) != [None, None];
+    let ours = [HEADER_HELD, HEADER_GUARD, HEADER_ROOM].map(|name| sent.headers.remove(name));
+    let was_put_first = ours.iter().any(Option::is_some);
     let protocol = protocol_of(&came_from(delivery));
     if was_put_first
         && let Ok(Decoded::Task(task)) = task::decode(&delivery.body, &delivery.properties, &protocol)
@@ -273,7 +275,7 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
-    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE, HEADER_ADMITTED] {
+    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE, HEADER_ADMITTED, HEADER_ROOM] {
         message.properties.headers.remove(ours);
     }
     message.body = task::encode(task);

@@ -23,6 +23,8 @@ use crate::store::{Store, StoreError};
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// How long a session lives without a beat. Recovery after a kill takes this long at most, plus a moment.
 pub const BEAT_TTL: Duration = Duration::from_secs(5);
+/// How often a worker says what it is.
+const INTRODUCED_EVERY: Duration = Duration::from_secs(30);
 /// Two beats that are further apart have a gap between them.
 const GAP: Duration = BEAT_EVERY.saturating_add(Duration::from_secs(1));
 /// How long after a gap a live session may still look dead: a beat may wait as long as an answer may take, and
@@ -110,14 +112,31 @@ impl Shared {
     }
 }
 
-/// Beats until `stop` fires, then leaves.
+/// Beats until `stop` fires, saying now and then what this worker is (`about`), then leaves.
 pub(super) async fn run(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     id: Id,
+    about: String,
     heart: Arc<Heart>,
     pulse: Arc<Pulse>,
     stop: CancellationToken,
+) {
+    // Beside the beats: none of them may be late for it.
+    let introducing = stop.run_until_cancelled(introduce(&*store, &id, &about));
+    tokio::join!(beat(&*store, &*clock, &id, &heart, &pulse, &stop), introducing);
+    if let Err(error) = store.leave(&id).await {
+        tracing::debug!(%error, "could not end the session; it ends by its TTL");
+    }
+}
+
+async fn beat(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    id: &Id,
+    heart: &Heart,
+    pulse: &Pulse,
+    stop: &CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(BEAT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -127,7 +146,7 @@ pub(super) async fn run(
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        let beat = store.beat(&id, BEAT_TTL, clock.now()).await;
+        let beat = store.beat(id, BEAT_TTL, clock.now()).await;
         if beat.is_err() {
             heart.missed();
         }
@@ -148,8 +167,19 @@ pub(super) async fn run(
             Err(_) => {}
         }
     }
-    if let Err(error) = store.leave(&id).await {
-        tracing::debug!(%error, "could not end the session; it ends by its TTL");
+}
+
+/// Says what this worker is, again and again: a store may have lost it.
+async fn introduce(store: &dyn Store, id: &Id, about: &str) {
+    loop {
+        let wait = match store.introduce(id, about).await {
+            Ok(()) => INTRODUCED_EVERY,
+            Err(error) => {
+                tracing::debug!(%error, "others do not know yet what this worker can hold");
+                BEAT_EVERY
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -45,6 +45,7 @@ impl Shared {
         match verdict {
             Verdict::NotNow { .. }
             | Verdict::Elsewhere { .. }
+            | Verdict::NoRoom { .. }
             | Verdict::Abandoned
             | Verdict::Expanded(_) => {}
             Verdict::Again { wait, failure, max_attempts, .. } => events.push(Event::TaskRetried {

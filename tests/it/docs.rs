@@ -61,7 +61,14 @@ fn operations_md_lists_every_setting_with_its_default() {
     let mut declared = BTreeSet::new();
     for (section, settings) in &defaults {
         for (key, value) in settings.as_table().expect("every setting is in a section") {
-            declared.insert((format!("{section}.{key}"), value.to_string()));
+            match value.as_table().filter(|inner| !inner.is_empty()) {
+                Some(inner) => declared.extend(
+                    inner.iter().map(|(name, value)| (format!("{section}.{key}.{name}"), value.to_string())),
+                ),
+                None => {
+                    declared.insert((format!("{section}.{key}"), value.to_string()));
+                }
+            }
         }
     }
     let text = read("docs/operations.md");

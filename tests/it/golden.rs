@@ -106,6 +106,7 @@ fn what_is_said_to_all_workers_is_read_and_written_as_ever() {
         worker: id("s1"),
         is_done: true,
         providers: vec![Row { why: None, pool: None, ..row.clone() }, row],
+        resources: Default::default(),
         changed: vec!["limits.mail.rate".to_owned()],
         error: Some(Failure::new(Code::ProviderInitializationFailed, "provider text could not start")),
     };

@@ -49,6 +49,7 @@ mod proxy;
 mod rabbitmq;
 mod refused;
 mod replicas;
+mod resources;
 mod rpc;
 mod rust_provider;
 mod schedule;

@@ -209,6 +209,7 @@ impl Case {
             crash_limit: u32::MAX,
             guard_after: self.guard_after,
             events: EventLevel::Off,
+            resources: Default::default(),
         };
         Worker::new(parts, settings)
     }

@@ -113,6 +113,7 @@ impl Case {
             result_bytes_max: 1 << 20,
             crash_limit: 3,
             events: EventLevel::Off,
+            resources: Default::default(),
         };
         let worker = Worker::new(parts, settings);
         let died = tokio::select! {

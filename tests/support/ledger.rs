@@ -18,8 +18,8 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
     Accepted, Appended, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter,
-    Finished, Firing, Granted, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan, Position,
-    Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    Finished, Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan,
+    Position, Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
     WorkflowRecord,
 };
 
@@ -224,6 +224,18 @@ impl Limits for Watched {
 
     async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
         self.gate.through("Store::secret", self.inner.secret(offered)).await
+    }
+}
+
+/// Not through the gate: it happens when it happens, and nothing hangs on it.
+#[async_trait]
+impl Introductions for Watched {
+    async fn introduce(&self, session: &Id, about: &str) -> Result<(), StoreError> {
+        self.inner.introduce(session, about).await
+    }
+
+    async fn introduced(&self, now: Timestamp) -> Result<Vec<(Id, String)>, StoreError> {
+        self.inner.introduced(now).await
     }
 }
 

@@ -14,8 +14,8 @@ use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::output::Piece;
 use gleitzeit::store::{
     Accepted, Appended, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter,
-    Finished, Firing, Granted, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan, Position,
-    Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
+    Finished, Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan,
+    Position, Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
     WorkflowRecord,
 };
 
@@ -117,6 +117,20 @@ impl Limits for Absent {
 
     async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
         self.inner.secret(offered).await
+    }
+}
+
+#[async_trait]
+impl Introductions for Absent {
+    async fn introduce(&self, session: &Id, about: &str) -> Result<(), StoreError> {
+        self.inner.introduce(session, about).await
+    }
+
+    async fn introduced(&self, now: Timestamp) -> Result<Vec<(Id, String)>, StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unanswered { step: "introduced", reason: "it is away".to_owned() });
+        }
+        self.inner.introduced(now).await
     }
 }
 

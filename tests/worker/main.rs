@@ -7,6 +7,7 @@ mod elsewhere;
 mod journal;
 mod limits;
 mod order;
+mod room;
 mod said;
 mod stage;
 #[path = "../support/wall_clock.rs"]

@@ -62,6 +62,7 @@ pub(crate) struct Stage {
 pub(crate) struct Call {
     pub(crate) key: TaskKey,
     pub(crate) attempt: u32,
+    pub(crate) timeout: Duration,
     pub(crate) cancel: CancellationToken,
     end: oneshot::Sender<Result<Answer, Failure>>,
 }
@@ -172,6 +173,7 @@ impl Stage {
             result_bytes_max: 1 << 20,
             crash_limit: 3,
             events: EventLevel::Off,
+            resources: Default::default(),
         };
         change(&mut settings);
         let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());
@@ -514,7 +516,8 @@ impl Provider for Player {
 
     async fn call(&self, cx: &CallCx, _method: &str, _params: Value) -> Result<Answer, Failure> {
         let (end, ended) = oneshot::channel();
-        let call = Call { key: cx.key.clone(), attempt: cx.attempt, cancel: cx.cancel.clone(), end };
+        let (key, attempt, timeout, cancel) = (cx.key.clone(), cx.attempt, cx.timeout, cx.cancel.clone());
+        let call = Call { key, attempt, timeout, cancel, end };
         self.started.send(call).expect("the test takes calls");
         tokio::select! {
             () = cx.cancel.cancelled() => Err(Failure::new(Code::TaskCancelled, "cancelled")),

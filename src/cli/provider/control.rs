@@ -79,6 +79,7 @@ fn document(collected: &Collected) -> Value {
             "worker": answer.worker,
             "done": answer.is_done,
             "providers": answer.providers.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "resources": answer.resources,
             "changed": answer.changed,
             "error": answer.error,
         })
@@ -167,6 +168,7 @@ mod tests {
             worker: Id::parse(worker).expect("valid"),
             is_done: true,
             providers: Vec::new(),
+            resources: serde_json::Map::new(),
             changed: Vec::new(),
             error: error.map(|code| Failure::new(code, "no")),
         }

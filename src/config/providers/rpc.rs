@@ -15,7 +15,7 @@ use crate::provider::process::Limits;
 use crate::provider::rpc::{Command, Road};
 
 /// What is said of it beside what is said of every instance, and a value of the type.
-const KEYS: [(&str, Form); 21] = [
+const KEYS: [(&str, Form); 22] = [
     ("protocol", Form::Protocol),
     ("command", Form::Words),
     ("url", Form::Url),
@@ -35,6 +35,7 @@ const KEYS: [(&str, Form); 21] = [
     ("limits.cpu_seconds", Form::Number { least: 1, most: i64::MAX }),
     ("limits.processes", Form::Number { least: 1, most: NUMBER_MAX }),
     ("limits.files", Form::Number { least: 8, most: NUMBER_MAX }),
+    ("limits.network", Form::Switch),
     ("env.NAME", Form::Text),
     ("env_from_file.NAME", Form::Text),
 ];
@@ -55,6 +56,7 @@ enum Form {
     /// A list of texts, not empty.
     Words,
     Seconds,
+    Switch,
     Number {
         least: i64,
         most: i64,
@@ -160,6 +162,7 @@ impl Said<'_> {
                 cpu_seconds: self.number("limits.cpu_seconds"),
                 processes: self.number("limits.processes"),
                 open_files: self.number("limits.files"),
+                is_offline: self.value("limits.network").and_then(Value::as_bool) == Some(false),
             },
             pool: self.pool(usual),
             start_timeout,
@@ -261,6 +264,7 @@ impl Form {
                     && words.first().and_then(Value::as_str).is_some_and(|one| !one.is_empty())
             }
             (Form::Seconds, value) => seconds(value).is_some(),
+            (Form::Switch, Value::Boolean(_)) => true,
             (Form::Number { least, most }, Value::Integer(number)) => (least..=most).contains(number),
             _ => false,
         };
@@ -270,6 +274,7 @@ impl Form {
             Form::Protocol => "must be a protocol, such as \"words/v1\"".to_owned(),
             Form::Words => "must be a list of texts, such as [\"python3\", \"provider.py\"]".to_owned(),
             Form::Seconds => "must be a number of seconds above 0".to_owned(),
+            Form::Switch => "must be true or false".to_owned(),
             Form::Number { least, most: i64::MAX } => format!("must be a whole number, at least {least}"),
             Form::Number { least, most } => format!("must be a whole number, {least} to {most}"),
         };
@@ -300,7 +305,7 @@ mod tests {
             "[providers.words]\nkind = 'rpc'\nprotocol = 'words/v1'\ncommand = ['python3', 'p.py']\nweight = 3\n\
              concurrency = 5\ndirectory = '/srv'\n[providers.words.pool]\nmin = 8\nidle = 5\nmax_memory_mb = 2\n\
              [providers.words.env]\nREGION = 'eu'\nKEY = 's3cret'\n[providers.words.env_from_file]\nTOKEN = '/run/t'\n\
-             [providers.words.limits]\nmemory_mb = 1\nfiles = 64\n\
+             [providers.words.limits]\nmemory_mb = 1\nfiles = 64\nnetwork = false\n\
              [providers.far]\nkind = 'rpc'\nprotocol = 'words/v1'\nurl = 'http://h/rpc'\nrank = 1\n\
              [providers.big]\nkind = 'ollama'\nurl = 'http://b'\n",
         )
@@ -319,6 +324,7 @@ mod tests {
             (Duration::from_secs(5), Some(2 << 20))
         );
         assert_eq!((command.limits.memory_bytes, command.limits.open_files), (Some(1 << 20), Some(64)));
+        assert!(command.limits.is_offline);
         assert_eq!(command.environment["REGION"], "eu");
         assert_eq!(command.secrets, [("TOKEN".to_owned(), PathBuf::from("/run/t"))]);
         assert_eq!(words.concurrency, NonZeroUsize::new(5));
@@ -332,7 +338,7 @@ mod tests {
         let said = read(
             "[providers.a]\nkind = 'rpc'\nprotocol = 'w w'\ncommand = []\nmodel = 'x'\n[providers.a.pool]\nmin = 5\n\
              max = 2\nidle = 0\nmax_uses = 0\n[providers.a.env]\n'A-B' = 'x'\nC = 1\nD = 'd'\n\
-             [providers.a.env_from_file]\nD = '/d'\n[providers.a.limits]\nmemory = 1\n\
+             [providers.a.env_from_file]\nD = '/d'\n[providers.a.limits]\nmemory = 1\nnetwork = 0\n\
              [providers.b]\nkind = 'rpc'\nurl = 'h'\n[providers.b.pool]\nmin = 1\n\
              [providers.c]\nkind = 'rpc'\nprotocol = 'words/v1'\n\
              [providers.d]\nkind = 'rpc'\nprotocol = 'words/v1'\ncommand = ['x']\nurl = 'http://h'\n\
@@ -350,6 +356,7 @@ mod tests {
             "providers.a.env.C must be a text",
             "providers.a.env.D is in env_from_file too",
             "providers.a.limits.memory is not known; there are kind,",
+            "providers.a.limits.network must be true or false",
             "providers.b.protocol is missing",
             "providers.b.url must begin with http",
             "providers.b.pool.min needs a command",

@@ -1,8 +1,9 @@
 //! Limits of a process, and its end with the worker's.
 //!
-//! Both are set before the program begins, by two small programs of util-linux which then become it: `prlimit` sets
+//! Both are set before the program begins, by small programs of util-linux which then become it: `prlimit` sets
 //! limits, `setpriv` has the kernel kill the process when the thread that started it ends, however the worker dies. So
-//! that this thread lives as long as it should, [`Confined`] has one of its own.
+//! that this thread lives as long as it should, [`Confined`] has one of its own. `unshare` takes the network away
+//! (`offline`).
 //!
 //! Where `setpriv` is not there, a worker that is killed leaves its processes to notice that their standard input has
 //! ended. Where `prlimit` is not there, limits are refused rather than left out.
@@ -17,12 +18,12 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
-use super::{LaunchError, Program, SEARCH_PATH};
+use super::{LaunchError, Program, SEARCH_PATH, offline};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 
 /// How long `setpriv` may take to show that it works, on a machine that has much else to do.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What each process may use; `None`: as much as the worker itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +36,8 @@ pub struct Limits {
     pub processes: Option<u64>,
     /// Open descriptors (`RLIMIT_NOFILE`).
     pub open_files: Option<u64>,
+    /// It has no network.
+    pub is_offline: bool,
 }
 
 impl Limits {
@@ -71,30 +74,15 @@ impl Confined {
     /// Finds out what this machine can do.
     ///
     /// # Errors
-    /// `PROVIDER_INITIALIZATION_FAILED`: limits are wanted and `prlimit` is not there. `RESOURCE_EXHAUSTED`: no thread.
+    /// `PROVIDER_INITIALIZATION_FAILED`: limits are wanted that this machine cannot set. `RESOURCE_EXHAUSTED`: no thread.
     pub(in crate::provider) async fn new(program: Program, limits: &Limits) -> Result<Confined, Failure> {
+        let program = confined(program, limits).await?;
         let (starts, wanted) = mpsc::channel();
         let name = "gleitzeit-starts".to_owned();
         std::thread::Builder::new().name(name).spawn(move || start_all(&wanted)).map_err(|error| {
             Failure::new(Code::ResourceExhausted, format!("no thread can be started: {error}"))
         })?;
-        let mut confined = Confined { program, starts };
-        let limits = limits.arguments();
-        if !limits.is_empty() {
-            let Some(prlimit) = helper("prlimit") else {
-                let message = "limits need the program prlimit of util-linux, which is not there: install it";
-                return Err(Failure::new(Code::ProviderInitializationFailed, message));
-            };
-            // No core dumps: they hold what the process knew.
-            let arguments = limits.into_iter().chain([OsString::from("--core=0")]);
-            confined.wrap(prlimit, arguments);
-        }
-        if let Some(setpriv) = helper("setpriv")
-            && is_able(&setpriv).await
-        {
-            confined.wrap(setpriv, ["--pdeathsig", "KILL"].map(OsString::from));
-        }
-        Ok(confined)
+        Ok(Confined { program, starts })
     }
 
     /// Starts it once.
@@ -112,15 +100,26 @@ impl Confined {
             child.await.unwrap_or(Err(LaunchError::Lost("the thread that starts processes has ended")));
         newborn.map(Newborn::taken)
     }
+}
 
-    /// Puts a program in front that becomes the next one.
-    fn wrap(&mut self, path: PathBuf, arguments: impl IntoIterator<Item = OsString>) {
-        let inner = std::mem::replace(&mut self.program.path, path);
-        let mut args: Vec<OsString> = arguments.into_iter().collect();
-        args.extend([OsString::from("--"), inner.into_os_string()]);
-        args.append(&mut self.program.args);
-        self.program.args = args;
+/// The program behind those that confine it.
+async fn confined(mut program: Program, limits: &Limits) -> Result<Program, Failure> {
+    let arguments = limits.arguments();
+    if !arguments.is_empty() {
+        let Some(prlimit) = helper("prlimit") else {
+            let message = "limits need the program prlimit of util-linux, which is not there: install it";
+            return Err(Failure::new(Code::ProviderInitializationFailed, message));
+        };
+        // No core dumps: they hold what the process knew.
+        program = program.behind(prlimit, arguments.into_iter().chain([OsString::from("--core=0")]));
     }
+    if let Some(setpriv) = helper("setpriv")
+        && is_able(&setpriv).await
+    {
+        program = program.behind(setpriv, ["--pdeathsig", "KILL"].map(OsString::from));
+    }
+    // Before the others: the kernel may forget who is to be killed when a process gets other rights.
+    if limits.is_offline { offline(program).await } else { Ok(program) }
 }
 
 /// The life of the thread that starts processes. Who does not wait any more has no use for a process.
@@ -151,7 +150,7 @@ impl Drop for Newborn {
     }
 }
 
-fn helper(name: &str) -> Option<PathBuf> {
+pub(super) fn helper(name: &str) -> Option<PathBuf> {
     let mut folders = SEARCH_PATH.split(':');
     folders.find_map(|folder| Some(Path::new(folder).join(name)).filter(|path| path.is_file()))
 }

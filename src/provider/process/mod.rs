@@ -15,6 +15,7 @@
 
 mod confine;
 mod memory;
+mod offline;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ use crate::core::failure::Failure;
 pub(super) use confine::Confined;
 pub use confine::Limits;
 pub(super) use memory::group_bytes;
+pub(super) use offline::offline;
 
 /// How long the kernel may take to end a killed process before it is given up.
 const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -127,6 +129,15 @@ impl fmt::Debug for Program {
 }
 
 impl Program {
+    /// The same behind another program, which then becomes it.
+    pub(super) fn behind(mut self, path: PathBuf, args: impl IntoIterator<Item = OsString>) -> Program {
+        let inner = std::mem::replace(&mut self.path, path);
+        let mut all: Vec<OsString> = args.into_iter().collect();
+        all.extend([OsString::from("--"), inner.into_os_string()]);
+        all.append(&mut self.args);
+        Program { args: all, ..self }
+    }
+
     /// Starts it, with this as its standard input. Blocks for about a millisecond.
     pub(super) fn spawn(&self, stdin: Stdio) -> Result<Child, LaunchError> {
         let mut command = Command::new(&self.path);

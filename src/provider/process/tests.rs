@@ -1,3 +1,4 @@
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,9 +50,29 @@ async fn limits_are_set_before_the_program_begins() {
         cpu_seconds: Some(7),
         open_files: Some(33),
         processes: Some(4000),
+        is_offline: false,
     };
     let (text, _) = run("ulimit -d; ulimit -t; ulimit -n; ulimit -c", limits, &[]).await;
     assert_eq!(text.lines().collect::<Vec<_>>(), ["65536", "7", "33", "0"]);
+}
+
+/// A machine that gives no namespaces must refuse.
+#[tokio::test]
+async fn a_process_without_a_network_has_none_or_is_not_started() {
+    let limits = Limits { is_offline: true, cpu_seconds: Some(50), ..Limits::default() };
+    if let Err(failure) = Confined::new(shell("true"), &limits).await {
+        assert_eq!(failure.code, Code::ProviderInitializationFailed);
+        assert!(failure.message.contains("network namespace"), "{failure}");
+        return;
+    }
+    let script = "id -u; ps -o pgid= -p $$ | tr -d ' '; echo $$; ulimit -t; tail -n +3 /proc/net/dev | tr -d ' ' | cut -d: -f1";
+    let (text, status) = run(script, limits, &[]).await;
+    let lines: Vec<&str> = text.lines().collect();
+    let [user, group, own, seconds, ref networks @ ..] = lines[..] else { panic!("{lines:?}") };
+    assert!(status.success());
+    let own_user = std::fs::metadata("/proc/self").expect("procfs").uid().to_string();
+    assert_eq!((user, group, seconds), (own_user.as_str(), own, "50"));
+    assert!(networks.iter().all(|name| *name == "lo"), "not even this one is up: {networks:?}");
 }
 
 #[tokio::test]

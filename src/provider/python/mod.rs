@@ -35,7 +35,7 @@ use self::dialect::{Method, Request};
 pub use self::interpreter::{Interpreter, VERSION_MIN};
 use self::launch::{Job, Launcher};
 use self::outcome::Bounds;
-use super::process::Program;
+use super::process::{self, Program};
 use super::{Answer, CallCx, Health, Provider};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -90,6 +90,8 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// Processes and threads of the worker's user altogether, not of this task; not enforced for root.
     pub processes: Option<u64>,
+    /// It has no network.
+    pub is_offline: bool,
 }
 
 impl Default for Settings {
@@ -235,7 +237,11 @@ impl Provider for Python {
         let (major, minor) = found.version;
         let path = found.path.display();
         tracing::info!(provider = self.name(), %path, version = %format!("{major}.{minor}"), sandbox = "none", "python found");
-        self.replace_launcher(Some(Launcher::new(self.program(&found))));
+        let mut program = self.program(&found);
+        if self.settings.limits.is_offline {
+            program = process::offline(program).await?;
+        }
+        self.replace_launcher(Some(Launcher::new(program)));
         Ok(())
     }
 

@@ -140,6 +140,12 @@ impl Providers {
         }
     }
 
+    /// Whether nobody else serves these tasks.
+    #[must_use]
+    pub fn is_last_resort(&self) -> bool {
+        self.settings.is_last_resort
+    }
+
     /// Makes a call. A provider where it surely did not start costs nothing: the next one is asked.
     pub async fn call(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
         let (lane, able, wish) = match self.able(ask) {

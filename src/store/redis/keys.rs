@@ -19,6 +19,7 @@
 //! | `P:{schedules/}` | sorted set: the names of all schedules, in the order of bytes | no |
 //! | `P:{limit/NAME}:bucket` | hash: how much is left of a limit; with a key `P:{limit/NAME/UUID}:bucket` | no |
 //! | `P:{limit/}:secret` | what workers prove to each other with | no |
+//! | `P:{workers/}` | hash: what the workers that live say of themselves, by session | no |
 //! | `P:session:ID` | a worker session lives as long as this key | no |
 //!
 //! Every key of a root has the root's id as hash tag, so that all of it is in one slot. No id contains a
@@ -120,6 +121,11 @@ impl Prefix {
     /// A pattern that fits every session.
     pub(super) fn sessions(&self) -> String {
         format!("{self}:session:*")
+    }
+
+    /// What workers say of themselves.
+    pub(super) fn workers(&self) -> String {
+        format!("{self}:{{workers/}}")
     }
 
     /// The session that a key is of.

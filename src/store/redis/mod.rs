@@ -70,6 +70,7 @@
 //! writes. Then messages that still wait in the broker are run again. `hash-max-listpack-value 512` halves
 //! the memory of a record (900 to 420 bytes) and of the time to claim.
 
+mod about;
 mod address;
 mod connection;
 mod keys;
@@ -222,7 +223,8 @@ impl Store for RedisStore {
     }
 
     async fn leave(&self, session: &Id) -> Result<(), StoreError> {
-        self.connection.query("leave", redis::cmd("DEL").arg(self.prefix.session(session))).await
+        self.connection.query::<()>("leave", redis::cmd("DEL").arg(self.prefix.session(session))).await?;
+        self.forget_introductions(std::slice::from_ref(session)).await
     }
 
     async fn task(&self, key: &TaskKey) -> Result<Option<TaskRecord>, StoreError> {

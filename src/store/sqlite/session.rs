@@ -1,11 +1,14 @@
 //! Worker sessions, and the cleaning that each beat pays for.
 
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::time::Duration;
 
+use super::SqliteStore;
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
 use crate::sqlite::process::{self, Process};
+use crate::store::{Introductions, StoreError};
 
 /// How many rows of each kind one beat cleans at most. Beats come once a second, so this is also the rate of
 /// ending tasks that cleaning keeps up with.
@@ -22,8 +25,11 @@ pub(super) fn beat(
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     process::beat(tx, process, now)?;
-    tx.prepare_cached("INSERT OR REPLACE INTO sessions (id, process, expires) VALUES (?1, ?2, ?3)")?
-        .execute(params![session.as_str(), process, now.after(ttl).as_millis()])?;
+    tx.prepare_cached(
+        "INSERT INTO sessions (id, process, expires) VALUES (?1, ?2, ?3)
+         ON CONFLICT (id) DO UPDATE SET process = ?2, expires = ?3",
+    )?
+    .execute(params![session.as_str(), process, now.after(ttl).as_millis()])?;
     clean(tx, now)
 }
 
@@ -53,6 +59,37 @@ pub(super) fn sessions(tx: &Connection, me: &Process, now: Timestamp) -> rusqlit
         }
     }
     Ok(alive)
+}
+
+/// Those that are alive and have said something of themselves.
+fn introduced(tx: &Connection, me: &Process, now: Timestamp) -> rusqlite::Result<Vec<(Id, String)>> {
+    let mut said = Vec::new();
+    for session in sessions(tx, me, now)? {
+        let about: Option<String> = tx
+            .prepare_cached("SELECT about FROM sessions WHERE id = ?1")?
+            .query_row([session.as_str()], |row| row.get(0))?;
+        said.extend(about.map(|about| (session, about)));
+    }
+    Ok(said)
+}
+
+#[async_trait]
+impl Introductions for SqliteStore {
+    async fn introduce(&self, session: &Id, about: &str) -> Result<(), StoreError> {
+        let (session, about) = (session.to_string(), about.to_owned());
+        let introduce = move |tx: &Connection| {
+            tx.prepare_cached("UPDATE sessions SET about = ?2 WHERE id = ?1")?
+                .execute(params![session, about])
+        };
+        let done = self.database.write("introduce", introduce).await;
+        done.map(|_| ()).map_err(|error| self.failed("introduce", error))
+    }
+
+    async fn introduced(&self, now: Timestamp) -> Result<Vec<(Id, String)>, StoreError> {
+        let me = self.database.process().clone();
+        let said = move |tx: &Connection| introduced(tx, &me, now);
+        self.database.read("introduced", said).await.map_err(|error| self.failed("introduced", error))
+    }
 }
 
 pub(super) fn leave(tx: &Connection, session: &Id) -> rusqlite::Result<()> {

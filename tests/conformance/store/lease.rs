@@ -295,3 +295,31 @@ pub(crate) async fn a_session_lives_from_beat_to_beat(stand: Stand) {
     }
     panic!("a session of 50 ms lives for a second");
 }
+
+pub(crate) async fn what_a_session_says_of_itself_is_known_while_it_lives(stand: Stand) {
+    let introduced = async |at| stand.store.introduced(at).await.expect("answers");
+    let beat = async |name: &str, ttl| stand.store.beat(&id(name), ttl, stand.now()).await.expect("answers");
+    let say = async |name: &str, about: &str| stand.store.introduce(&id(name), about).await.expect("answers");
+    assert_eq!(introduced(stand.now()).await, []);
+    let long = Duration::from_secs(60);
+    for name in ["a", "b", "c", "silent"] {
+        beat(name, long).await;
+    }
+    for (name, about) in [("b", "small"), ("a", "\u{e4} {}"), ("b", "large"), ("c", "gone")] {
+        say(name, about).await;
+    }
+    // A beat says nothing else.
+    beat("b", long).await;
+    stand.store.leave(&id("c")).await.expect("answers");
+    let said = vec![(id("a"), "\u{e4} {}".to_owned()), (id("b"), "large".to_owned())];
+    assert_eq!(introduced(stand.now()).await, said);
+    beat("a", Duration::from_millis(50)).await;
+    for _ in 0..1_000 {
+        let now = stand.now().after(Duration::from_millis(60));
+        if introduced(now).await == said[1..] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what a session of 50 ms has said is known for long");
+}

@@ -230,6 +230,22 @@ async fn limits_are_kept() {
 }
 
 #[tokio::test]
+async fn a_task_without_a_network_reaches_nobody() {
+    let limits = super::super::Limits { is_offline: true, ..Default::default() };
+    let python = Python::new(Settings { limits, ..settings() });
+    if let Err(failure) = python.start().await {
+        assert!(failure.message.contains("network namespace"), "{failure}");
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("an address");
+    let port = listener.local_addr().expect("an address").port();
+    let text = format!("import socket\nsocket.create_connection(('127.0.0.1', {port}), 5)");
+    let failure = failure(&python, code(&text)).await;
+    assert!(failure.message.contains("unreachable"), "{failure}");
+    assert_eq!(execute(&python, code("6 * 7")).await.expect("an answer")["result"], 42);
+}
+
+#[tokio::test]
 async fn many_at_once_do_not_mix() {
     let python = started(settings()).await;
     let calls = (0..12).map(|n| {
