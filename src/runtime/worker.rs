@@ -216,6 +216,7 @@ impl Runtime {
             crash_limit: u32::try_from(config.number("worker.crash_limit")).unwrap_or(u32::MAX),
             guard_after: config.seconds("amqp.consumer_timeout") / 4,
             events: config.events(),
+            metrics_every: config.seconds("events.metrics_every"),
         };
         let parts = Parts {
             broker: Arc::clone(&self.broker),

@@ -20,12 +20,13 @@ const BUSY_EVERY: Duration = Duration::from_millis(1);
 const APPLICATION_ID: i64 = 0x476C_747A;
 
 /// One script per version; a file of version n has had the first n.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schedules.sql"),
     include_str!("repeats.sql"),
     include_str!("limits.sql"),
     include_str!("shut.sql"),
+    include_str!("profiles.sql"),
 ];
 
 /// More than our distinct statements, so that each is prepared once.

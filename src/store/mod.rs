@@ -62,7 +62,7 @@
 //!     is not alive. `sessions` names those that are alive, each once.
 //!
 //! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 22, of
-//! limits, in `limit`.
+//! limits, in `limit`; lines 23 and 24, of profiles, in `profile`.
 
 mod error;
 mod lease;
@@ -70,6 +70,7 @@ mod limit;
 mod open;
 mod outside;
 mod plan;
+mod profile;
 mod record;
 pub mod redis;
 pub(crate) mod schedule;
@@ -91,12 +92,13 @@ pub use open::{OpenPage, OpenRoot, OpenWork, SENT_BYTES_MAX};
 pub use outside::{Cancelled, Retried, Why};
 use outside::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
+pub use profile::{Note, Noted, PROFILES_MAX, Profiles};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
 pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn};
 
 /// The state of tasks and workflows.
 #[async_trait]
-pub trait Store: Schedules + OpenWork + Limits + fmt::Debug + Send + Sync + 'static {
+pub trait Store: Schedules + OpenWork + Limits + Profiles + fmt::Debug + Send + Sync + 'static {
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.
     /// Answers the ids that are known with another digest: their bodies differ from what came first.

@@ -6,6 +6,7 @@
 //!           ──▶ inbox     (what the broker ended by itself)
 //! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks; orders about providers)
 //! session   ──▶ heartbeat
+//! monitor   ──▶ what was counted, to the store; metrics and the health of providers, as events
 //! liveness  ──▶ who of these makes progress
 //! ```
 //! `take` has the loops that consume, within the `places` of each queue; `guard` stands for the delivery of a
@@ -25,11 +26,13 @@ mod inbox;
 mod lease;
 mod limit;
 mod liveness;
+mod monitor;
 mod newer;
 mod orders;
 mod outcome;
 mod patience;
 mod places;
+mod profiles;
 mod publish;
 mod running;
 mod runs;
@@ -57,11 +60,13 @@ use crate::store::Store;
 use crate::topology::{Address, Queue};
 use orders::Orders;
 use places::{Place, Places};
+use profiles::Profiles;
 use running::Running;
 use take::Loops;
 use turn::Turns;
 
 pub use liveness::{Liveness, SILENCE_MAX, Stalled};
+pub use monitor::NOTE_EVERY;
 pub use orders::{Reload, Reloaded};
 pub use session::{BEAT_EVERY, BEAT_TTL};
 
@@ -90,6 +95,8 @@ pub struct Settings {
     pub guard_after: Duration,
     /// Which events are sent.
     pub events: EventLevel,
+    /// Between two events that tell of metrics.
+    pub metrics_every: Duration,
 }
 
 /// What a worker stands on.
@@ -123,6 +130,7 @@ struct Shared {
     running: Running,
     orders: Orders,
     turns: Turns,
+    profiles: Profiles,
     liveness: Arc<Liveness>,
     publishing: Arc<liveness::Pulse>,
     /// Fires when running tasks must be given back now.
@@ -146,6 +154,7 @@ impl Worker {
                 running: Running::default(),
                 orders: Orders::default(),
                 turns: Turns::default(),
+                profiles: Profiles::default(),
                 liveness,
                 publishing,
                 abort,
@@ -252,6 +261,7 @@ impl Worker {
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));
         }
         loops.spawn(Arc::clone(shared).listen(listener, beat_stop.clone()));
+        loops.spawn(Arc::clone(shared).monitor(look_stop.clone()));
         loops.close();
 
         drain.cancelled().await;

@@ -101,6 +101,7 @@ impl Process {
             result_bytes_max: 1 << 20,
             crash_limit: 3,
             events: EventLevel::Off,
+            metrics_every: Duration::from_secs(60),
         };
         let protocols = Arc::clone(&world.protocols);
         let parts = Parts { broker: wild, store: watched, providers: Arc::new(providers), protocols, clock };

@@ -209,6 +209,7 @@ impl Case {
             crash_limit: u32::MAX,
             guard_after: self.guard_after,
             events: EventLevel::Off,
+            metrics_every: Duration::from_secs(60),
         };
         Worker::new(parts, settings)
     }

@@ -148,6 +148,7 @@ impl Case {
             result_bytes_max: 1 << 20,
             crash_limit: 3,
             events: EventLevel::Off,
+            metrics_every: Duration::from_secs(60),
         };
         Worker::new(parts, settings).work_off(&Queue::Tasks(echo())).await.expect("the queue is there");
         broker.close().await;

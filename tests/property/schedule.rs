@@ -113,6 +113,7 @@ impl Case {
             result_bytes_max: 1 << 20,
             crash_limit: 3,
             events: EventLevel::Off,
+            metrics_every: Duration::from_secs(60),
         };
         let worker = Worker::new(parts, settings);
         let died = tokio::select! {

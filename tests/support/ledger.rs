@@ -17,8 +17,8 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
-    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Firing, Granted, Lease, Limits, Note, Noted, OpenPage, OpenWork, Plan, Profiles, Released, Retried, Schedule,
+    Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::gate::Gate;
@@ -222,6 +222,18 @@ impl Limits for Watched {
 
     async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
         self.gate.through("Store::secret", self.inner.secret(offered)).await
+    }
+}
+
+/// What is counted is nobody's business here: no crash comes by it.
+#[async_trait]
+impl Profiles for Watched {
+    async fn note_profiles(&self, note: &Note, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.note_profiles(note, now).await
+    }
+
+    async fn profiles(&self, since: Timestamp, now: Timestamp) -> Result<Vec<Noted>, StoreError> {
+        self.inner.profiles(since, now).await
     }
 }
 

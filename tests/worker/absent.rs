@@ -13,8 +13,8 @@ use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, OpenPage, OpenWork, Plan, Released, Retried, Schedule, Schedules, Store,
-    StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Firing, Granted, Lease, Limits, Note, Noted, OpenPage, OpenWork, Plan, Profiles, Released, Retried, Schedule,
+    Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::journal::Journal;
@@ -115,6 +115,20 @@ impl Limits for Absent {
 
     async fn secret(&self, offered: &Id) -> Result<Id, StoreError> {
         self.inner.secret(offered).await
+    }
+}
+
+#[async_trait]
+impl Profiles for Absent {
+    async fn note_profiles(&self, note: &Note, now: Timestamp) -> Result<(), StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unanswered { step: "note_profiles", reason: "it is away".to_owned() });
+        }
+        self.inner.note_profiles(note, now).await
+    }
+
+    async fn profiles(&self, since: Timestamp, now: Timestamp) -> Result<Vec<Noted>, StoreError> {
+        self.inner.profiles(since, now).await
     }
 }
 

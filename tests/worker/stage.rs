@@ -172,6 +172,7 @@ impl Stage {
             result_bytes_max: 1 << 20,
             crash_limit: 3,
             events: EventLevel::Off,
+            metrics_every: Duration::from_secs(60),
         };
         change(&mut settings);
         let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());

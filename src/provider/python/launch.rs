@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::capture::Capture;
-use crate::provider::process::{Ends, Group, LaunchError, Pipes, Program};
+use crate::provider::process::{Ends, Group, LaunchError, Pipes, Program, peak_bytes};
 
 /// How long the pipes are read on after the group was killed: only a process that left the group can hold
 /// them open.
@@ -65,6 +65,8 @@ pub(super) struct Ended {
     pub(super) stderr: Capture,
     /// From start to end.
     pub(super) elapsed: Duration,
+    /// The most memory that the child held, in bytes, where it was ended by us.
+    pub(super) memory_bytes: Option<u64>,
 }
 
 /// How a run ended.
@@ -143,7 +145,7 @@ async fn conduct(
     let (mut stdout, mut stderr) = (Capture::new(job.output_bytes_max), Capture::new(job.output_bytes_max));
     let mut frame = Frame::None;
     let breach = Breach::default();
-    let forced = {
+    let (forced, memory_bytes) = {
         let mut talk = std::pin::pin!(async {
             tokio::join!(
                 drain(&mut pipes.stdout, &mut stdout, job.flood_bytes, &breach),
@@ -170,16 +172,18 @@ async fn conduct(
                 forced = end.as_mut() => break forced,
             }
         };
+        // What has ended by itself tells nobody any more.
+        let memory_bytes = forced.and_then(|_| peak_bytes(group.number()));
         group.kill();
         if !is_silent {
             // Over or not, what was read is kept.
             let _ = tokio::time::timeout(DRAIN_GRACE, talk).await;
         }
-        forced
+        (forced, memory_bytes)
     };
     let status = group.reap(&mut ends).await?;
     let end = forced.unwrap_or_else(|| own_end(status));
-    Ok(Ended { end, frame, stdout, stderr, elapsed: begun.elapsed() })
+    Ok(Ended { end, frame, stdout, stderr, elapsed: begun.elapsed(), memory_bytes })
 }
 
 fn own_end(status: ExitStatus) -> End {

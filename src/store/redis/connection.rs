@@ -43,8 +43,9 @@ const URGENT_TIMEOUT: Duration = Duration::from_secs(2);
 const REPLICAS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Steps that no settlement follows: a lost claim is made again by whoever has the message, what was taken of a limit
-/// comes back by itself, what a lost secret has proved is asked again, and the last one only reads.
-const STEPS_WITHOUT_REPLICAS: [&str; 4] = ["admit", "claim", "secret", "workflow"];
+/// comes back by itself, profiles are noted again, what a lost secret has proved is asked again, and the last one only
+/// reads.
+const STEPS_WITHOUT_REPLICAS: [&str; 5] = ["admit", "claim", "note_profiles", "secret", "workflow"];
 
 /// How often a script is sent that the server forgets between its text and its call.
 const SCRIPT_TRIES: usize = 3;

@@ -75,6 +75,7 @@ mod open;
 mod outage;
 mod outside;
 mod plan;
+mod profile;
 mod read;
 mod reply;
 mod road;
@@ -150,6 +151,7 @@ pub struct RedisStore {
     scripts: Scripts,
     schedules: schedule::Scripts,
     limits: limit::Scripts,
+    profiles: profile::Scripts,
     prefix: Prefix,
     result_ttl: Duration,
     watch: Watch,
@@ -168,6 +170,7 @@ impl RedisStore {
             scripts: Scripts::new(settings.document_bytes_max),
             schedules: schedule::Scripts::new(),
             limits: limit::Scripts::new(),
+            profiles: profile::Scripts::new(),
             prefix: settings.prefix,
             result_ttl: settings.result_ttl,
         })

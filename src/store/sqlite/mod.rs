@@ -37,6 +37,7 @@ mod flow;
 mod limit;
 mod open;
 mod plant;
+mod profile;
 mod read;
 mod reset;
 mod retry;
