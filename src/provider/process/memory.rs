@@ -21,6 +21,12 @@ pub(in crate::provider) fn group_bytes(groups: &[i32]) -> HashMap<i32, u64> {
     held
 }
 
+/// Has the peak of a process counted anew from what it holds now; whether that is so. Not every system can.
+pub(in crate::provider) fn forget_peak(process: i32) -> bool {
+    // proc(5), clear_refs: 5 resets the peak resident set size.
+    fs::write(format!("/proc/{process}/clear_refs"), "5").is_ok()
+}
+
 /// The most resident memory that a process which has not ended held so far, in bytes; what it has started counts for itself.
 pub(in crate::provider) fn peak_bytes(process: i32) -> Option<u64> {
     kilobytes(&read(&process.to_string(), "status")?, "VmHWM:")
