@@ -96,9 +96,9 @@ fn added_up(noted: Vec<Noted>, of: Option<&str>) -> BTreeMap<Subject, Line> {
 /// Whether that names it: `python`, `python/v1`, `python/v1/execute` or `python/v1:execute`.
 fn is_of(subject: &Subject, of: &str) -> bool {
     let Subject { protocol, method } = subject;
-    [format!("{protocol}/{method}"), format!("{protocol}:{method}")].iter().any(|name| {
-        name.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':']))
-    })
+    [format!("{protocol}/{method}"), format!("{protocol}:{method}")]
+        .iter()
+        .any(|name| name.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ':'])))
 }
 
 fn document(subject: &Subject, line: &Line, minutes: f64) -> Value {
@@ -261,6 +261,9 @@ mod tests {
         ] {
             assert_eq!(brief_time(micros), text);
         }
-        assert_eq!((brief_size(12 << 20), brief_size(3 << 30)), ("12.0 MiB".to_owned(), "3.00 GiB".to_owned()));
+        assert_eq!(
+            (brief_size(12 << 20), brief_size(3 << 30)),
+            ("12.0 MiB".to_owned(), "3.00 GiB".to_owned())
+        );
     }
 }

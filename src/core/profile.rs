@@ -134,7 +134,8 @@ mod tests {
         one.merge(&two);
         assert_eq!((one.count, one.failed()), (3, 2));
         assert_eq!(one.failures, [(Code::InvalidParams.number(), 2)].into());
-        let known = [&one.wait, &one.duration, &one.memory].map(|histogram| (histogram.count(), histogram.max()));
+        let known =
+            [&one.wait, &one.duration, &one.memory].map(|histogram| (histogram.count(), histogram.max()));
         assert_eq!(known, [(1, Some(3_000)), (1, Some(1_000_000)), (1, Some(1 << 20))]);
     }
 

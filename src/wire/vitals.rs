@@ -79,8 +79,7 @@ impl Vitals {
         });
         if let Some(Latency { p50, p95, p99, max, expected }) = self.latency {
             let [p50, p95, p99, max, expected] = [p50, p95, p99, max, expected].map(seconds);
-            vitals["latency"] =
-                json!({"p50": p50, "p95": p95, "p99": p99, "max": max, "expected": expected});
+            vitals["latency"] = json!({"p50": p50, "p95": p95, "p99": p99, "max": max, "expected": expected});
         }
         if let Some(LastError { code, message, at }) = &self.last_error {
             let name = Code::from_number(*code).map(Code::name);

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
-use crate::core::clock::Timestamp;
 use crate::provider::registry::{self, Ordered, Providers, Standing};
 use crate::wire::control::{Action, Answer, Order, Refused, Row};
 use crate::wire::vitals::{LastError, Latency, Vitals};

@@ -31,10 +31,17 @@ fn an_embedded_process_tells_how_its_tasks_did_when_it_has_ended() {
 
     let told = stats(&["python/v1/execute", "--since", "1d"]);
     let line = method(&told, "execute").expect("it is told");
-    assert_eq!((&line["count"], &line["failures"]), (&json!(3), &json!({"TASK_EXECUTION_FAILED": 1})), "{line:#}");
+    assert_eq!(
+        (&line["count"], &line["failures"]),
+        (&json!(3), &json!({"TASK_EXECUTION_FAILED": 1})),
+        "{line:#}"
+    );
     assert_eq!((&line["failed"], &line["workers"]), (&json!(1), &json!(3)), "a process each");
     assert!(line["duration"]["p50"].as_f64().is_some_and(|time| time >= 0.29), "{line:#}");
-    assert!(line["memory_bytes"]["p50"].as_u64().is_some_and(|bytes| bytes >= HELD_MIN / 32 * 31), "{line:#}");
+    assert!(
+        line["memory_bytes"]["p50"].as_u64().is_some_and(|bytes| bytes >= HELD_MIN / 32 * 31),
+        "{line:#}"
+    );
     assert_eq!(line["queue_wait"]["count"], json!(3), "{line:#}");
     assert!(line["throughput_per_minute"].as_f64().is_some_and(|count| count > 0.0), "{line:#}");
 
@@ -67,7 +74,10 @@ fn what_was_measured_is_in_the_result_only_where_the_task_asks_for_it() {
     // Also of one that was ended from outside.
     let slow = of("slow");
     assert_eq!(slow["error"]["name"], json!("TASK_TIMEOUT"), "{slow:#}");
-    assert!(slow["metadata"]["profile"]["memory_peak_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{slow:#}");
+    assert!(
+        slow["metadata"]["profile"]["memory_peak_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20),
+        "{slow:#}"
+    );
 }
 
 /// The next event that is so, from this queue.
@@ -91,7 +101,9 @@ fn the_whole_fleet_is_told_of_by_stats_and_by_events() {
     let mut workers = [(); 2].map(|()| place.worker(&["--config", &config, "--concurrency", "1"]));
     let lines = CODE.replace('\n', "\n      ");
     let tasks: Vec<String> = (0..6)
-        .map(|number| format!("- id: t{number}\n  method: python/execute\n  params:\n    code: |\n      {lines}\n"))
+        .map(|number| {
+            format!("- id: t{number}\n  method: python/execute\n  params:\n    code: |\n      {lines}\n")
+        })
         .collect();
     let workflow = place.write("w.yaml", &format!("name: w\ntasks:\n{}", tasks.concat()));
     let ran = place.run(&["run", &workflow, "--json"]).expect(0).json();
@@ -127,7 +139,8 @@ fn the_whole_fleet_is_told_of_by_stats_and_by_events() {
     assert_eq!(place.result("foreign")["metadata"]["profile"]["queue_wait"], Value::Null);
 
     place.run(&["provider", "stop", "python", "--timeout", "60"]).expect(0);
-    let changed = event(&place, "health", "a provider to be told of", |event| event["provider_id"] == "python");
+    let changed =
+        event(&place, "health", "a provider to be told of", |event| event["provider_id"] == "python");
     assert_eq!(
         (&changed["type"], &changed["provider_health"], &changed["protocol"]),
         (&json!("provider:health"), &json!("unhealthy"), &json!("python/v1")),
@@ -155,7 +168,11 @@ fn how_a_provider_has_done_is_told_by_list_and_show() {
     };
     let health = python();
     assert_eq!((&health["calls"], &health["failures"]), (&json!(3), &json!(0)), "{health:#}");
-    assert_eq!((&health["error_rate"], &health["consecutive_failures"]), (&json!(0.0), &json!(0)), "{health:#}");
+    assert_eq!(
+        (&health["error_rate"], &health["consecutive_failures"]),
+        (&json!(0.0), &json!(0)),
+        "{health:#}"
+    );
     for share in ["p50", "p95", "p99", "max", "expected"] {
         assert!(health["latency"][share].is_number(), "{share}: {health:#}");
     }
@@ -166,7 +183,12 @@ fn how_a_provider_has_done_is_told_by_list_and_show() {
     let table = place.run(&["provider", "list", "--timeout", "60"]).expect(0).stdout;
     assert!(table.contains("calls") && table.contains("p95"), "{table}");
     let shown = place.run(&["provider", "show", "python", "--timeout", "60"]).expect(0).stdout;
-    for part in ["python (python/v1) up in worker", "calls       3, 0 failed (0.0 %)", "latency     p50", "last check"] {
+    for part in [
+        "python (python/v1) up in worker",
+        "calls       3, 0 failed (0.0 %)",
+        "latency     p50",
+        "last check",
+    ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let json = place.run(&["provider", "show", "python", "--timeout", "60", "--json"]).expect(0).json();

@@ -17,8 +17,8 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, Note, Noted, OpenPage, OpenWork, Plan, Profiles, Released, Retried, Schedule,
-    Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Firing, Granted, Lease, Limits, Note, Noted, OpenPage, OpenWork, Plan, Profiles, Released, Retried,
+    Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::gate::Gate;

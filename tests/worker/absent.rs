@@ -13,8 +13,8 @@ use gleitzeit::core::clock::Timestamp;
 use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::store::{
     Accepted, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter, Finished,
-    Firing, Granted, Lease, Limits, Note, Noted, OpenPage, OpenWork, Plan, Profiles, Released, Retried, Schedule,
-    Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
+    Firing, Granted, Lease, Limits, Note, Noted, OpenPage, OpenWork, Plan, Profiles, Released, Retried,
+    Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::journal::Journal;

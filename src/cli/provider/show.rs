@@ -71,14 +71,16 @@ fn tell(collected: &Collected) {
 fn lines(vitals: &Vitals) -> Vec<String> {
     let Vitals { calls, failures, consecutive_failures, .. } = vitals;
     let share = vitals.error_rate() * 100.0;
-    let mut lines =
-        vec![format!("  calls       {calls}, {failures} failed ({share:.1} %), {consecutive_failures} in a row")];
+    let mut lines = vec![format!(
+        "  calls       {calls}, {failures} failed ({share:.1} %), {consecutive_failures} in a row"
+    )];
     if let Some(Latency { p50, p95, p99, max, expected }) = vitals.latency {
         let [p50, p95, p99, max, expected] = [p50, p95, p99, max, expected].map(brief_time);
         lines.push(format!("  latency     p50 {p50}, p95 {p95}, p99 {p99}, max {max}; expected {expected}"));
     }
     if let Some(error) = &vitals.last_error {
-        let name = Code::from_number(error.code).map_or_else(|| error.code.to_string(), |code| code.name().to_owned());
+        let name = Code::from_number(error.code)
+            .map_or_else(|| error.code.to_string(), |code| code.name().to_owned());
         lines.push(format!("  last error  {} {name}: {}", error.at, error.message));
     }
     if let Some((at, took)) = vitals.last_check {

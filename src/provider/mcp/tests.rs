@@ -72,7 +72,8 @@ async fn who_was_stopped_has_surely_begun_nothing() {
     let set = started(&[]).await;
     set.guard.stop().await;
     for method in ["tool.echo", "resource.test://a"] {
-        let failure = set.guard.call(&cx(Duration::from_secs(60)), method, json!({})).await.expect_err("it is stopped");
+        let failure =
+            set.guard.call(&cx(Duration::from_secs(60)), method, json!({})).await.expect_err("it is stopped");
         assert_eq!((failure.code, failure.not_begun), (Code::ProviderNotAvailable, true), "{failure}");
     }
     set.guard.start().await.expect("it starts again");

@@ -10,8 +10,8 @@ use super::dialect::Method;
 use super::launch::{End, Ended, Frame};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::provider::{Answer, MEMORY_PEAK};
 use crate::provider::process::LaunchError;
+use crate::provider::{Answer, MEMORY_PEAK};
 
 /// How much of each stream a failure keeps, in bytes: every attempt's failure is recorded with the task.
 const FAILURE_OUTPUT_BYTES_MAX: usize = 256 * 1024;
@@ -30,8 +30,14 @@ pub(super) struct Bounds {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Report {
-    Completed { result: Value, execution_time: f64, memory_bytes: Option<u64> },
-    Checked { errors: Vec<String> },
+    Completed {
+        result: Value,
+        execution_time: f64,
+        memory_bytes: Option<u64>,
+    },
+    Checked {
+        errors: Vec<String>,
+    },
     Raised {
         message: String,
         exception: String,
@@ -39,12 +45,28 @@ enum Report {
         execution_time: f64,
         memory_bytes: Option<u64>,
     },
-    Exited { exit_code: i32, execution_time: f64, memory_bytes: Option<u64> },
-    Syntax { message: String, line: Option<i64>, column: Option<i64> },
-    Refused { message: String },
-    Unreadable { message: String },
-    Unfit { message: String },
-    TooLarge { bytes: u64 },
+    Exited {
+        exit_code: i32,
+        execution_time: f64,
+        memory_bytes: Option<u64>,
+    },
+    Syntax {
+        message: String,
+        line: Option<i64>,
+        column: Option<i64>,
+    },
+    Refused {
+        message: String,
+    },
+    Unreadable {
+        message: String,
+    },
+    Unfit {
+        message: String,
+    },
+    TooLarge {
+        bytes: u64,
+    },
 }
 
 /// The answer or failure of a run that took place.

@@ -332,7 +332,8 @@ impl Providers {
 
     fn ended(&self, call: Call, outcome: &Result<Answer, Failure>) {
         let instance = Arc::clone(&call.instance);
-        let ending = outcome.as_ref().map_or_else(|failure| instance.provider.tells(failure), |_| Ending::Good);
+        let ending =
+            outcome.as_ref().map_or_else(|failure| instance.provider.tells(failure), |_| Ending::Good);
         if call.end(outcome, ending, self.now()) {
             self.tell_change(&instance);
         }

@@ -41,12 +41,7 @@ pub(super) struct Record {
 
 impl Record {
     /// A call has ended: well, after `took`, or with what it tells of the provider.
-    pub(super) fn ended(
-        &mut self,
-        outcome: Result<Duration, &Failure>,
-        ending: Ending,
-        now: Duration,
-    ) {
+    pub(super) fn ended(&mut self, outcome: Result<Duration, &Failure>, ending: Ending, now: Duration) {
         self.calls += 1;
         match (outcome, ending) {
             (Ok(took), _) => {

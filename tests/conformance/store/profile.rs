@@ -83,7 +83,11 @@ pub(crate) async fn slots_are_told_from_a_time_on_and_no_longer_than_they_are_ke
     }
     assert_eq!(noted(&stand, now).await, ["a execute 1 0"]);
     let within = Timestamp::from_millis(ago(1).as_millis() + 1_000);
-    assert_eq!(noted(&stand, within).await, ["a execute 1 0", "a execute 1 1"], "the slot that it is in counts");
+    assert_eq!(
+        noted(&stand, within).await,
+        ["a execute 1 0", "a execute 1 1"],
+        "the slot that it is in counts"
+    );
     let all: Vec<String> = [0, 1, day, 3].iter().map(|slots| format!("a execute 1 {slots}")).collect();
     assert_eq!(noted(&stand, Timestamp::from_millis(0)).await, all);
     assert_eq!(noted(&stand, stand.now().after(SLOT)).await, [] as [String; 0]);
