@@ -239,7 +239,7 @@ mod tests {
         let expected = json!({
             "protocol": "a/v1", "method": "x", "count": 3, "failed": 1, "failures": {"TASK_TIMEOUT": 1},
             "throughput_per_minute": 1.5, "queue_wait": null,
-            "duration": {"count": 3, "p50": 0.02, "p95": 0.02, "p99": 0.02, "max": 0.02},
+            "duration": {"count": 3, "p50": 0.019967, "p95": 0.019967, "p99": 0.019967, "max": 0.02},
             "memory_bytes": null, "workers": 2,
         });
         assert_eq!(told, expected);
