@@ -351,16 +351,14 @@ impl Client {
             priority,
             body: body.clone(),
         });
-        let message = Outgoing {
-            target: Target::Queue(Queue::Tasks(address)),
-            body,
-            properties: Properties {
-                message_id: task.id.as_ref().map(Id::to_string),
-                priority: Some(priority),
-                ..Properties::default()
-            },
-            delay: wait,
+        let mut properties = Properties {
+            message_id: task.id.as_ref().map(Id::to_string),
+            priority: Some(priority),
+            ..Properties::default()
         };
+        properties.set_ready(now.after(wait.unwrap_or_default()));
+        let target = Target::Queue(Queue::Tasks(address));
+        let message = Outgoing { target, body, properties, delay: wait };
         Ok((message, Accepted::Task { head, digest: wire::task::digest(&task), due, sent }))
     }
 

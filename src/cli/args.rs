@@ -96,6 +96,8 @@ pub(crate) enum Command {
     /// Providers: how they do, start and stop them in every worker, check one of your own
     #[command(subcommand)]
     Provider(super::provider::Provider),
+    /// How tasks of each method do: throughput, failures, waits, durations, memory
+    Stats(super::stats::Stats),
     /// Print the JSON Schema of workflow files, for editors
     Schema(Schema),
     /// Exchanges and queues: what is declared against what was found

@@ -21,6 +21,7 @@ mod run;
 mod schedule;
 mod screen;
 mod signals;
+mod stats;
 mod topology;
 mod watch;
 mod when;
@@ -113,6 +114,7 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
         Command::Schedule(command) => schedule::schedule(config, command, json).await,
         Command::Protocol(command) => describe::protocol(&config, command, json),
         Command::Provider(command) => provider::provider(config, command, json).await,
+        Command::Stats(args) => stats::stats(&config, args, json).await,
         Command::Schema(args) => describe::schema(&args),
         Command::Topology(command) => topology::topology(config, command, json).await,
         Command::Bench(args) => bench::bench(config, global.config.as_deref(), args, json).await,

@@ -1,6 +1,7 @@
 //! `provider`: what can be done with providers.
 
 mod control;
+mod show;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum Provider {
     /// List the providers of every worker
     List(control::List),
+    /// Show how a provider has done in every worker: calls, failures, latency, health checks
+    Show(show::Show),
     /// Start a provider that was stopped, in every worker that has it
     Start(control::One),
     /// Stop a provider: it takes no more calls and ends those that it has
@@ -74,6 +77,7 @@ pub(crate) struct Conformance {
 pub(crate) async fn provider(config: Config, command: Provider, json: bool) -> Result<u8, Error> {
     match command {
         Provider::List(args) => control::order(config, Action::List, args.timeout, json).await,
+        Provider::Show(args) => show::show(config, args, json).await,
         Provider::Start(args) => control::order(config, Action::Start(args.name), args.timeout, json).await,
         Provider::Stop(args) => control::order(config, Action::Stop(args.name), args.timeout, json).await,
         Provider::Restart(args) => {

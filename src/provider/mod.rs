@@ -44,6 +44,9 @@ use crate::core::protocol::ProtocolId;
 pub use output::Output;
 pub(crate) use output::Pieces;
 
+/// Where an answer's metadata, or a failure's details, have the most memory in bytes that a process of the call's own held.
+pub const MEMORY_PEAK: &str = "memory_peak_bytes";
+
 /// Something that serves methods of a protocol.
 #[async_trait]
 pub trait Provider: fmt::Debug + Send + Sync + 'static {

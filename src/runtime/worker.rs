@@ -218,6 +218,7 @@ impl Runtime {
             guard_after: config.seconds("amqp.consumer_timeout") / 4,
             events: config.events(),
             resources: config.resources(&machine::totals()),
+            metrics_every: config.seconds("events.metrics_every"),
         };
         tracing::info!(resources = %settings.resources, "what tasks may hold of this worker at once");
         let parts = Parts {

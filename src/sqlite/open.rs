@@ -20,7 +20,7 @@ const BUSY_EVERY: Duration = Duration::from_millis(1);
 const APPLICATION_ID: i64 = 0x476C_747A;
 
 /// One script per version; a file of version n has had the first n.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("schema.sql"),
     include_str!("schedules.sql"),
     include_str!("repeats.sql"),
@@ -28,6 +28,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("shut.sql"),
     include_str!("output.sql"),
     include_str!("about.sql"),
+    include_str!("profiles.sql"),
 ];
 
 /// More than our distinct statements, so that each is prepared once.

@@ -63,7 +63,7 @@
 //!
 //! Lines 14 to 16, of schedules, are in `schedule`; lines 17 and 18, of what has not ended, in `open`; lines 19 to 22, of
 //! limits, in `limit`; lines 23 to 27, of what running tasks give, in `output`; lines 28 and 29, of what workers say of
-//! themselves, in `about`.
+//! themselves, in `about`; lines 30 and 31, of profiles, in `profile`.
 
 mod about;
 mod error;
@@ -73,6 +73,7 @@ mod open;
 mod output;
 mod outside;
 mod plan;
+mod profile;
 mod record;
 pub mod redis;
 pub(crate) mod schedule;
@@ -98,13 +99,14 @@ pub use output::{
 pub use outside::{Cancelled, Retried, Why};
 use outside::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
+pub use profile::{Note, Noted, PROFILES_MAX, Profiles};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
 pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn};
 
 /// The state of tasks and workflows.
 #[async_trait]
 pub trait Store:
-    Schedules + OpenWork + Limits + Outputs + Introductions + fmt::Debug + Send + Sync + 'static
+    Schedules + OpenWork + Limits + Outputs + Introductions + Profiles + fmt::Debug + Send + Sync + 'static
 {
     /// Notes that the broker has confirmed these, so that `status` and `list` know them before a worker does.
     /// Best effort: an id that the store already knows stays as it is.

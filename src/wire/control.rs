@@ -11,6 +11,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::vitals::Vitals;
 use super::{VERSION, newer, object};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -95,6 +96,8 @@ pub struct Row {
     pub running: u32,
     /// Instances that there are, that are always there, and that there may be; `None`: it has no pool.
     pub pool: Option<[u32; 3]>,
+    /// How it has done; `None` of a worker that does not tell.
+    pub vitals: Option<Vitals>,
 }
 
 /// An order that cannot be carried out as it is.
@@ -223,6 +226,9 @@ impl Row {
         if let Some(why) = &self.why {
             row["why"] = why.as_str().into();
         }
+        if let Some(vitals) = &self.vitals {
+            row["health"] = vitals.to_json();
+        }
         row
     }
 
@@ -237,6 +243,7 @@ impl Row {
             why: text("why"),
             running: number("running").unwrap_or(0),
             pool: pool.map(|((instances, min), max)| [instances, min, max]),
+            vitals: row.get("health").and_then(Vitals::from_json),
         })
     }
 }
@@ -315,8 +322,9 @@ mod tests {
             why: Some("no answer".to_owned()),
             running: 2,
             pool: Some([1, 1, 4]),
+            vitals: Some(Vitals { calls: 7, ..Vitals::default() }),
         };
-        let plain = Row { why: None, pool: None, ..row.clone() };
+        let plain = Row { why: None, pool: None, vitals: None, ..row.clone() };
         let whole = Answer {
             id: id("o"),
             worker: id("w"),

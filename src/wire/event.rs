@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::clock::Timestamp;
@@ -87,6 +88,63 @@ pub enum Event {
         /// An ended state.
         state: WorkflowState,
     },
+    /// A worker tells how it does; again and again.
+    MetricsCollected {
+        /// Its session.
+        worker: Id,
+        /// How it does.
+        metrics: Metrics,
+    },
+    /// A provider does otherwise than it did.
+    ProviderHealth {
+        /// The session of its worker.
+        worker: Id,
+        /// Its name.
+        provider: String,
+        /// Its protocol.
+        protocol: String,
+        /// `healthy`, `degraded`, `unhealthy` or `unknown`.
+        health: &'static str,
+        /// The same in the words of `gleitzeit provider list`.
+        state: &'static str,
+        /// What is the matter, if anything.
+        why: Option<String>,
+    },
+}
+
+/// How a worker does. Counts are since it began.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    /// Tasks that it is at now.
+    pub active_tasks: usize,
+    /// Tasks that ended with a result.
+    pub completed_tasks: u64,
+    /// Tasks that ended without one.
+    pub failed_tasks: u64,
+    /// Of attempts that a provider ran; `None` before the first one.
+    pub average_execution_time: Option<Duration>,
+    /// Tasks that ended since the metrics before these, in a minute.
+    pub throughput_per_minute: f64,
+    /// The memory of the worker's own process; `None` where that cannot be learned.
+    pub memory_usage_bytes: Option<u64>,
+    /// How each provider does, by its name.
+    pub provider_health: BTreeMap<String, &'static str>,
+}
+
+impl Metrics {
+    /// With the names of the original.
+    fn document(&self) -> Value {
+        let rounded = |number: f64, parts: f64| (number * parts).round() / parts;
+        json!({
+            "active_tasks": self.active_tasks,
+            "completed_tasks": self.completed_tasks,
+            "failed_tasks": self.failed_tasks,
+            "average_execution_time": self.average_execution_time.map(seconds),
+            "throughput_per_minute": rounded(self.throughput_per_minute, 100.0),
+            "memory_usage_mb": self.memory_usage_bytes.map(|bytes| rounded(bytes as f64 / 1_048_576.0, 10.0)),
+            "provider_health": self.provider_health,
+        })
+    }
 }
 
 impl Event {
@@ -101,6 +159,8 @@ impl Event {
             Event::TaskEnded { state, .. } => format!("task:{state}"),
             Event::WorkflowStarted { .. } => "workflow:started".to_owned(),
             Event::WorkflowEnded { state, .. } => format!("workflow:{state}"),
+            Event::MetricsCollected { .. } => "metrics:collected".to_owned(),
+            Event::ProviderHealth { .. } => "provider:health".to_owned(),
         }
     }
 
@@ -115,11 +175,18 @@ impl Event {
     pub fn is_end(&self) -> bool {
         match self {
             Event::TaskStarted { .. } | Event::TaskRetried { .. } | Event::WorkflowStarted { .. } => false,
+            Event::MetricsCollected { .. } | Event::ProviderHealth { .. } => false,
             Event::TaskCompleted { .. }
             | Event::TaskFailed { .. }
             | Event::TaskEnded { .. }
             | Event::WorkflowEnded { .. } => true,
         }
+    }
+
+    /// Whether it tells of a worker and not of work; these are sent by default too.
+    #[must_use]
+    pub fn is_of_worker(&self) -> bool {
+        matches!(self, Event::MetricsCollected { .. } | Event::ProviderHealth { .. })
     }
 
     /// The body of the event's message.
@@ -140,6 +207,9 @@ impl Event {
             }
             Event::WorkflowStarted { id, .. } | Event::WorkflowEnded { id, .. } => {
                 put("workflow_id", id.as_str().into());
+            }
+            Event::MetricsCollected { worker, .. } | Event::ProviderHealth { worker, .. } => {
+                put("worker_id", worker.as_str().into());
             }
         }
         match self {
@@ -167,6 +237,14 @@ impl Event {
                 put("total_tasks", (*tasks).into());
             }
             Event::WorkflowEnded { state, .. } => put("status", state.name().into()),
+            Event::MetricsCollected { metrics, .. } => put("metrics", metrics.document()),
+            Event::ProviderHealth { provider, protocol, health, state, why, .. } => {
+                put("provider_id", provider.as_str().into());
+                put("protocol", protocol.as_str().into());
+                put("provider_health", (*health).into());
+                put("state", (*state).into());
+                put("reason", json!(why));
+            }
         }
         Bytes::from(Value::Object(members).to_string())
     }

@@ -6,10 +6,12 @@ pub mod control;
 pub mod envelope;
 pub mod event;
 pub mod inbox;
+pub mod profile;
 pub mod properties;
 pub mod record;
 pub mod schedule;
 pub mod task;
+pub mod vitals;
 pub mod worker;
 pub mod workflow;
 
@@ -20,7 +22,7 @@ use crate::core::failure::Failure;
 use crate::core::reading::{self, Reading};
 use crate::core::violation::Path;
 
-pub use properties::{HEADER_ROOT, HEADER_RUN, Properties};
+pub use properties::{HEADER_READY, HEADER_ROOT, HEADER_RUN, Properties};
 
 /// The newest version of messages (`v`) that is read, and the one that is written.
 pub const VERSION: u64 = 1;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::core::clock::Timestamp;
 use crate::core::id::TaskKey;
 
 /// Names the workflow that a task belongs to, for an embedded run that executes only its own.
@@ -9,6 +10,10 @@ pub const HEADER_ROOT: &str = "gleitzeit-root";
 
 /// The run that a task's message is of, where it is not the first. It goes on to the messages of later attempts.
 pub const HEADER_RUN: &str = "gleitzeit-run";
+
+/// When a task's message was ready to be taken, in milliseconds since 1970: from then on it waits. Whoever publishes one
+/// may say so; without it nobody knows how long it has waited.
+pub const HEADER_READY: &str = "gleitzeit-ready";
 
 /// The properties of a message. They fill in what the body lacks; AMQP has them under the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +31,17 @@ pub struct Properties {
 }
 
 impl Properties {
+    /// When the message was ready, as far as it says so.
+    #[must_use]
+    pub fn ready_at(&self) -> Option<Timestamp> {
+        self.headers.get(HEADER_READY)?.parse().ok().map(Timestamp::from_millis)
+    }
+
+    /// Says when the message is ready.
+    pub fn set_ready(&mut self, at: Timestamp) {
+        self.headers.insert(HEADER_READY.to_owned(), at.as_millis().to_string());
+    }
+
     /// What goes beside the message of a task that a store has released in this run.
     #[must_use]
     pub fn of_released(key: &TaskKey, priority: u8, run: u32) -> Properties {

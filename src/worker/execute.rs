@@ -91,7 +91,7 @@ impl Shared {
             let purpose = Purpose::Execute { crowded: crowded(delivery) };
             let (of, inputs) = (run_of(delivery), task.needs());
             let run = match self.lease(&head, of, task.attempt, inputs, task::digest(&task), purpose).await? {
-                Taken::Run(run) => run,
+                Taken::Run(run) => run.of(delivery.properties.ready_at()),
                 Taken::Held(fence) => {
                     return self.publish_held(delivery, &task, Held::Elsewhere(fence)).await;
                 }
@@ -129,7 +129,7 @@ impl Shared {
         if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
             // Longer than the broker can wait: it waits as long as it can, and comes back here.
             let wait = due.since(now).min(DELAY_MAX);
-            self.publish(vec![message_of(delivery, &task, Some(wait))]).await?;
+            self.publish(vec![self.ready(message_of(delivery, &task, Some(wait)))]).await?;
             return Ok(None);
         }
         Ok(Some((task, head)))
@@ -147,7 +147,7 @@ impl Shared {
             Claimed::Next { attempt, due } => {
                 let next = Task { attempt, ..task.clone() };
                 let wait = due.since(self.parts.clock.now());
-                self.publish(vec![message_of(delivery, &next, Some(wait))]).await
+                self.publish(vec![self.ready(message_of(delivery, &next, Some(wait)))]).await
             }
             // Whoever sent it waits for an answer, and the end of the present run is one.
             Claimed::Superseded if task.reply.is_some() && is_submission(delivery, task) => {
@@ -216,6 +216,7 @@ impl Shared {
                 return self.repeat_end(delivery, task, head).await;
             }
         };
+        self.count(task, &verdict);
         match &verdict {
             Verdict::Abandoned => return Err(Stop::Aborted),
             Verdict::NotNow { wait, why } => {
@@ -243,7 +244,7 @@ impl Shared {
             }
             Verdict::Again { wait, .. } => {
                 let next = Task { attempt: run.lease.attempt + 1, ..task.clone() };
-                self.publish(vec![message_of(delivery, &next, Some(*wait))]).await?;
+                self.publish(vec![self.ready(message_of(delivery, &next, Some(*wait)))]).await?;
             }
             Verdict::Ended { ending, entry, .. } => {
                 self.publish_released(released).await?;

@@ -143,7 +143,7 @@ impl Shared {
                     if let Some(task) = task {
                         let next = Task { attempt, ..task.clone() };
                         let wait = due.since(self.parts.clock.now());
-                        self.publish(vec![message_of(delivery, &next, Some(wait))]).await?;
+                        self.publish(vec![self.ready(message_of(delivery, &next, Some(wait)))]).await?;
                     }
                     return Ok(Unrun::Left);
                 }

@@ -49,11 +49,18 @@ pub(super) struct Run {
     pub(super) history: Vec<String>,
     /// Children that this attempt has planned before; all have ended.
     pub(super) children: Vec<Id>,
+    /// When its message was ready to be taken, as far as that is known.
+    pub(super) ready_at: Option<Timestamp>,
     /// The turn that the lease is held with.
     _turn: Turn,
 }
 
 impl Run {
+    /// Of a message that was ready then.
+    pub(super) fn of(self, ready_at: Option<Timestamp>) -> Run {
+        Run { ready_at, ..self }
+    }
+
     /// Whether the task was started before `at`, which is over: by an earlier attempt, an earlier run, or for its
     /// children. Then it can no longer expire. A worker that died with a lease taken later has started nothing.
     pub(super) fn was_started_before(&self, at: Timestamp) -> bool {
@@ -123,7 +130,9 @@ impl Shared {
                         Inputs::Read(documents) => Ok(claim.inputs.into_iter().zip(documents).collect()),
                         Inputs::TooLarge { bytes } => Err(bytes),
                     };
-                    return Ok(Taken::Run(Run { lease, inputs, crashes, history, children, _turn: held }));
+                    let ready_at = None;
+                    let run = Run { lease, inputs, crashes, history, children, ready_at, _turn: held };
+                    return Ok(Taken::Run(run));
                 }
                 Claimed::Held { session, fence } => (session, fence),
                 other @ (Claimed::NotReady { .. }

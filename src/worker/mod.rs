@@ -6,6 +6,7 @@
 //!           ──▶ inbox     (what the broker ended by itself)
 //! listener  ──▶ control   (broadcasts: a cancel that must reach running tasks; orders about providers)
 //! session   ──▶ heartbeat
+//! monitor   ──▶ what was counted, to the store; metrics and the health of providers, as events
 //! liveness  ──▶ who of these makes progress
 //! ```
 //! `take` has the loops that consume, within the `places` of each queue; `guard` stands for the delivery of a
@@ -25,12 +26,14 @@ mod inbox;
 mod lease;
 mod limit;
 mod liveness;
+mod monitor;
 mod newer;
 mod orders;
 mod outcome;
 mod output;
 mod patience;
 mod places;
+mod profiles;
 mod publish;
 mod room;
 mod running;
@@ -60,12 +63,14 @@ use crate::store::Store;
 use crate::topology::{Address, Queue};
 use orders::Orders;
 use places::{Place, Places};
+use profiles::Profiles;
 use room::Rooms;
 use running::Running;
 use take::Loops;
 use turn::Turns;
 
 pub use liveness::{Liveness, SILENCE_MAX, Stalled};
+pub use monitor::NOTE_EVERY;
 pub use orders::{Reload, Reloaded};
 pub use session::{BEAT_EVERY, BEAT_TTL};
 
@@ -96,6 +101,8 @@ pub struct Settings {
     pub events: EventLevel,
     /// What tasks may hold of this machine at once.
     pub resources: Totals,
+    /// Between two events that tell of metrics.
+    pub metrics_every: Duration,
 }
 
 /// What a worker stands on.
@@ -130,6 +137,7 @@ struct Shared {
     rooms: Arc<Rooms>,
     orders: Orders,
     turns: Turns,
+    profiles: Profiles,
     liveness: Arc<Liveness>,
     publishing: Arc<liveness::Pulse>,
     /// Fires when running tasks must be given back now.
@@ -155,6 +163,7 @@ impl Worker {
                 rooms,
                 orders: Orders::default(),
                 turns: Turns::default(),
+                profiles: Profiles::default(),
                 liveness,
                 publishing,
                 abort,
@@ -262,6 +271,7 @@ impl Worker {
             takers.spawn(Arc::clone(shared).refill(places, taking.clone()));
         }
         loops.spawn(Arc::clone(shared).listen(listener, beat_stop.clone()));
+        loops.spawn(Arc::clone(shared).monitor(look_stop.clone()));
         loops.close();
 
         drain.cancelled().await;

@@ -19,11 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::id::Id;
-use crate::provider::registry::{Ordered, Providers, Standing};
+use crate::provider::registry::{self, Ordered, Providers, Standing};
 use crate::wire::control::{Action, Answer, Order, Refused, Row};
+use crate::wire::vitals::{LastError, Latency, Vitals};
 
 /// How many orders are known again, and may be under way. Those beyond it are refused while all of them are.
 const REMEMBERED_MAX: usize = 64;
@@ -185,7 +187,7 @@ impl Shared {
             () = tokio::time::sleep(SOON) => {
                 let standings = self.parts.providers.standings(action.name());
                 let answer = Answer { is_done: false, ..self.blank(id.clone()) };
-                self.answer_order(with_rows(answer, &standings).encode()).await;
+                self.answer_order(self.with_rows(answer, &standings).encode()).await;
                 doing.await
             }
         };
@@ -220,7 +222,12 @@ impl Shared {
             let done = self.parts.providers.order(name, what, self.settings.grace).await;
             answer.error = done.err();
         }
-        with_rows(answer, &self.parts.providers.standings(action.name()))
+        self.with_rows(answer, &self.parts.providers.standings(action.name()))
+    }
+
+    fn with_rows(&self, answer: Answer, standings: &[Standing]) -> Answer {
+        let now = self.parts.clock.now();
+        Answer { providers: standings.iter().map(|standing| row(standing, now)).collect(), ..answer }
     }
 
     /// An answer with nothing in it.
@@ -244,12 +251,8 @@ impl Shared {
     }
 }
 
-fn with_rows(answer: Answer, standings: &[Standing]) -> Answer {
-    Answer { providers: standings.iter().map(row).collect(), ..answer }
-}
-
-fn row(standing: &Standing) -> Row {
-    let Standing { name, protocol, state, why, running, pool } = standing;
+fn row(standing: &Standing, now: Timestamp) -> Row {
+    let Standing { name, protocol, state, why, running, pool, vitals } = standing;
     let pool = pool.map(|pool| [u32::try_from(pool.instances).unwrap_or(u32::MAX), pool.min, pool.max]);
     Row {
         name: name.clone(),
@@ -258,6 +261,35 @@ fn row(standing: &Standing) -> Row {
         why: why.clone(),
         running: *running,
         pool,
+        vitals: Some(told(vitals, now)),
+    }
+}
+
+/// With points in time, as the worker's clock has them.
+fn told(vitals: &registry::Vitals, now: Timestamp) -> Vitals {
+    let millis = |age: Duration| i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    let ago = |age: Duration| Timestamp::from_millis(now.as_millis().saturating_sub(millis(age)));
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let latency = &vitals.latency;
+    let of = |share: f64| latency.quantile(share).unwrap_or_default();
+    let latency = latency.max().map(|max| Latency {
+        p50: of(0.5),
+        p95: of(0.95),
+        p99: of(0.99),
+        max,
+        expected: vitals.expected.map_or(0, micros),
+    });
+    Vitals {
+        calls: vitals.calls,
+        failures: vitals.failures,
+        consecutive_failures: vitals.consecutive_failures,
+        latency,
+        last_error: vitals
+            .last_failure
+            .as_ref()
+            .map(|(failure, age)| LastError::new(failure.code, &failure.message, ago(*age))),
+        last_check: vitals.last_check.map(|(age, took)| (ago(age), micros(took))),
+        next_check: vitals.next_check.map(|wait| now.after(wait)),
     }
 }
 

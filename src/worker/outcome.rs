@@ -6,10 +6,12 @@ use std::time::Duration;
 use super::Shared;
 use super::expand::Expansion;
 use super::lease::Run;
+use super::profiles::{record, sample};
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::priority::Priority;
+use crate::core::profile::Sample;
 use crate::core::retry::{self, CodeRef, RetryPolicy};
 use crate::core::state::TaskState;
 use crate::core::task::Spec;
@@ -74,9 +76,9 @@ pub(super) enum Attempt {
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// The task ends so.
-    Ended { ending: Box<Ending>, max_attempts: u32, entry: String },
+    Ended { ending: Box<Ending>, max_attempts: u32, entry: String, sample: Option<Sample> },
     /// Another attempt, after this wait.
-    Again { wait: Duration, failure: Failure, max_attempts: u32, entry: String },
+    Again { wait: Duration, failure: Failure, max_attempts: u32, entry: String, sample: Option<Sample> },
     /// The attempt goes on when these have ended.
     Expanded(Expansion),
     /// The attempt is given back, uncounted, until providers can be asked again.
@@ -120,15 +122,20 @@ impl Shared {
             warnings: task.warnings.clone(),
             ..Ending::unrun(TaskState::Completed, None, ended_at)
         };
-        let failure = match outcome.and_then(|answer| self.bounded(answer)) {
+        let mut outcome = outcome.and_then(|answer| self.bounded(answer));
+        let sample = sample(run, &mut outcome, &ending, took);
+        let failure = match outcome {
             Ok(answer) => {
                 ending.result = answer.result;
                 ending.metadata = answer.metadata;
+                record(&sample, task, &mut ending);
                 let entry = entry(&ending);
-                return Verdict::Ended { ending: Box::new(ending), max_attempts: run.lease.attempt, entry };
+                let (ending, max_attempts) = (Box::new(ending), run.lease.attempt);
+                return Verdict::Ended { ending, max_attempts, entry, sample: Some(sample) };
             }
             Err(failure) => failure,
         };
+        record(&sample, task, &mut ending);
         ending.state = match failure.code {
             Code::TaskExpired => TaskState::Expired,
             _ => TaskState::Failed,
@@ -149,10 +156,10 @@ impl Shared {
         match verdict {
             retry::Verdict::Retry => {
                 let wait = policy.wait(made, self.parts.clock.chance(), failure.retry_after);
-                Verdict::Again { wait, failure, max_attempts, entry }
+                Verdict::Again { wait, failure, max_attempts, entry, sample: Some(sample) }
             }
             retry::Verdict::Exhausted | retry::Verdict::Refused => {
-                Verdict::Ended { ending: Box::new(ending), max_attempts, entry }
+                Verdict::Ended { ending: Box::new(ending), max_attempts, entry, sample: Some(sample) }
             }
         }
     }
@@ -190,7 +197,8 @@ impl Shared {
         };
         ending.metadata.insert("reason".to_owned(), reason.into());
         let entry = entry(&ending);
-        Verdict::Ended { ending: Box::new(ending), max_attempts: run.lease.attempt, entry }
+        let (ending, max_attempts) = (Box::new(ending), run.lease.attempt);
+        Verdict::Ended { ending, max_attempts, entry, sample: None }
     }
 
     fn retry_policy(&self, task: &Task) -> RetryPolicy {

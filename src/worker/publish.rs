@@ -23,7 +23,7 @@ use crate::topology::{Address, Queue, unrouted};
 use crate::wire::envelope::{Envelope, HEADER_REPLAYS, Original, Output, replays};
 use crate::wire::record::{Ending, Head};
 use crate::wire::task::{self, Decoded, Reply, Task};
-use crate::wire::{HEADER_ROOT, HEADER_RUN};
+use crate::wire::{HEADER_READY, HEADER_ROOT, HEADER_RUN};
 
 /// The largest dead letter, in bytes: below what RabbitMQ 4 takes by default.
 const LETTER_BYTES_MAX: usize = 15 * 1024 * 1024;
@@ -89,7 +89,14 @@ impl Shared {
 
     /// Publishes tasks that became ready.
     pub(super) async fn publish_released(&self, released: Vec<Released>) -> Result<(), Stop> {
-        self.publish(released.into_iter().map(message_released).collect()).await
+        self.publish(released.into_iter().map(|one| self.ready(message_released(one))).collect()).await
+    }
+
+    /// The message, which is ready from now on, or when its delay is over.
+    pub(super) fn ready(&self, mut message: Outgoing) -> Outgoing {
+        let at = self.parts.clock.now().after(message.delay.unwrap_or_default());
+        message.properties.set_ready(at);
+        message
     }
 
     /// Puts a dead letter into the queue of the task's protocol.
@@ -241,6 +248,7 @@ pub(super) fn letters_of(delivery: &Delivery) -> Address {
 fn sent_with(delivery: &Delivery) -> Properties {
     let mut sent = delivery.properties.clone();
     sent.headers.remove(HEADER_ADMITTED);
+    sent.headers.remove(HEADER_READY);
     let ours = [HEADER_HELD, HEADER_GUARD, HEADER_ROOM].map(|name| sent.headers.remove(name));
     let was_put_first = ours.iter().any(Option::is_some);
     let protocol = protocol_of(&came_from(delivery));

@@ -84,6 +84,11 @@ impl Running {
         keys
     }
 
+    /// How many run.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskKey, Present>> {
         // A panic while the map was held cannot have left it half changed: each use is one call.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)

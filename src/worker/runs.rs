@@ -57,7 +57,7 @@ impl Shared {
                 let run = definition.run(name, &id, Some(*slot));
                 accepted.push(Accepted::of_run(definition, &id, &run));
                 match Outgoing::of_run(run, &id) {
-                    Ok(message) => messages.push((id.clone(), message)),
+                    Ok(message) => messages.push((id.clone(), self.ready(message))),
                     // Nothing whose protocol has no queue is taken in as a schedule.
                     Err(error) => tracing::error!(schedule = %name, %error, "a run without a queue"),
                 }

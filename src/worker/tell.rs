@@ -14,7 +14,7 @@ impl Shared {
     pub(super) fn tell(&self, event: &Event) {
         let wanted = match self.settings.events {
             EventLevel::All => true,
-            EventLevel::Ended => event.is_end(),
+            EventLevel::Ended => event.is_end() || event.is_of_worker(),
             EventLevel::Off => false,
         };
         if wanted {

@@ -102,6 +102,7 @@ impl Process {
             crash_limit: 3,
             events: EventLevel::Off,
             resources: Default::default(),
+            metrics_every: Duration::from_secs(60),
         };
         let protocols = Arc::clone(&world.protocols);
         let parts = Parts { broker: wild, store: watched, providers: Arc::new(providers), protocols, clock };

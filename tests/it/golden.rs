@@ -17,9 +17,10 @@ use gleitzeit::topology::{Address, Topology};
 use gleitzeit::wire::command::Command;
 use gleitzeit::wire::control::{self, Action, Answer, Control, Order, Row};
 use gleitzeit::wire::envelope::{Envelope, Original, Output};
-use gleitzeit::wire::event::Event;
+use gleitzeit::wire::event::{Event, Metrics};
 use gleitzeit::wire::record::{self, Ending, Head};
 use gleitzeit::wire::task::{self, Decoded, Task};
+use gleitzeit::wire::vitals::{LastError, Latency, Vitals};
 use gleitzeit::wire::{Properties, inbox, workflow};
 
 use crate::place::environment;
@@ -100,6 +101,7 @@ fn what_is_said_to_all_workers_is_read_and_written_as_ever() {
         why: Some("text is down: no disk".to_owned()),
         running: 1,
         pool: Some([2, 1, 4]),
+        vitals: None,
     };
     let answer = Answer {
         id: id("o1"),
@@ -110,11 +112,29 @@ fn what_is_said_to_all_workers_is_read_and_written_as_ever() {
         changed: vec!["limits.mail.rate".to_owned()],
         error: Some(Failure::new(Code::ProviderInitializationFailed, "provider text could not start")),
     };
+    let vitals = Vitals {
+        calls: 120,
+        failures: 3,
+        consecutive_failures: 1,
+        latency: Some(Latency {
+            p50: 800_000,
+            p95: 1_900_000,
+            p99: 2_400_000,
+            max: 2_500_000,
+            expected: 900_000,
+        }),
+        last_error: Some(LastError::new(Code::ConnectionLost, "the connection broke", time())),
+        last_check: Some((time(), 2_000)),
+        next_check: Some(time()),
+    };
+    let row = Row { vitals: Some(vitals), ..answer.providers[1].clone() };
+    let with_health = Answer { providers: vec![row], error: None, changed: Vec::new(), ..answer.clone() };
     let scale = Order { id: id("o1"), action: Action::Scale("text".to_owned(), 3) };
     let said = [
         ("control-cancel", control::cancel(&id("w1")), Control::Cancel(id("w1"))),
         ("control-order", scale.encode(), Control::Order(scale)),
         ("control-answer", answer.encode(), Control::Answer(answer)),
+        ("control-answer-health", with_health.encode(), Control::Answer(with_health)),
     ];
     for (name, body, meant) in said {
         let name = format!("wire/v1/{name}.json");
@@ -204,6 +224,31 @@ fn events_are_written_as_ever() {
         .map(|event| format!("{} {}", event.routing_key(), line(&event.encode(time()))))
         .collect();
     check("events/v1.txt", &lines);
+    let metrics = Metrics {
+        active_tasks: 2,
+        completed_tasks: 40,
+        failed_tasks: 1,
+        average_execution_time: Some(Duration::from_millis(1500)),
+        throughput_per_minute: 12.345,
+        memory_usage_bytes: Some(40 << 20),
+        provider_health: [("python".to_owned(), "healthy"), ("text".to_owned(), "unhealthy")].into(),
+    };
+    let events = [
+        Event::MetricsCollected { worker: id("s1"), metrics },
+        Event::ProviderHealth {
+            worker: id("s1"),
+            provider: "text".to_owned(),
+            protocol: "text/v1".to_owned(),
+            health: "unhealthy",
+            state: "down",
+            why: Some("text is down: no disk".to_owned()),
+        },
+    ];
+    let lines: String = events
+        .iter()
+        .map(|event| format!("{} {}", event.routing_key(), line(&event.encode(time()))))
+        .collect();
+    check("events/v1-worker.txt", &lines);
 }
 
 #[test]

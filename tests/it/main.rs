@@ -55,6 +55,7 @@ mod rust_provider;
 mod schedule;
 mod schema;
 mod sizes;
+mod stats;
 mod support;
 mod times;
 mod topology;

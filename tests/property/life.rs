@@ -210,6 +210,7 @@ impl Case {
             guard_after: self.guard_after,
             events: EventLevel::Off,
             resources: Default::default(),
+            metrics_every: Duration::from_secs(60),
         };
         Worker::new(parts, settings)
     }

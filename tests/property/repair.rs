@@ -149,6 +149,7 @@ impl Case {
             crash_limit: 3,
             events: EventLevel::Off,
             resources: Default::default(),
+            metrics_every: Duration::from_secs(60),
         };
         Worker::new(parts, settings).work_off(&Queue::Tasks(echo())).await.expect("the queue is there");
         broker.close().await;

@@ -114,6 +114,7 @@ impl Case {
             crash_limit: 3,
             events: EventLevel::Off,
             resources: Default::default(),
+            metrics_every: Duration::from_secs(60),
         };
         let worker = Worker::new(parts, settings);
         let died = tokio::select! {

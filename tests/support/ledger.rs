@@ -18,9 +18,9 @@ use gleitzeit::core::state::TaskState;
 use gleitzeit::provider::{Answer, CallCx, Provider};
 use gleitzeit::store::{
     Accepted, Appended, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter,
-    Finished, Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan,
-    Position, Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
-    WorkflowRecord,
+    Finished, Firing, Granted, Introductions, Lease, Limits, Note, Noted, OpenPage, OpenWork, OutputEntry,
+    Outputs, Plan, Position, Profiles, Released, Retried, Schedule, Schedules, Store, StoreError, Summary,
+    TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::gate::Gate;
@@ -236,6 +236,18 @@ impl Introductions for Watched {
 
     async fn introduced(&self, now: Timestamp) -> Result<Vec<(Id, String)>, StoreError> {
         self.inner.introduced(now).await
+    }
+}
+
+/// What is counted is nobody's business here: no crash comes by it.
+#[async_trait]
+impl Profiles for Watched {
+    async fn note_profiles(&self, note: &Note, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.note_profiles(note, now).await
+    }
+
+    async fn profiles(&self, since: Timestamp, now: Timestamp) -> Result<Vec<Noted>, StoreError> {
+        self.inner.profiles(since, now).await
     }
 }
 

@@ -14,9 +14,9 @@ use gleitzeit::core::id::{Id, TaskKey};
 use gleitzeit::core::output::Piece;
 use gleitzeit::store::{
     Accepted, Appended, Arrangement, Begun, Cancelled, Change, Claim, Claimed, Created, Demand, End, Filter,
-    Finished, Firing, Granted, Introductions, Lease, Limits, OpenPage, OpenWork, OutputEntry, Outputs, Plan,
-    Position, Released, Retried, Schedule, Schedules, Store, StoreError, Summary, TaskRecord, Turn, Why,
-    WorkflowRecord,
+    Finished, Firing, Granted, Introductions, Lease, Limits, Note, Noted, OpenPage, OpenWork, OutputEntry,
+    Outputs, Plan, Position, Profiles, Released, Retried, Schedule, Schedules, Store, StoreError, Summary,
+    TaskRecord, Turn, Why, WorkflowRecord,
 };
 
 use crate::journal::Journal;
@@ -131,6 +131,20 @@ impl Introductions for Absent {
             return Err(StoreError::Unanswered { step: "introduced", reason: "it is away".to_owned() });
         }
         self.inner.introduced(now).await
+    }
+}
+
+#[async_trait]
+impl Profiles for Absent {
+    async fn note_profiles(&self, note: &Note, now: Timestamp) -> Result<(), StoreError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unanswered { step: "note_profiles", reason: "it is away".to_owned() });
+        }
+        self.inner.note_profiles(note, now).await
+    }
+
+    async fn profiles(&self, since: Timestamp, now: Timestamp) -> Result<Vec<Noted>, StoreError> {
+        self.inner.profiles(since, now).await
     }
 }
 

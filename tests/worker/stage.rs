@@ -174,6 +174,7 @@ impl Stage {
             crash_limit: 3,
             events: EventLevel::Off,
             resources: Default::default(),
+            metrics_every: Duration::from_secs(60),
         };
         change(&mut settings);
         let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::print;
 use super::super::run::seconds;
+use super::super::stats::brief_time;
 use crate::client::Collected;
 use crate::config::Config;
 use crate::core::code::Code;
@@ -15,7 +16,7 @@ use crate::wire::control::{Action, Answer, Row};
 
 /// What the time is over for, not the work.
 const TIME_OVER: u8 = 6;
-const HEADER: [&str; 5] = ["worker", "provider", "instances", "state", "error"];
+const HEADER: [&str; 8] = ["worker", "provider", "instances", "state", "calls", "failed", "p95", "error"];
 
 /// `gleitzeit provider list` and `reload`
 #[derive(Debug, Args)]
@@ -55,16 +56,8 @@ pub(crate) struct Scale {
 
 /// Has every worker do it, and shows what they answer.
 pub(crate) async fn order(config: Config, action: Action, timeout: f64, json: bool) -> Result<u8, Error> {
-    let timeout = seconds(Some(timeout))?.unwrap_or_default();
     let is_about_one = action.name().is_some();
-    let runtime = Runtime::open(config, Role::Operator, None).await?;
-    let collected = runtime.client().ask_workers(action, timeout).await;
-    runtime.close().await;
-    let collected = collected?;
-    if collected.answers.is_empty() && collected.silent.is_empty() {
-        let text = "no worker is there to be asked; `gleitzeit worker` starts one";
-        return Err(Error::new(Code::ProviderNotAvailable, text));
-    }
+    let collected = ask(config, action, timeout).await?;
     if json {
         print::json(&document(&collected));
     } else {
@@ -73,7 +66,21 @@ pub(crate) async fn order(config: Config, action: Action, timeout: f64, json: bo
     Ok(exit_code(&collected))
 }
 
-fn document(collected: &Collected) -> Value {
+/// Has every worker do it; what they answer.
+pub(super) async fn ask(config: Config, action: Action, timeout: f64) -> Result<Collected, Error> {
+    let timeout = seconds(Some(timeout))?.unwrap_or_default();
+    let runtime = Runtime::open(config, Role::Operator, None).await?;
+    let collected = runtime.client().ask_workers(action, timeout).await;
+    runtime.close().await;
+    let collected = collected?;
+    if collected.answers.is_empty() && collected.silent.is_empty() {
+        let text = "no worker is there to be asked; `gleitzeit worker` starts one";
+        return Err(Error::new(Code::ProviderNotAvailable, text));
+    }
+    Ok(collected)
+}
+
+pub(super) fn document(collected: &Collected) -> Value {
     let answer = |answer: &Answer| {
         json!({
             "worker": answer.worker,
@@ -96,7 +103,7 @@ fn show(collected: &Collected, is_about_one: bool) {
         rows.extend(rows_of(answer));
     }
     let silent = "has not answered; it is busy, or of a version that does not know this";
-    rows.extend(collected.silent.iter().map(|worker| row(worker.as_str(), "-", "-", "-", silent)));
+    rows.extend(collected.silent.iter().map(|worker| nobody(worker.as_str(), silent)));
     let widths: Vec<usize> = (0..HEADER.len() - 1)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
@@ -112,10 +119,10 @@ fn show(collected: &Collected, is_about_one: bool) {
     }
 }
 
-fn rows_of(answer: &Answer) -> Vec<[String; 5]> {
+fn rows_of(answer: &Answer) -> Vec<[String; 8]> {
     let worker = answer.worker.as_str();
     let error = answer.error.as_ref().map(|failure| failure.message.as_str());
-    let mut rows: Vec<[String; 5]> = Vec::new();
+    let mut rows: Vec<[String; 8]> = Vec::new();
     for provider in &answer.providers {
         let instances = match provider.pool {
             Some([instances, min, max]) => format!("{instances} ({min}-{max})"),
@@ -123,16 +130,25 @@ fn rows_of(answer: &Answer) -> Vec<[String; 5]> {
         };
         let is_of_it = answer.providers.len() == 1;
         let why = error.filter(|_| is_of_it).or(provider.why.as_deref()).unwrap_or("-");
-        rows.push(row(worker, &provider.name, &instances, &provider.state, why));
+        let [calls, failed, slow] = figures(provider);
+        let cells = [worker, &provider.name, &instances, &provider.state, &calls, &failed, &slow, why];
+        rows.push(cells.map(print::printable));
     }
     if let Some(error) = error.filter(|_| answer.providers.len() != 1) {
-        rows.push(row(worker, "-", "-", "-", error));
+        rows.push(nobody(worker, error));
     }
     rows
 }
 
-fn row(worker: &str, provider: &str, instances: &str, state: &str, error: &str) -> [String; 5] {
-    [worker, provider, instances, state, error].map(print::printable)
+/// Calls, how many of them failed, and how long nearly all took at most.
+fn figures(provider: &Row) -> [String; 3] {
+    let Some(vitals) = &provider.vitals else { return ["-"; 3].map(str::to_owned) };
+    let slow = vitals.latency.map_or_else(|| "-".to_owned(), |latency| brief_time(latency.p95));
+    [vitals.calls.to_string(), vitals.failures.to_string(), slow]
+}
+
+fn nobody(worker: &str, error: &str) -> [String; 8] {
+    [worker, "-", "-", "-", "-", "-", "-", error].map(print::printable)
 }
 
 fn lacks_it(answer: &Answer) -> bool {
@@ -140,7 +156,7 @@ fn lacks_it(answer: &Answer) -> bool {
 }
 
 /// The worst of what was answered. That some workers do not have it is nothing, as long as one does.
-fn exit_code(collected: &Collected) -> u8 {
+pub(super) fn exit_code(collected: &Collected) -> u8 {
     let failed = collected.answers.iter().filter(|answer| !lacks_it(answer));
     let failures = failed.filter_map(|answer| answer.error.clone());
     let worst = failures.map(code_of).max();

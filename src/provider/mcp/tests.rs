@@ -67,6 +67,18 @@ impl Set {
     }
 }
 
+#[tokio::test]
+async fn who_was_stopped_has_surely_begun_nothing() {
+    let set = started(&[]).await;
+    set.guard.stop().await;
+    for method in ["tool.echo", "resource.test://a"] {
+        let failure =
+            set.guard.call(&cx(Duration::from_secs(60)), method, json!({})).await.expect_err("it is stopped");
+        assert_eq!((failure.code, failure.not_begun), (Code::ProviderNotAvailable, true), "{failure}");
+    }
+    set.guard.start().await.expect("it starts again");
+}
+
 fn cx(timeout: Duration) -> CallCx {
     CallCx {
         key: TaskKey::alone(Id::parse("t").expect("an id")),

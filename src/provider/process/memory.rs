@@ -16,9 +16,20 @@ pub(in crate::provider) fn group_bytes(groups: &[i32]) -> HashMap<i32, u64> {
         // A process may end between two of these steps.
         let Some(group) = read(number, "stat").and_then(|stat| group_of(&stat)) else { continue };
         let Some(bytes) = held.get_mut(&group) else { continue };
-        *bytes += read(number, "status").and_then(|status| resident(&status)).unwrap_or(0);
+        *bytes += read(number, "status").and_then(|status| kilobytes(&status, "VmRSS:")).unwrap_or(0);
     }
     held
+}
+
+/// Has the peak of a process counted anew from what it holds now; whether that is so. Not every system can.
+pub(in crate::provider) fn forget_peak(process: i32) -> bool {
+    // proc(5), clear_refs: 5 resets the peak resident set size.
+    fs::write(format!("/proc/{process}/clear_refs"), "5").is_ok()
+}
+
+/// The most resident memory that a process which has not ended held so far, in bytes; what it has started counts for itself.
+pub(in crate::provider) fn peak_bytes(process: i32) -> Option<u64> {
+    kilobytes(&read(&process.to_string(), "status")?, "VmHWM:")
 }
 
 fn read(number: &str, file: &str) -> Option<String> {
@@ -30,8 +41,8 @@ fn group_of(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
 }
 
-/// `VmRSS:      1234 kB`
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// In bytes, from `VmRSS:      1234 kB`.
+fn kilobytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }

@@ -41,7 +41,7 @@ use crate::core::failure::Failure;
 
 pub(super) use confine::Confined;
 pub use confine::Limits;
-pub(super) use memory::group_bytes;
+pub(super) use memory::{forget_peak, group_bytes, peak_bytes};
 pub(super) use offline::offline;
 
 /// How long the kernel may take to end a killed process before it is given up.

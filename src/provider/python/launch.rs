@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use super::capture::Capture;
 use crate::core::output::Stream;
 use crate::provider::output::{Output, Printed};
-use crate::provider::process::{Ends, Group, LaunchError, Pipes, Program};
+use crate::provider::process::{Ends, Group, LaunchError, Pipes, Program, peak_bytes};
 
 /// How long the pipes are read on after the group was killed: only a process that left the group can hold
 /// them open.
@@ -69,6 +69,8 @@ pub(super) struct Ended {
     pub(super) stderr: Capture,
     /// From start to end.
     pub(super) elapsed: Duration,
+    /// The most memory that the child held, in bytes, where it was ended by us.
+    pub(super) memory_bytes: Option<u64>,
 }
 
 /// How a run ended.
@@ -149,7 +151,7 @@ async fn conduct(
     let (out, err) = (&mut printed(Stream::Stdout), &mut printed(Stream::Stderr));
     let mut frame = Frame::None;
     let breach = Breach::default();
-    let forced = {
+    let (forced, memory_bytes) = {
         let mut talk = std::pin::pin!(async {
             tokio::join!(
                 drain(&mut pipes.stdout, &mut stdout, out, job.flood_bytes, &breach),
@@ -176,16 +178,18 @@ async fn conduct(
                 forced = end.as_mut() => break forced,
             }
         };
+        // What has ended by itself tells nobody any more.
+        let memory_bytes = forced.and_then(|_| peak_bytes(group.number()));
         group.kill();
         if !is_silent {
             // Over or not, what was read is kept.
             let _ = tokio::time::timeout(DRAIN_GRACE, talk).await;
         }
-        forced
+        (forced, memory_bytes)
     };
     let status = group.reap(&mut ends).await?;
     let end = forced.unwrap_or_else(|| own_end(status));
-    Ok(Ended { end, frame, stdout, stderr, elapsed: begun.elapsed() })
+    Ok(Ended { end, frame, stdout, stderr, elapsed: begun.elapsed(), memory_bytes })
 }
 
 fn own_end(status: ExitStatus) -> End {

@@ -10,8 +10,8 @@ use super::dialect::Method;
 use super::launch::{End, Ended, Frame};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
-use crate::provider::Answer;
 use crate::provider::process::LaunchError;
+use crate::provider::{Answer, MEMORY_PEAK};
 
 /// How much of each stream a failure keeps, in bytes: every attempt's failure is recorded with the task.
 const FAILURE_OUTPUT_BYTES_MAX: usize = 256 * 1024;
@@ -30,15 +30,43 @@ pub(super) struct Bounds {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Report {
-    Completed { result: Value, execution_time: f64 },
-    Checked { errors: Vec<String> },
-    Raised { message: String, exception: String, traceback: String, execution_time: f64 },
-    Exited { exit_code: i32, execution_time: f64 },
-    Syntax { message: String, line: Option<i64>, column: Option<i64> },
-    Refused { message: String },
-    Unreadable { message: String },
-    Unfit { message: String },
-    TooLarge { bytes: u64 },
+    Completed {
+        result: Value,
+        execution_time: f64,
+        memory_bytes: Option<u64>,
+    },
+    Checked {
+        errors: Vec<String>,
+    },
+    Raised {
+        message: String,
+        exception: String,
+        traceback: String,
+        execution_time: f64,
+        memory_bytes: Option<u64>,
+    },
+    Exited {
+        exit_code: i32,
+        execution_time: f64,
+        memory_bytes: Option<u64>,
+    },
+    Syntax {
+        message: String,
+        line: Option<i64>,
+        column: Option<i64>,
+    },
+    Refused {
+        message: String,
+    },
+    Unreadable {
+        message: String,
+    },
+    Unfit {
+        message: String,
+    },
+    TooLarge {
+        bytes: u64,
+    },
 }
 
 /// The answer or failure of a run that took place.
@@ -78,7 +106,8 @@ pub(super) fn judge(method: Method, ended: &Ended, bounds: Bounds) -> Result<Ans
         }
         End::AnswerTooLarge(bytes) => too_large(bytes as u64, bounds),
     };
-    Err(with_output(failure.with("execution_time", ended.elapsed.as_secs_f64()), ended))
+    let failure = failure.with("execution_time", ended.elapsed.as_secs_f64());
+    Err(with_output(with_memory(failure, ended.memory_bytes), ended))
 }
 
 /// A run that did not take place.
@@ -104,19 +133,24 @@ fn read_report(ended: &Ended, bounds: Bounds) -> Result<Answer, Failure> {
         return Err(with_output(failed("something but the report came through the report's channel"), ended));
     };
     let failure = match report {
-        Report::Completed { result, execution_time } => {
-            return completed(&result, execution_time, ended, bounds);
+        Report::Completed { result, execution_time, memory_bytes } => {
+            let answer = completed(&result, execution_time, ended, bounds);
+            return answer.map(|answer| weighed(answer, memory_bytes));
         }
         Report::Checked { errors } => return Ok(checked(&errors)),
-        Report::Raised { message, exception, traceback, execution_time } => failed(message)
-            .with("exception", exception)
-            .with("traceback", traceback)
-            .with("execution_time", execution_time)
-            .with("exit_code", 1),
-        Report::Exited { exit_code, execution_time } => {
-            failed(format!("the code ended itself with exit code {exit_code}"))
+        Report::Raised { message, exception, traceback, execution_time, memory_bytes } => {
+            let failure = failed(message)
+                .with("exception", exception)
+                .with("traceback", traceback)
                 .with("execution_time", execution_time)
-                .with("exit_code", exit_code)
+                .with("exit_code", 1);
+            with_memory(failure, memory_bytes)
+        }
+        Report::Exited { exit_code, execution_time, memory_bytes } => {
+            let failure = failed(format!("the code ended itself with exit code {exit_code}"))
+                .with("execution_time", execution_time)
+                .with("exit_code", exit_code);
+            with_memory(failure, memory_bytes)
         }
         Report::Syntax { message, line, column } => syntax(&message, line, column),
         Report::Refused { message } => Failure::new(Code::InvalidParams, message),
@@ -153,6 +187,21 @@ fn checked(errors: &[String]) -> Answer {
 /// The isolation that the code ran under, recorded with each result.
 fn metadata() -> Map<String, Value> {
     Map::from_iter([("sandbox".to_owned(), json!({"level": "none"}))])
+}
+
+/// With the most memory that the process held.
+fn weighed(mut answer: Answer, memory_bytes: Option<u64>) -> Answer {
+    if let Some(bytes) = memory_bytes {
+        answer.metadata.insert(MEMORY_PEAK.to_owned(), bytes.into());
+    }
+    answer
+}
+
+fn with_memory(failure: Failure, memory_bytes: Option<u64>) -> Failure {
+    match memory_bytes {
+        Some(bytes) => failure.with(MEMORY_PEAK, bytes),
+        None => failure,
+    }
 }
 
 fn failed(message: impl Into<String>) -> Failure {

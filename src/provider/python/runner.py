@@ -5,7 +5,7 @@ process ends at once; a frame is four bytes of length, big-endian, and JSON in U
 input is /dev/null, its standard output and error are pipes that the worker drains, so nothing that it prints
 can be taken for a report. The task is data all the way: nothing of it is ever pasted into source.
 
-A report is an object with one key:
+A report is an object with one key; in it is also `memory_bytes`, the most that this process held, where that can be read:
     completed  {result, execution_time}          the task's value as JSON
     checked    {errors}                          what `validate` found
     raised     {message, exception, traceback, execution_time}
@@ -81,7 +81,24 @@ def run(payload):
     prepare(task)
     report = validate(task) if task["method"] == "validate" else execute(task)
     flush()
+    measure(report)
     return report, task["result_bytes_max"]
+
+
+def measure(report):
+    """Adds the most memory that this process held; what it has started counts for itself."""
+    try:
+        status = os.open("/proc/self/status", os.O_RDONLY)
+        try:
+            text = os.read(status, 16 * 1024)
+        finally:
+            os.close(status)
+        peak = text.split(b"VmHWM:", 1)[1].split(None, 1)[0]
+        for body in report.values():
+            body["memory_bytes"] = int(peak) * 1024
+    except BaseException:
+        # The task may have used up its descriptors or its memory; then nobody knows.
+        pass
 
 
 # The channel

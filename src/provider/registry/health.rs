@@ -72,10 +72,14 @@ impl Providers {
                 true => settings.doubtful,
                 false => pause.saturating_mul(2).min(settings.steady),
             };
+            instance.next_look(self.now() + pause);
             tokio::select! {
                 () = sleep(pause) => {}
                 // It may be this one that has got into doubt; if so, not at once: it was called just now.
-                () = changed => sleep(settings.doubtful).await,
+                () = changed => {
+                    instance.next_look(self.now() + settings.doubtful);
+                    sleep(settings.doubtful).await;
+                }
             }
         }
     }
@@ -85,8 +89,10 @@ impl Providers {
         if instance.is_halted() {
             return;
         }
+        let began = self.now();
         if !instance.is_started() {
             let started = timeout(START_MAX, instance.start()).await;
+            instance.looked_at(began, self.now());
             if started.is_ok_and(|started| started.is_ok()) {
                 self.tell_change(instance);
             }
@@ -95,6 +101,7 @@ impl Providers {
         let limit = self.settings.health.timeout;
         let health = timeout(limit, instance.provider.health()).await;
         let health = health.unwrap_or_else(|_| Health::Down(format!("no answer within {limit:?}")));
+        instance.looked_at(began, self.now());
         if instance.checked(health) {
             self.tell_change(instance);
         }

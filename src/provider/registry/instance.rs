@@ -17,7 +17,8 @@ use crate::core::breaker::{self, Breaker, Ending, Pass};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::latency::Latency;
-use crate::provider::{Health, Provider, Stock};
+use crate::provider::registry::vitals::{Record, Vitals};
+use crate::provider::{Answer, Health, Provider, Stock};
 
 /// What is configured of a provider.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -53,6 +54,7 @@ struct Known {
     health: Health,
     breaker: Breaker,
     latency: Latency,
+    record: Record,
     /// It has asked to be left alone until then, or its limit is reached.
     busy_until: Duration,
     /// It has answered once.
@@ -126,6 +128,7 @@ impl Instance {
             health: Health::Up,
             breaker: Breaker::new(settings.breaker),
             latency: Latency::default(),
+            record: Record::default(),
             busy_until: Duration::ZERO,
             was_fit: false,
             is_checked: false,
@@ -387,6 +390,22 @@ impl Instance {
         wait.min(self.settings.breaker.open_max)
     }
 
+    /// What is known of its calls and of the looks at it.
+    pub(super) fn vitals(&self, now: Duration) -> Vitals {
+        let known = self.lock();
+        known.record.vitals(known.latency.at(now), now)
+    }
+
+    /// It was looked at, or somebody has tried to start it.
+    pub(super) fn looked_at(&self, began: Duration, now: Duration) {
+        self.lock().record.checked(began, now);
+    }
+
+    /// It is looked at again by then.
+    pub(super) fn next_look(&self, at: Duration) {
+        self.lock().record.next_check(at);
+    }
+
     /// A check has told how it does. Whether that is news.
     pub(super) fn checked(&self, health: Health) -> bool {
         let mut known = self.lock();
@@ -427,14 +446,19 @@ impl Instance {
 }
 
 impl Call {
-    /// The call has ended; the instance may ask to be left alone for `wait`. Whether it may be called has changed.
-    pub(super) fn end(mut self, is_ok: bool, ending: Ending, wait: Option<Duration>, now: Duration) -> bool {
+    /// The call has ended, which tells something of the instance; it may ask to be left alone. Whether it may be called
+    /// has changed.
+    pub(super) fn end(mut self, outcome: &Result<Answer, Failure>, ending: Ending, now: Duration) -> bool {
+        let is_ok = outcome.is_ok();
+        let wait = outcome.as_ref().err().and_then(|failure| failure.retry_after);
+        let took = now.saturating_sub(self.began);
         let mut known = self.instance.lock();
         let before = (known.breaker.state(now), known.busy_until > now);
         known.was_fit |= is_ok;
         if is_ok {
-            known.latency.observe(now.saturating_sub(self.began), now);
+            known.latency.observe(took, now);
         }
+        known.record.ended(outcome.as_ref().map(|_| took), ending, now);
         if let Some(wait) = wait {
             known.busy_until = known.busy_until.max(now + self.instance.busy_for(wait));
         }

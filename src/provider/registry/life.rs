@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::health::START_MAX;
 use super::instance::{Fit, Instance, State, Why};
-use super::{Change, Providers};
+use super::{Change, Providers, Vitals};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::near::did_you_mean;
@@ -49,6 +49,8 @@ pub struct Standing {
     pub running: u32,
     /// What it keeps for its calls, if anything.
     pub pool: Option<PoolStanding>,
+    /// How it has done.
+    pub vitals: Vitals,
 }
 
 impl Providers {
@@ -183,6 +185,7 @@ impl Providers {
             why,
             running: instance.running(),
             pool: instance.provider.pool(),
+            vitals: instance.vitals(self.now()),
         }
     }
 

@@ -21,6 +21,7 @@ mod limited;
 mod room;
 #[cfg(test)]
 mod tests;
+mod vitals;
 
 use serde_json::Value;
 use std::sync::atomic::Ordering;
@@ -46,6 +47,7 @@ pub use health::Settings as HealthSettings;
 pub use instance::Settings as InstanceSettings;
 pub use lanes::{Change, DuplicateName};
 pub use life::{Ordered, Standing};
+pub use vitals::Vitals;
 
 /// How often it is looked whether somebody may be called again, where nobody can say when.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -336,11 +338,9 @@ impl Providers {
 
     fn ended(&self, call: Call, outcome: &Result<Answer, Failure>) {
         let instance = Arc::clone(&call.instance);
-        let (ending, wait) = match outcome {
-            Ok(_) => (Ending::Good, None),
-            Err(failure) => (instance.provider.tells(failure), failure.retry_after),
-        };
-        if call.end(outcome.is_ok(), ending, wait, self.now()) {
+        let ending =
+            outcome.as_ref().map_or_else(|failure| instance.provider.tells(failure), |_| Ending::Good);
+        if call.end(outcome, ending, self.now()) {
             self.tell_change(&instance);
         }
     }
@@ -362,6 +362,11 @@ impl Providers {
             Fit::Shut { why, .. } => tracing::info!(provider, "{}", instance.told(&why)),
         }
         self.changed.notify_waiters();
+    }
+
+    /// Returns when who may be called has changed after this is first polled. May miss what changes in between.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     fn now(&self) -> Duration {

@@ -1,3 +1,4 @@
+mod health;
 mod life;
 mod limited;
 

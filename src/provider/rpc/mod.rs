@@ -37,8 +37,8 @@ use self::describe::Described;
 use self::http::Remote;
 use self::stdio::Processes;
 use super::pool::{self, Pool};
-use super::process::{self, Confined, Limits, Names, Program, SEARCH_PATH};
-use super::{Answer, CallCx, Health, PoolStanding, Provider};
+use super::process::{self, Confined, Limits, Names, Program, SEARCH_PATH, forget_peak, peak_bytes};
+use super::{Answer, CallCx, Health, MEMORY_PEAK, PoolStanding, Provider};
 use crate::core::breaker::Ending;
 use crate::core::clock::Clock;
 use crate::core::code::Code;
@@ -161,6 +161,14 @@ impl Rpc {
         Policy { min, max, ..command.pool }
     }
 
+    /// Whether a process has one call at a time.
+    fn is_alone(&self) -> bool {
+        match &self.settings.road {
+            Road::Processes(command) => command.pool.concurrency == 1,
+            Road::Http { .. } => false,
+        }
+    }
+
     fn line(&self) -> Option<Line> {
         lock(&self.line).clone()
     }
@@ -246,12 +254,16 @@ impl Provider for Rpc {
                 return Err(Failure::new(Code::SystemNotInitialized, message));
             }
             Some(Line::Processes(pool, _)) => {
-                let params = &params;
+                let (params, is_alone) = (&params, self.is_alone());
                 let ask = |child: Arc<Child>| async move {
                     let context = message::context(cx, self.clock.now());
-                    child.call(cx, method, params, &context).await
+                    // What several calls hold together is nobody's own.
+                    let is_measured = is_alone && forget_peak(child.group);
+                    let outcome = child.call(cx, method, params, &context).await;
+                    let is_measured = is_measured && !child.has_ended();
+                    weighed(outcome, is_measured.then(|| peak_bytes(child.group)).flatten())
                 };
-                pool.call(cx, ask).await
+                return pool.call(cx, ask).await;
             }
             Some(Line::Http(remote)) => remote.call(cx, method, &params, self.clock.now()).await,
         };
@@ -318,6 +330,17 @@ impl Provider for Rpc {
             tasks.wait().await;
         }
     }
+}
+
+/// With the most memory that its process held, where that is known.
+fn weighed(outcome: Result<Value, Failure>, bytes: Option<u64>) -> Result<Answer, Failure> {
+    let mut outcome = outcome.map(Answer::from);
+    let Some(bytes) = bytes else { return outcome };
+    match &mut outcome {
+        Ok(answer) => _ = answer.metadata.insert(MEMORY_PEAK.to_owned(), bytes.into()),
+        Err(failure) => _ = failure.details.insert(MEMORY_PEAK.to_owned(), bytes.into()),
+    }
+    outcome
 }
 
 /// What the answer to a ping says. Whoever answers that it knows no pings lives.

@@ -43,9 +43,9 @@ const URGENT_TIMEOUT: Duration = Duration::from_secs(2);
 const REPLICAS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Steps that no settlement follows: a lost claim is made again by whoever has the message, what was taken of a limit
-/// comes back by itself, what a lost secret has proved is asked again, what a task gives before its end is in no promise,
-/// and the last one only reads.
-const STEPS_WITHOUT_REPLICAS: [&str; 5] = ["admit", "append", "claim", "secret", "workflow"];
+/// comes back by itself, profiles are noted again, what a lost secret has proved is asked again, what a task gives before
+/// its end is in no promise, and the last one only reads.
+const STEPS_WITHOUT_REPLICAS: [&str; 6] = ["admit", "append", "claim", "note_profiles", "secret", "workflow"];
 
 /// How often a script is sent that the server forgets between its text and its call.
 const SCRIPT_TRIES: usize = 3;

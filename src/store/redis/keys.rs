@@ -20,15 +20,17 @@
 //! | `P:{limit/NAME}:bucket` | hash: how much is left of a limit; with a key `P:{limit/NAME/UUID}:bucket` | no |
 //! | `P:{limit/}:secret` | what workers prove to each other with | no |
 //! | `P:{workers/}` | hash: what the workers that live say of themselves, by session | no |
+//! | `P:{profiles/}:SLOT` | hash: profiles of methods, of five minutes that began at SLOT (milliseconds) | no |
 //! | `P:session:ID` | a worker session lives as long as this key | no |
 //!
 //! Every key of a root has the root's id as hash tag, so that all of it is in one slot. No id contains a
-//! brace, so no two names can be the same; none contains a slash, so no root has the tag of the schedules
-//! or of a limit. A limit's key may be any text, so its bucket is named by the UUIDv5 of it.
+//! brace, so no two names can be the same; none contains a slash, so no root has the tag of the schedules,
+//! of a limit or of profiles. A limit's key may be any text, so its bucket is named by the UUIDv5 of it.
 
 use std::fmt;
 use uuid::Uuid;
 
+use crate::core::clock::Timestamp;
 use crate::core::id::{Id, TaskKey};
 
 /// The longest prefix, in bytes.
@@ -153,6 +155,11 @@ impl Prefix {
     /// What only those know who may read this.
     pub(super) fn secret(&self) -> String {
         format!("{self}:{{limit/}}:secret")
+    }
+
+    /// The profiles of a slot.
+    pub(super) fn profiles(&self, slot: Timestamp) -> String {
+        format!("{self}:{{profiles/}}:{}", slot.as_millis())
     }
 
     /// A pattern that fits every root's hash; [`Prefix::id_of_root`] tells what else it fits.

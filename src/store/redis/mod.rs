@@ -81,6 +81,7 @@ mod outage;
 mod output;
 mod outside;
 mod plan;
+mod profile;
 mod read;
 mod reply;
 mod road;
@@ -157,6 +158,7 @@ pub struct RedisStore {
     schedules: schedule::Scripts,
     limits: limit::Scripts,
     outputs: output::Scripts,
+    profiles: profile::Scripts,
     prefix: Prefix,
     result_ttl: Duration,
     watch: Watch,
@@ -176,6 +178,7 @@ impl RedisStore {
             schedules: schedule::Scripts::new(),
             limits: limit::Scripts::new(),
             outputs: output::Scripts::new(),
+            profiles: profile::Scripts::new(),
             prefix: settings.prefix,
             result_ttl: settings.result_ttl,
         })

@@ -38,6 +38,7 @@ mod limit;
 mod open;
 mod output;
 mod plant;
+mod profile;
 mod read;
 mod reset;
 mod retry;
