@@ -11,8 +11,8 @@
 //! 3. A delivery that is settled `Done` is never delivered again by a broker that stays up. One that is
 //!    settled `Release`, dropped unsettled, or whose process died, is delivered again.
 //! 4. A consumer holds at most `prefetch` unsettled deliveries.
-//! 5. In a task queue a higher priority goes first, equal priorities in order of arrival. What is already
-//!    delivered is not overtaken.
+//! 5. In a task queue, or in one lane of it, a higher priority goes first, equal priorities in order of arrival. What
+//!    is already delivered is not overtaken.
 //! 6. Body, message id, priority, correlation id, reply-to and headers arrive as they were published,
 //!    also through delays. Headers that the broker writes itself (`x-death` and its kin) are not sent on.
 //! 7. `declare` is idempotent. It never deletes and never redefines.
@@ -22,6 +22,10 @@
 //! 9. After a lost connection every method fails or waits within its timeout, a consumer goes on by itself
 //!    as soon as the broker is back, and settling a delivery of the old connection is
 //!    [`BrokerError::DeliveryLost`] (the message comes again).
+//! 10. Where a protocol has lanes (`topology::lane`), a task with a fairness key goes to the lane of that key, also
+//!     after a delay; a consumer takes from the task queue and its lanes in weighted turns, and keeps nothing that it
+//!     has no place for. Every method means the queue with all its lanes. A lane that is missing loses nothing; one
+//!     that is not configured any more is consumed like the others, named by `check` and removed by `migrate`.
 
 mod migration;
 pub mod rabbitmq;
@@ -55,7 +59,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 
     /// Moves every queue whose type or arguments differ from `topology`, without losing a message and without
     /// a moment in which one is unroutable; a message may be delivered twice. Where it ends early, doing it
-    /// again goes on. A broker whose queues have no arguments has nothing to move.
+    /// again goes on. Lanes that are not configured any more are emptied into their protocol's queue and removed. A
+    /// broker whose queues have no arguments has nothing else to move.
     async fn migrate(&self, topology: &Topology, wish: &Migration) -> Result<Vec<Moved>, BrokerError> {
         let _ = (topology, wish);
         Ok(Vec::new())
@@ -227,7 +232,8 @@ pub struct Death {
 pub struct Depth {
     /// Messages that wait to be delivered.
     pub ready: u64,
-    /// Consumers on the queue. One that was cancelled may count until what it holds is settled.
+    /// Consumers on the queue. One that was cancelled may count until what it holds is settled; where there are lanes,
+    /// one that holds all it may need not count.
     pub consumers: u64,
 }
 

@@ -21,7 +21,7 @@ pub(crate) async fn topology(config: Config, command: args::Topology, json: bool
     match command {
         args::Topology::Export { rabbitmq } => export(&config, &wanted, &rabbitmq),
         args::Topology::Show => {
-            let names: Vec<String> = wanted.queues().iter().map(ToString::to_string).collect();
+            let names: Vec<String> = wanted.queues().iter().flat_map(|queue| wanted.names(queue)).collect();
             if json {
                 print::json(&json!({"queues": names}))
             } else {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+use super::fairness::{self, FAIRNESS};
 use super::limits::{self, LIMITS};
 use super::providers::{self, INSTANCES, STRATEGIES};
 use super::resources::{self, RESOURCES};
@@ -206,7 +207,7 @@ fn set(
     origin: Origin,
     problems: &mut Problems,
 ) {
-    let open = [QUEUE_TYPES, MAX_DEPTHS, STRATEGIES, INSTANCES, LIMITS];
+    let open = [QUEUE_TYPES, MAX_DEPTHS, STRATEGIES, INSTANCES, LIMITS, FAIRNESS];
     if open.iter().any(|of| key.starts_with(of)) && !values.contains_key(key) {
         values.insert(key.to_owned(), (value, origin));
         return;
@@ -251,7 +252,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
         let origin = &values[key].1;
         problems.push(format!("{origin}: {key} {why}"));
     };
-    let is_named = |key: &str| key.starts_with(INSTANCES) || key.starts_with(LIMITS);
+    let is_named = |key: &str| [INSTANCES, LIMITS, FAIRNESS].iter().any(|of| key.starts_with(of));
     for (key, (value, _)) in values.iter().filter(|(key, _)| !is_named(key)) {
         match value {
             Value::Integer(number) if *number < least(key) => {
@@ -309,6 +310,7 @@ fn check(values: &BTreeMap<String, (Value, Origin)>, problems: &mut Problems) {
     providers::problems(values).into_iter().for_each(|problem| problems.push(problem));
     resources::problems(values).into_iter().for_each(|problem| problems.push(problem));
     limits::problems(values).into_iter().for_each(|problem| problems.push(problem));
+    fairness::problems(values).into_iter().for_each(|problem| problems.push(problem));
 }
 
 /// The least that a number may be.

@@ -4,6 +4,7 @@
 //! Every value remembers where it came from, so that `config show` can say so. Values go down to whom they
 //! concern; there is no global.
 
+mod fairness;
 mod file;
 mod limits;
 mod providers;

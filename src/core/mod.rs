@@ -8,6 +8,7 @@ pub mod condition;
 pub mod dag;
 pub mod duration;
 pub mod failure;
+pub mod fairness;
 pub mod histogram;
 pub mod id;
 pub mod latency;

@@ -28,6 +28,7 @@ use crate::sqlite::{Database, Durability, Location};
 use crate::store::Store;
 use crate::store::redis as redis_adapter;
 use crate::store::sqlite as sqlite_adapter;
+use crate::topology::lane::Fairness;
 use crate::topology::plan::{QueueType, QueueTypes};
 use crate::topology::{Address, Topology};
 use clock::SystemClock;
@@ -98,14 +99,15 @@ impl Runtime {
         let (broker, state) = match servers(&config) {
             Some(_) => {
                 let queue_types = queue_types_of(&config, &protocols)?;
-                let settings = rabbit_settings(&config, role, queue_types);
+                let fairness = fairness_of(&config, &protocols)?;
+                let settings = rabbitmq::Settings { fairness, ..rabbit_settings(&config, role, queue_types) };
                 let (broker, state) =
                     tokio::join!(rabbitmq::RabbitBroker::connect(settings), State::open(&config));
                 (Arc::new(broker?) as Arc<dyn Broker>, state?)
             }
             None => {
                 let state = State::open(&config).await?;
-                (embedded_broker(&state, &clock, scope)?, state)
+                (embedded_broker(&state, &clock, scope, fairness_of(&config, &protocols)?)?, state)
             }
         };
         let State { store, database } = state;
@@ -119,7 +121,7 @@ impl Runtime {
     }
 
     async fn declare(&self) -> Result<(), Error> {
-        Ok(self.broker.declare(&topology_of(&self.protocols)).await?)
+        Ok(self.broker.declare(&topology_of(&self.config, &self.protocols)?).await?)
     }
 
     /// The topology of the configured protocols.
@@ -127,7 +129,7 @@ impl Runtime {
     /// # Errors
     /// Protocol files that cannot be used.
     pub fn topology(config: &Config) -> Result<Topology, Error> {
-        Ok(topology_of(&Runtime::protocols(config)?))
+        topology_of(config, &Runtime::protocols(config)?)
     }
 
     /// The queue types that the configuration chooses.
@@ -272,6 +274,7 @@ fn embedded_broker(
     state: &State,
     clock: &Arc<dyn Clock>,
     scope: Option<&Id>,
+    fairness: Fairness,
 ) -> Result<Arc<dyn Broker>, Error> {
     let Some(database) = state.database.clone() else {
         return Err(Error::new(Code::InternalError, "the embedded state has no file"));
@@ -280,7 +283,7 @@ fn embedded_broker(
         Some(root) => SqliteBroker::scoped(database, Arc::clone(clock), root),
         None => SqliteBroker::new(database, Arc::clone(clock)),
     };
-    Ok(Arc::new(broker))
+    Ok(Arc::new(broker.with_fairness(fairness)))
 }
 
 /// How deep queues may be to which this process submits.
@@ -322,9 +325,18 @@ fn queue_types_of(config: &Config, protocols: &Protocols) -> Result<QueueTypes, 
     Ok(types)
 }
 
-fn topology_of(protocols: &Protocols) -> Topology {
+fn topology_of(config: &Config, protocols: &Protocols) -> Result<Topology, Error> {
     let addresses = protocols.iter().filter_map(|spec| Address::parse(&spec.id.routing()).ok());
-    Topology::new(addresses)
+    Ok(Topology::new(addresses).with_lanes(&fairness_of(config, protocols)?))
+}
+
+/// The protocols that have lanes.
+fn fairness_of(config: &Config, protocols: &Protocols) -> Result<Fairness, Error> {
+    let mut fairness = Fairness::new();
+    for (protocol, lanes) in config.fairness() {
+        fairness.insert(address_of(protocols, "fairness", &protocol)?, lanes);
+    }
+    Ok(fairness)
 }
 
 fn read_protocols(folder: &str) -> Result<Vec<Source>, Error> {

@@ -153,12 +153,14 @@ impl Runtime {
         if self.is_embedded() {
             return;
         }
+        // Whoever runs has been started with it.
+        let Ok(topology) = topology_of(&self.config, &self.protocols) else { return };
         let version = self.broker.version().await.ok();
         let release = version.as_deref().and_then(release_of);
         let findings = if release.is_some_and(|release| release < QUEUES_CONSUMER_TIMEOUT) {
             Vec::new()
         } else {
-            self.broker.check(&topology_of(&self.protocols)).await.unwrap_or_else(|error| {
+            self.broker.check(&topology).await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "the consumer timeout of the queues cannot be compared");
                 Vec::new()
             })

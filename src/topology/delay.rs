@@ -54,6 +54,14 @@ pub struct TooLong(Duration);
 /// # Errors
 /// [`TooLong`] above [`DELAY_MAX`].
 pub fn entry(delay: Duration, queue: &Queue) -> Result<Option<Entry>, TooLong> {
+    entry_to(delay, &queue.name())
+}
+
+/// As [`entry`], for the queue of ours that has this name on the broker.
+///
+/// # Errors
+/// [`TooLong`] above [`DELAY_MAX`].
+pub fn entry_to(delay: Duration, name: &str) -> Result<Option<Entry>, TooLong> {
     let units = delay.as_nanos().div_ceil(UNIT.as_nanos());
     let units = u32::try_from(units).ok().filter(|units| *units < 1 << LEVELS).ok_or(TooLong(delay))?;
     if units == 0 {
@@ -65,7 +73,7 @@ pub fn entry(delay: Duration, queue: &Queue) -> Result<Option<Entry>, TooLong> {
         routing_key.push(if units >> level & 1 == 1 { '1' } else { '0' });
         routing_key.push('.');
     }
-    routing_key.push_str(&target(queue));
+    routing_key.push_str(target(name));
     Ok(Some(Entry { exchange: level_name(highest), routing_key }))
 }
 
@@ -97,28 +105,35 @@ pub fn level_pattern(level: u8, waits: bool) -> String {
     format!("{}{}.#", "*.".repeat(above), u8::from(waits))
 }
 
-/// The binding key of `queue` at the due exchange.
+/// The binding key, at the due exchange, of the queue that has this name.
 #[must_use]
-pub fn due_pattern(queue: &Queue) -> String {
-    format!("{}{}", "*.".repeat(usize::from(LEVELS)), target(queue))
+pub fn due_pattern(name: &str) -> String {
+    format!("{}{}", "*.".repeat(usize::from(LEVELS)), target(name))
 }
 
 /// The queue that a routing key of the cascade leads to, if it is one and the queue is ours.
 #[must_use]
 pub fn target_of(routing_key: &str) -> Option<Queue> {
+    Queue::from_name(&target_name(routing_key)?)
+}
+
+/// The name of the queue that a routing key of the cascade leads to, if it is one.
+#[must_use]
+pub fn target_name(routing_key: &str) -> Option<String> {
     let (bits, target) = routing_key.split_at_checked(2 * usize::from(LEVELS))?;
     let is_bits = bits.as_bytes().chunks(2).all(|pair| matches!(pair, [b'0' | b'1', b'.']));
     if !is_bits {
         return None;
     }
-    Queue::from_name(&format!("gleitzeit.{target}"))
+    Some(format!("{OURS}{target}"))
 }
 
+/// What the names of our queues begin with, which no target needs.
+const OURS: &str = "gleitzeit.";
+
 /// What follows the bits: the queue's name without `gleitzeit.`.
-fn target(queue: &Queue) -> String {
-    let mut name = queue.name();
-    name.drain(.."gleitzeit.".len());
-    name
+fn target(name: &str) -> &str {
+    name.strip_prefix(OURS).unwrap_or(name)
 }
 
 /// A wait in at most two units, cut and not rounded: the names must not overlap.
@@ -158,7 +173,7 @@ mod tests {
             exchange = next_exchange(level);
         }
         assert_eq!(exchange, DUE_EXCHANGE);
-        let due = |queue: &&Queue| matches_topic(&due_pattern(queue), &entry.routing_key);
+        let due = |queue: &&Queue| matches_topic(&due_pattern(&queue.name()), &entry.routing_key);
         (waited, queues.iter().filter(due).cloned().collect())
     }
 

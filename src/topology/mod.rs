@@ -9,11 +9,14 @@
 //!  broker   ──▶ gleitzeit.inbox ─────▶ gleitzeit.dead.inbox (what it ends or cannot route by itself)
 //! ```
 //!
-//! This module knows names only; `plan` holds what is declared, `delay` which delay queue a wait takes.
+//! This module knows names only; `plan` holds what is declared, `delay` which delay queue a wait takes, `lane` the
+//! further queues of a protocol whose producers are to be treated fairly.
 
 pub mod delay;
+pub mod lane;
 pub mod plan;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,7 +64,7 @@ impl fmt::Display for Address {
 /// A queue of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Queue {
-    /// Tasks of one protocol: `gleitzeit.tasks.python.v1`.
+    /// Tasks of one protocol: `gleitzeit.tasks.python.v1`, together with its lanes where it has some.
     Tasks(Address),
     /// Workflows and commands: `gleitzeit.workflows`.
     Workflows,
@@ -83,7 +86,7 @@ impl Queue {
         }
     }
 
-    /// The queue that has `name`, if it is one of ours.
+    /// The queue that has `name`, if it is one of ours; a lane is part of its protocol's.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Queue> {
         if name == "gleitzeit.workflows" {
@@ -93,7 +96,8 @@ impl Queue {
             return Some(Queue::Inbox);
         }
         if let Some(rest) = name.strip_prefix("gleitzeit.tasks.") {
-            return Address::parse(rest).ok().map(Queue::Tasks);
+            let address = Address::parse(rest).ok().or_else(|| Some(lane::from_route(rest)?.0));
+            return address.map(Queue::Tasks);
         }
         let rest = name.strip_prefix("gleitzeit.dead.")?;
         Address::parse(rest).ok().map(Queue::Dead)
@@ -111,6 +115,8 @@ impl fmt::Display for Queue {
 pub struct Topology {
     /// The protocols, in order, without repeats.
     pub protocols: Vec<Address>,
+    /// How many lanes those have that have some.
+    pub lanes: BTreeMap<Address, u16>,
 }
 
 impl Topology {
@@ -120,7 +126,25 @@ impl Topology {
         let mut protocols: Vec<Address> = protocols.into_iter().collect();
         protocols.sort();
         protocols.dedup();
-        Topology { protocols }
+        Topology { protocols, lanes: BTreeMap::new() }
+    }
+
+    /// The same with lanes.
+    #[must_use]
+    pub fn with_lanes(self, fairness: &lane::Fairness) -> Topology {
+        let lanes = fairness.iter().map(|(address, lanes)| (address.clone(), lanes.count)).collect();
+        Topology { lanes, ..self }
+    }
+
+    /// The names of the queues on the broker that a queue of the topology is made of: its own, then its lanes.
+    #[must_use]
+    pub fn names(&self, queue: &Queue) -> Vec<String> {
+        let mut names = vec![queue.name()];
+        if let Queue::Tasks(address) = queue {
+            let count = self.lanes.get(address).copied().unwrap_or(0);
+            names.extend((0..count).map(|number| lane::name(address, number)));
+        }
+        names
     }
 
     /// Every queue of the topology but the delay queues.

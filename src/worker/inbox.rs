@@ -10,16 +10,16 @@ use super::execute::{protocol_of, settle};
 use super::guard::{HELD_LOOKS, may_have_been_cut};
 use super::lease::{Purpose, Taken};
 use super::patience::{Stop, insist};
-use super::publish::{About, Past, came_from, document, letters_of, message_of, run_of};
+use super::publish::{About, Past, again, came_from, document, letters_of, message_of, run_of};
 use super::session::BEAT_EVERY;
-use crate::broker::{Death, Delivery};
+use crate::broker::{Death, Delivery, Outgoing, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::priority::Priority;
 use crate::core::protocol::ProtocolId;
 use crate::core::state::{TaskState, WorkflowState};
 use crate::store::{Claimed, End, Finished, Message};
-use crate::topology::{Address, Queue, unrouted};
+use crate::topology::{Address, Queue, lane, unrouted};
 use crate::wire::inbox;
 use crate::wire::record::{Ending, Head};
 use crate::wire::task::{self, Decoded, Refused, Reply, TASK_BYTES_MAX, Task};
@@ -33,6 +33,11 @@ impl Shared {
 
     async fn ended_by_broker(&self, delivery: &Delivery) -> Result<(), Stop> {
         let death = delivery.deaths.first();
+        if let Some(address) = death.and_then(lost_lane) {
+            // Delayed, or sent by others, to a lane that is gone: its protocol's queue takes it.
+            let target = Target::Queue(Queue::Tasks(address));
+            return self.publish(vec![Outgoing { target, ..again(delivery, None) }]).await;
+        }
         let (state, failure) = verdict_of(death);
         if death.is_some_and(|death| death.queue == Queue::Workflows.name()) {
             return self.workflow_ended_by_broker(delivery, failure).await;
@@ -253,6 +258,12 @@ fn origin(death: &Death) -> Option<Address> {
             Address::parse(&death.routing_key).ok()
         }
     }
+}
+
+/// The protocol of a lane that was not there.
+fn lost_lane(death: &Death) -> Option<Address> {
+    let (address, _) = lane::from_route(&death.routing_key).filter(|_| death.reason == "unroutable")?;
+    Some(address)
 }
 
 /// What the broker's reason means for the task.

@@ -7,6 +7,8 @@
 mod cases;
 #[path = "broker_dead.rs"]
 mod dead;
+#[path = "broker_lanes.rs"]
+mod lanes;
 #[path = "broker_rabbitmq.rs"]
 mod rabbitmq;
 #[path = "../support/rabbitmq.rs"]
@@ -74,6 +76,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         let run = move || in_runtime(case());
         trials.push(trial(format!("broker::rabbitmq::{name}"), rabbitmq::is_here, run));
     }
+    trials.extend(lanes::trials());
     trials
 }
 

@@ -15,6 +15,7 @@ mod drain;
 mod embedded;
 mod examples;
 mod failover;
+mod fairness;
 mod follow;
 mod following;
 mod golden;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lapin::types::DeliveryTag;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::feed::{Fed, Feed, Held, Subscriber};
 use super::message::{deaths, from_amqp};
@@ -28,7 +29,9 @@ impl Consumer for QueueConsumer {
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
         loop {
             match self.feed.next().await? {
-                Ok(Fed::Delivery(delivery, held)) => return Some(Ok(self.receive(delivery, held))),
+                Ok(Fed::Delivery(delivery, held)) => {
+                    return Some(Ok(receive(&self.queue, delivery, held, None)));
+                }
                 // What the lost connection had comes again by itself.
                 Ok(Fed::Again) => {}
                 Err(error) => return Some(Err(error)),
@@ -46,17 +49,21 @@ impl Consumer for QueueConsumer {
     }
 }
 
-impl QueueConsumer {
-    fn receive(&self, delivery: lapin::message::Delivery, held: Arc<Held>) -> Delivery {
-        let lapin::message::Delivery { exchange, routing_key, redelivered, properties, data, .. } = delivery;
-        Delivery {
-            queue: self.queue.clone(),
-            body: Bytes::from(data),
-            properties: from_amqp(&properties),
-            redelivered,
-            deaths: deaths(&self.queue, exchange.as_str(), routing_key.as_str(), &properties),
-            receipt: Box::new(ChannelReceipt { tag: delivery.delivery_tag, held, settled: false }),
-        }
+/// A delivery for the port; `place` is kept until it is settled.
+pub(super) fn receive(
+    queue: &Queue,
+    delivery: lapin::message::Delivery,
+    held: Arc<Held>,
+    place: Option<OwnedSemaphorePermit>,
+) -> Delivery {
+    let lapin::message::Delivery { exchange, routing_key, redelivered, properties, data, .. } = delivery;
+    Delivery {
+        queue: queue.clone(),
+        body: Bytes::from(data),
+        properties: from_amqp(&properties),
+        redelivered,
+        deaths: deaths(queue, exchange.as_str(), routing_key.as_str(), &properties),
+        receipt: Box::new(ChannelReceipt { tag: delivery.delivery_tag, held, settled: false, _place: place }),
     }
 }
 
@@ -66,6 +73,7 @@ struct ChannelReceipt {
     tag: DeliveryTag,
     held: Arc<Held>,
     settled: bool,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 #[async_trait]

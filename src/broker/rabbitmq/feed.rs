@@ -83,6 +83,21 @@ pub(super) struct Held {
 }
 
 impl Held {
+    pub(super) fn new(channel: Channel, connection: Arc<Connection>) -> Held {
+        Held { channel, _connection: connection }
+    }
+
+    /// For what the subscription asks, and nobody else.
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Ends it with whatever it holds, which goes back.
+    pub(super) async fn close(&self, timeout: Duration) {
+        let closed = within(timeout, self.channel.close(200, "closed".into())).await;
+        tracing::trace!(?closed, "consuming channel closed");
+    }
+
     /// Forgets a delivery; `false` if the channel is gone, and the delivery with it.
     pub(super) fn acknowledge(&self, delivery: DeliveryTag) -> bool {
         let options = BasicAckOptions { multiple: false };
@@ -310,7 +325,7 @@ impl Subscriber {
         let options = BasicConsumeOptions::default();
         let consume = channel.basic_consume(queue.into(), self.tag(), options, FieldTable::default());
         let stream = within(self.reply_timeout, consume).await.map_err(failed)?;
-        let held = Arc::new(Held { channel, _connection: connection });
+        let held = Arc::new(Held::new(channel, connection));
         Ok(Subscription { stream, held, own_queue })
     }
 
@@ -330,11 +345,16 @@ impl Subscriber {
         Ok(queue)
     }
 
-    /// A tag that explains itself in the server's console, at most 255 bytes.
     fn tag(&self) -> ShortString {
+        self.tag_of(&self.label())
+    }
+
+    /// A tag that explains itself in the server's console, at most 255 bytes.
+    pub(super) fn tag_of(&self, source: &str) -> ShortString {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let name: String = self.name.chars().filter(char::is_ascii).take(100).collect();
-        format!("{name} {} #{serial}", self.label()).into()
+        let source: String = source.chars().take(130).collect();
+        format!("{name} {source} #{serial}").into()
     }
 }
 

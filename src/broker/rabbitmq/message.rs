@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use std::time::Duration;
 
 use crate::broker::{BrokerError, Death, Outgoing, Properties, STAND_IN, Target};
-use crate::topology::plan::{DEAD, INBOX, PRIORITY_MAX, REPLIES, route};
-use crate::topology::{Queue, delay};
+use crate::topology::plan::{DEAD, INBOX, PRIORITY_MAX, REPLIES, route, route_to};
+use crate::topology::{Queue, delay, lane};
 
 /// The largest message, in bytes: RabbitMQ 4.x refuses more by default, and closes the channel for it.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -16,7 +17,7 @@ const PERSISTENT: u8 = 2;
 pub(super) const TRANSIENT: u8 = 1;
 
 /// A message ready to be written.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Frame {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
@@ -27,15 +28,16 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The frame of a message; `None` for a reply to a name that can be nobody's.
-    pub(super) fn new(message: Outgoing) -> Result<Option<Frame>, BrokerError> {
+    /// The frame of a message, which goes to this lane of its protocol; `None` for a reply to a name that can be
+    /// nobody's.
+    pub(super) fn new(message: Outgoing, lane: Option<u16>) -> Result<Option<Frame>, BrokerError> {
         let properties = to_amqp(&message.properties)?;
         if message.body.len() > MESSAGE_BYTES_MAX {
             let reason = format!("{} bytes are more than {MESSAGE_BYTES_MAX}", message.body.len());
             return Err(invalid("a message", reason));
         }
         let place = match &message.target {
-            Target::Queue(queue) => Some(queue_place(queue, &message)?),
+            Target::Queue(queue) => Some(queue_place(queue, lane, message.delay)?),
             Target::Reply(name) => reply_place(name),
         };
         let Some((exchange, routing_key, mandatory)) = place else { return Ok(None) };
@@ -55,15 +57,19 @@ impl Frame {
     }
 }
 
-fn queue_place(queue: &Queue, message: &Outgoing) -> Result<(String, String, bool), BrokerError> {
-    let delay = message.delay.unwrap_or_default();
-    let entry = delay::entry(delay, queue).map_err(|error| invalid("a message", error.to_string()))?;
-    Ok(match entry {
+fn queue_place(
+    queue: &Queue,
+    lane: Option<u16>,
+    delay: Option<Duration>,
+) -> Result<(String, String, bool), BrokerError> {
+    let (name, key) = match (queue, lane) {
+        (Queue::Tasks(address), Some(lane)) => (lane::name(address, lane), lane::route(address, lane)),
+        (queue, _) => (queue.name(), route(queue).1.to_owned()),
+    };
+    let entry = delay::entry_to(delay.unwrap_or_default(), &name);
+    Ok(match entry.map_err(|error| invalid("a message", error.to_string()))? {
         Some(entry) => (entry.exchange, entry.routing_key, true),
-        None => {
-            let (exchange, routing_key) = route(queue);
-            (exchange.to_owned(), routing_key.to_owned(), true)
-        }
+        None => (route(queue).0.to_owned(), key, true),
     })
 }
 
@@ -203,10 +209,8 @@ fn death(entry: &FieldTable) -> Option<Death> {
 
 /// The routing key that a message would have had without its delay.
 fn undelayed(routing_key: &str) -> String {
-    match delay::target_of(routing_key) {
-        Some(queue) => route(&queue).1.to_owned(),
-        None => routing_key.to_owned(),
-    }
+    let target = delay::target_name(routing_key).and_then(|name| route_to(&name));
+    target.map_or_else(|| routing_key.to_owned(), |(_, key)| key)
 }
 
 /// Headers that the server writes. RabbitMQ 3.10 believes them: a message that is sent on with its
@@ -240,7 +244,6 @@ fn invalid(what: &str, reason: String) -> BrokerError {
 mod tests {
     use super::*;
     use crate::topology::Address;
-    use std::time::Duration;
 
     fn python() -> Queue {
         Queue::Tasks(Address::parse("python.v1").expect("valid"))
@@ -248,7 +251,7 @@ mod tests {
 
     fn place(target: Target, delay: Option<Duration>) -> Option<(String, String, bool)> {
         let message = Outgoing { target, body: Bytes::new(), properties: Properties::default(), delay };
-        let frame = Frame::new(message).expect("fits")?;
+        let frame = Frame::new(message, None).expect("fits")?;
         Some((frame.exchange.to_string(), frame.routing_key.to_string(), frame.mandatory))
     }
 
@@ -272,6 +275,28 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_stands_in_the_routing_key_also_through_a_delay() {
+        let frame = |delay| {
+            let target = Target::Queue(python());
+            let message = Outgoing { target, body: Bytes::new(), properties: Properties::default(), delay };
+            Frame::new(message, Some(3)).expect("fits").expect("routed")
+        };
+        let at_once = frame(None);
+        assert_eq!(
+            (at_once.exchange.as_str(), at_once.routing_key.as_str()),
+            ("gleitzeit.submit", "python.v1.lane.3")
+        );
+        let later = frame(Some(Duration::from_millis(100))).routing_key;
+        assert!(later.as_str().ends_with(".1.tasks.python.v1.lane.3"), "{later}");
+        // A lane that is gone when the delay is over.
+        let lost = deaths(&Queue::Inbox, delay::DUE_EXCHANGE, later.as_str(), &BasicProperties::default());
+        assert_eq!(
+            (lost[0].reason.as_str(), lost[0].routing_key.as_str()),
+            ("unroutable", "python.v1.lane.3")
+        );
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused_before_it_is_written() {
         let message = |properties: Properties, delay| Outgoing {
             target: Target::Queue(python()),
@@ -282,7 +307,7 @@ mod tests {
         let long = Properties { correlation_id: Some("x".repeat(256)), ..Properties::default() };
         let year = Some(Duration::from_secs(366 * 86_400));
         for message in [message(long, None), message(Properties::default(), year)] {
-            assert!(matches!(Frame::new(message), Err(BrokerError::Invalid { .. })));
+            assert!(matches!(Frame::new(message, None), Err(BrokerError::Invalid { .. })));
         }
     }
 

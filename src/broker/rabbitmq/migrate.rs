@@ -35,8 +35,8 @@ use super::mover::Intake;
 use super::publisher::Publisher;
 use crate::broker::{BrokerError, DELAY_MAX, Finding, Migration, Moved, STAND_IN};
 use crate::core::clock::Timestamp;
-use crate::topology::plan::{Binding, Exchange, ExchangeKind, INBOX, Plan, QueueDeclaration, route};
-use crate::topology::{Queue, delay};
+use crate::topology::plan::{Binding, Exchange, ExchangeKind, INBOX, Plan, QueueDeclaration, route_to};
+use crate::topology::{Address, Queue, delay, lane};
 
 /// An exclusive queue: whoever has it is the only one that migrates. Also what permissions are tried on.
 const LOCK: &str = "gleitzeit.migrating.lock";
@@ -59,28 +59,35 @@ pub(super) struct Migrator<'a> {
 
 /// A queue that is to be moved.
 #[derive(Debug)]
-struct Job<'a> {
-    queue: &'a QueueDeclaration,
-    bindings: Vec<&'a Binding>,
+pub(super) struct Job<'a> {
+    pub(super) queue: &'a QueueDeclaration,
+    pub(super) bindings: Vec<&'a Binding>,
     /// `None`: the queue is as declared, or missing, and only its stand-in is left.
-    differs: Option<String>,
-    stand_in: QueueDeclaration,
-    through: Exchange,
+    pub(super) differs: Option<String>,
+    pub(super) stand_in: QueueDeclaration,
+    pub(super) through: Exchange,
 }
 
 impl Migrator<'_> {
-    /// Moves every queue that differs. Several at once, because most of it is waiting.
-    pub(super) async fn run(&self) -> Result<Vec<Moved>, BrokerError> {
+    /// Moves every queue that differs, several at once, because most of it is waiting; then these lanes go.
+    pub(super) async fn run(&self, spare: &[(Address, u16)]) -> Result<Vec<Moved>, BrokerError> {
         let jobs = self.jobs().await?;
         if self.wish.dry_run {
-            return Ok(jobs.iter().map(|job| self.foretell(job)).collect());
+            let moved = jobs.iter().map(|job| self.foretell(job));
+            return Ok(moved.chain(spare.iter().map(|lane| self.foretell_end(lane))).collect());
         }
-        if jobs.is_empty() {
+        if jobs.is_empty() && spare.is_empty() {
             return Ok(Vec::new());
         }
         let lock = self.lock().await?;
         self.try_permissions(&lock.channel, &jobs).await?;
-        let moved = try_join_all(jobs.iter().map(|job| self.migrate(job))).await;
+        let mut moved = try_join_all(jobs.iter().map(|job| self.migrate(job))).await;
+        if let Ok(all) = &mut moved {
+            match self.retire(spare).await {
+                Ok(retired) => all.extend(retired),
+                Err(error) => moved = Err(error),
+            }
+        }
         let closed = within(self.timeout, lock.channel.queue_delete(LOCK.into(), Default::default())).await;
         tracing::trace!(?closed, "migration's lock released");
         moved
@@ -203,7 +210,7 @@ impl Migrator<'_> {
 
     /// Moves everything out of `from`, through the job's exchange, and deletes it. `unbound` are the bindings
     /// that it must not have.
-    async fn empty(
+    pub(super) async fn empty(
         &self,
         declarer: &mut Declarer<'_>,
         job: &Job<'_>,
@@ -211,6 +218,9 @@ impl Migrator<'_> {
         unbound: &[Binding],
     ) -> Result<u64, BrokerError> {
         let (_, mut others) = declarer.depth(from).await?;
+        if self.is_asked(from) {
+            others = others.max(1);
+        }
         let mut intake = Intake::open(self.consuming, from, self.timeout).await?;
         let (mut moved, mut last) = (0, Instant::now());
         loop {
@@ -247,6 +257,18 @@ impl Migrator<'_> {
         Ok(moved)
     }
 
+    /// Whether workers ask this queue for one message at a time: who holds some of it need be no consumer.
+    fn is_asked(&self, name: &str) -> bool {
+        let has_lane = |address: &Address| {
+            let first = lane::name(address, 0);
+            self.plan.queues.iter().any(|queue| queue.name == first)
+        };
+        match Queue::from_name(name) {
+            Some(Queue::Tasks(address)) => lane::from_name(name).is_some() || has_lane(&address),
+            Some(Queue::Workflows | Queue::Dead(_) | Queue::Inbox) | None => false,
+        }
+    }
+
     /// Publishes a batch and waits for its confirms.
     async fn carry(&self, job: &Job<'_>, batch: &[Delivery]) -> Result<u64, BrokerError> {
         let now = self.wish.clock.now();
@@ -255,7 +277,7 @@ impl Migrator<'_> {
         Ok(batch.len() as u64)
     }
 
-    fn declarer(&self) -> Declarer<'_> {
+    pub(super) fn declarer(&self) -> Declarer<'_> {
         Declarer::new(self.asking, self.timeout)
     }
 }
@@ -291,11 +313,11 @@ impl Job<'_> {
     }
 }
 
-fn through(queue: &str) -> Exchange {
+pub(super) fn through(queue: &str) -> Exchange {
     Exchange { name: format!("{queue}{STAND_IN}"), kind: ExchangeKind::Fanout, alternate: None }
 }
 
-fn bound(source: &str, queue: &str, routing_key: &str) -> Binding {
+pub(super) fn bound(source: &str, queue: &str, routing_key: &str) -> Binding {
     let (source, routing_key) = (source.to_owned(), routing_key.to_owned());
     Binding { source, destination: queue.to_owned(), to_queue: true, routing_key }
 }
@@ -324,18 +346,15 @@ fn frame(plan: &Plan, job: &Job<'_>, delivery: &Delivery, now: Timestamp) -> Fra
     if !job.queue.name.starts_with(delay::PREFIX) {
         return frame;
     }
-    let Some(target) = delay::target_of(delivery.routing_key.as_str()) else { return frame };
+    let Some(target) = delay::target_name(delivery.routing_key.as_str()) else { return frame };
     let Ok(Due { not_before }) = serde_json::from_slice(&delivery.data) else { return frame };
-    match delay::entry(not_before.since(now).min(DELAY_MAX), &target) {
-        Ok(Some(entry)) => {
-            frame.exchange = entry.exchange.as_str().into();
-            frame.routing_key = entry.routing_key.as_str().into();
-        }
-        Ok(None) | Err(_) => {
-            let (exchange, routing_key) = route(&target);
-            frame.exchange = exchange.into();
-            frame.routing_key = routing_key.into();
-        }
+    let place = match delay::entry_to(not_before.since(now).min(DELAY_MAX), &target) {
+        Ok(Some(entry)) => Some((entry.exchange, entry.routing_key)),
+        Ok(None) | Err(_) => route_to(&target).map(|(exchange, key)| (exchange.to_owned(), key)),
+    };
+    if let Some((exchange, routing_key)) = place {
+        frame.exchange = exchange.as_str().into();
+        frame.routing_key = routing_key.as_str().into();
     }
     frame
 }

@@ -11,20 +11,24 @@
 //! the same connection would wait with the publishes. Both are opened when first needed and again after a
 //! loss (`connection`); nothing is kept across a loss but what the server holds. `publisher` says how returns
 //! find their message, `feed` how a subscription heals, `declare` what is created and what only compared,
-//! `message` what a message is on the wire, `migrate` how a queue gets other arguments. What is declared is in `topology::plan`, how delays work in
-//! `topology::delay`.
+//! `message` what a message is on the wire, `migrate` how a queue gets other arguments, `lanes` how a protocol is consumed
+//! whose producers are to be treated fairly, `retire` how such lanes go. What is declared is in `topology::plan`, how
+//! delays work in `topology::delay`.
 
 mod connection;
 mod consumer;
 mod declare;
 mod events;
 mod failure;
+mod fairness;
 mod feed;
+mod lanes;
 mod message;
 mod migrate;
 mod mover;
 mod publisher;
 mod release;
+mod retire;
 mod settings;
 
 use async_trait::async_trait;
@@ -32,8 +36,8 @@ use backon::BackoffBuilder;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +48,7 @@ use self::consumer::{BroadcastListener, QueueConsumer};
 use self::declare::{Declarer, Part, parts};
 use self::events::Events;
 use self::feed::{Source, Subscriber};
+use self::lanes::LaneConsumer;
 use self::message::Frame;
 use self::migrate::{Migrator, unfinished};
 use self::publisher::{Publisher, send_unconfirmed};
@@ -52,9 +57,10 @@ pub use self::settings::{Declare, Settings};
 use super::{
     Broker, BrokerError, Consumer, Depth, Finding, Listener, Migration, Moved, Outgoing, Target, Transit,
 };
+use crate::core::fairness::Turns;
 use crate::topology::delay::{LEVELS, level_name};
 use crate::topology::plan::{CONTROL, Plan, QueueType, Release};
-use crate::topology::{Queue, Topology};
+use crate::topology::{Address, Queue, Topology};
 
 /// How long `close` waits for what is being written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,6 +74,12 @@ pub struct RabbitBroker {
     publisher: Publisher,
     events: Events,
     introduction: OnceCell<Introduction>,
+    /// The protocols that were looked at for lanes which nobody configures, and whether there were any.
+    left_over: Mutex<BTreeMap<Address, bool>>,
+    /// Whose turn it is among the lanes of a protocol.
+    turns: Mutex<BTreeMap<Address, Arc<Mutex<Turns>>>>,
+    /// Whether it was said that a lane is missing.
+    said_missing: AtomicBool,
     tasks: TaskTracker,
     closed: CancellationToken,
 }
@@ -89,8 +101,19 @@ impl RabbitBroker {
         }
         let publisher = Publisher::start(&publishing, &settings, &tasks, &closed);
         let events = Events::start(&publishing, &tasks, &closed);
-        let introduction = OnceCell::new();
-        Ok(RabbitBroker { settings, publishing, consuming, publisher, events, introduction, tasks, closed })
+        Ok(RabbitBroker {
+            settings,
+            publishing,
+            consuming,
+            publisher,
+            events,
+            introduction: OnceCell::new(),
+            left_over: Mutex::default(),
+            turns: Mutex::default(),
+            said_missing: AtomicBool::new(false),
+            tasks,
+            closed,
+        })
     }
 
     /// How many events were dropped because the server did not take them fast enough.
@@ -184,6 +207,9 @@ impl Broker for RabbitBroker {
         let mut findings = declarer.compare(&plan, &missing).await?;
         findings.extend(unfinished(&mut declarer, &plan).await?);
         declarer.finish().await;
+        let spare = retire::find(&self.publishing, self.settings.reply_timeout, topology).await?;
+        self.remember_left_over(topology, &spare);
+        findings.extend(spare.iter().map(retire::finding));
         Ok(findings)
     }
 
@@ -198,27 +224,39 @@ impl Broker for RabbitBroker {
             plan: &plan,
             wish,
         };
-        migrator.run().await
+        let spare = retire::find(&self.publishing, self.settings.reply_timeout, topology).await?;
+        migrator.run(&spare).await
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
-        let (mut frames, mut replies) = (Vec::with_capacity(messages.len()), Vec::new());
+        let (mut frames, mut replies, mut spare) =
+            (Vec::with_capacity(messages.len()), Vec::new(), Vec::new());
         for message in messages {
             let is_reply = matches!(message.target, Target::Reply(_));
-            let Some(frame) = Frame::new(message)? else { continue };
+            let lane = self.lane_of(&message);
+            if lane.is_some() {
+                spare.extend(Frame::new(message.clone(), None)?);
+            }
+            let Some(frame) = Frame::new(message, lane)? else { continue };
             if is_reply { replies.push(frame) } else { frames.push(frame) }
         }
         if replies.is_empty() {
-            return self.publisher.publish(frames).await;
+            return self.publish_in_lanes(frames, spare).await;
         }
         let (published, replied) =
-            tokio::join!(self.publisher.publish(frames), self.publisher.reply(replies));
+            tokio::join!(self.publish_in_lanes(frames, spare), self.publisher.reply(replies));
         published.and(replied)
     }
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
         self.ensure_open()?;
         let subscriber = self.subscriber(Source::Queue(queue.clone(), prefetch));
+        if let Queue::Tasks(address) = queue
+            && let Some(lanes) = self.lanes_to_serve(address).await?
+        {
+            let turns = self.turns_of(address, &lanes);
+            return Ok(Box::new(LaneConsumer::start(address, &lanes, turns, prefetch, subscriber).await?));
+        }
         Ok(Box::new(QueueConsumer::start(queue.clone(), subscriber).await?))
     }
 
@@ -240,7 +278,10 @@ impl Broker for RabbitBroker {
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         self.ensure_open()?;
-        let (ready, consumers) = self.declarer().depth(&queue.name()).await?;
+        let (mut ready, consumers) = self.declarer().depth(&queue.name()).await?;
+        for lane in self.lanes_of(queue).await? {
+            ready += self.declarer().depth(&lane).await?.0;
+        }
         Ok(Depth { ready, consumers })
     }
 
@@ -266,7 +307,11 @@ impl Broker for RabbitBroker {
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
         self.ensure_open()?;
-        self.declarer().purge(&queue.name()).await
+        let mut removed = self.declarer().purge(&queue.name()).await?;
+        for lane in self.lanes_of(queue).await? {
+            removed += self.declarer().purge(&lane).await?;
+        }
+        Ok(removed)
     }
 
     async fn version(&self) -> Result<String, BrokerError> {

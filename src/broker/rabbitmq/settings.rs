@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::broker::BrokerError;
 use crate::core::url::masked;
+use crate::topology::lane::Fairness;
 use crate::topology::plan::QueueTypes;
 
 /// Settings of the RabbitMQ adapter.
@@ -32,6 +33,8 @@ pub struct Settings {
     pub confirm_window: usize,
     /// Queue types against the release's own choice.
     pub queue_types: QueueTypes,
+    /// The protocols that have lanes, or had some.
+    pub fairness: Fairness,
 }
 
 /// What `declare` may do with what is missing.
@@ -60,6 +63,7 @@ impl Settings {
             publish_timeout: Duration::from_secs(15),
             confirm_window: 1_000,
             queue_types: QueueTypes::default(),
+            fairness: Fairness::new(),
         }
     }
 

@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::desk::{Desk, Turn};
-use super::{Hub, failed, messages};
+use super::{Hub, failed, lanes, messages};
 use crate::broker::{BrokerError, Consumer, Delivery};
+use crate::core::fairness::Turns;
 use crate::sqlite::{Foreign, Topic};
 use crate::topology::Queue;
 
@@ -32,6 +33,7 @@ impl SqliteConsumer {
         queue: &Queue,
         prefetch: NonZeroU16,
         scope: Option<String>,
+        (turns, is_laned): (Arc<Mutex<Turns>>, bool),
     ) -> Result<SqliteConsumer, BrokerError> {
         let owner = hub.owner().await?;
         let name = queue.name();
@@ -41,15 +43,19 @@ impl SqliteConsumer {
         let enter = move |tx: &rusqlite::Connection| {
             // A killed run's messages come back at once.
             let queues = messages::reclaim(tx, &me, now)?;
-            Ok(messages::enter(tx, owner, &name)?.map(|consumer| (consumer, queues)))
+            // An earlier configuration may have left some.
+            let has_lanes = lanes::parts(tx, &name)?.len() > 1;
+            Ok(messages::enter(tx, owner, &name)?.map(|consumer| (consumer, queues, has_lanes)))
         };
         let entered = hub.database.write("consume", enter).await.map_err(|error| failed("consume", error))?;
-        let Some((consumer, queues)) = entered else {
+        let Some((consumer, queues, has_lanes)) = entered else {
             return Err(BrokerError::NoQueue { queue: queue.name() });
         };
         hub.touch_all(&queues);
         let prefetch = usize::from(prefetch.get());
+        let turns = (is_laned || has_lanes).then_some(turns);
         let desk = Desk::new(Arc::clone(hub), queue.clone(), owner, consumer, prefetch, scope);
+        let desk = desk.in_turn(turns);
         Ok(SqliteConsumer { hub: Arc::clone(hub), desk: Arc::new(desk), news, foreign, stale: true })
     }
 

@@ -14,6 +14,7 @@ use super::messages::{self, Batch, Delivered, Wish};
 use super::{Hub, failed};
 use crate::broker::{BrokerError, Delivery, Receipt, Settlement};
 use crate::core::clock::Timestamp;
+use crate::core::fairness::Turns;
 use crate::sqlite::{Error, Permit};
 use crate::topology::Queue;
 
@@ -28,6 +29,7 @@ pub(super) struct Desk {
     consumer: i64,
     prefetch: usize,
     scope: Option<String>,
+    turns: Option<Arc<Mutex<Turns>>>,
     state: Mutex<State>,
     /// Told after every change of `state` that the consumer may want to know.
     pub(super) changed: Notify,
@@ -82,7 +84,23 @@ impl Desk {
     ) -> Desk {
         let name = queue.name();
         let state = Mutex::new(State { more: true, ..State::default() });
-        Desk { hub, queue, name, owner, consumer, prefetch, scope, state, changed: Notify::new() }
+        Desk {
+            hub,
+            queue,
+            name,
+            owner,
+            consumer,
+            prefetch,
+            scope,
+            turns: None,
+            state,
+            changed: Notify::new(),
+        }
+    }
+
+    /// The same for a queue that has lanes.
+    pub(super) fn in_turn(self, turns: Option<Arc<Mutex<Turns>>>) -> Desk {
+        Desk { turns, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,6 +149,7 @@ impl Desk {
             now: self.hub.clock.now(),
             orphans: orphans.clone(),
             reclaim: self.hub.reclaim_is_due().then(|| database.process().clone()),
+            turns: self.turns.clone(),
         };
         let desk = Arc::clone(self);
         let deliver = move |tx: &rusqlite::Connection| messages::deliver(tx, &wish);

@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use super::lanes;
 use crate::broker::{Properties, Transit};
 use crate::core::clock::Timestamp;
+use crate::core::fairness::Turns;
 use crate::sqlite::process::{self, Process};
+use crate::topology::Queue;
 
 /// At most so many messages become ready in one step.
 const PROMOTED_MAX: i64 = 1_000;
@@ -45,6 +49,8 @@ pub(super) struct Wish {
     pub(super) orphans: Vec<i64>,
     /// Look also for what dead processes held, as this process.
     pub(super) reclaim: Option<Process>,
+    /// The turns of the queue's lanes, where it has some.
+    pub(super) turns: Option<Arc<Mutex<Turns>>>,
 }
 
 /// What came of a [`Wish`].
@@ -75,7 +81,7 @@ pub(super) fn publish(tx: &Connection, messages: &[Incoming]) -> rusqlite::Resul
         if queues.contains_key(message.queue.as_str()) {
             continue;
         }
-        match find_queue(tx, &message.queue)? {
+        match lanes::find_or_base(tx, &message.queue)? {
             Some(id) => queues.insert(&message.queue, id),
             None => return Ok(Err(message.queue.clone())),
         };
@@ -158,25 +164,40 @@ pub(super) fn deliver(tx: &Connection, wish: &Wish) -> rusqlite::Result<Batch> {
         news.extend(promote(tx, wish.now)?);
         due = next_due(tx)?;
     }
+    let messages = match (&wish.turns, find_queue(tx, &wish.queue)?) {
+        (Some(turns), _) => lanes::take(tx, wish, turns)?,
+        (None, Some(queue)) => take(tx, wish, queue, wish.room)?,
+        (None, None) => Vec::new(),
+    };
+    Ok(Batch { messages, next_due: due, news })
+}
+
+/// Delivers up to `room` messages of this queue, the first in order.
+pub(super) fn take(
+    tx: &Connection,
+    wish: &Wish,
+    queue: i64,
+    room: usize,
+) -> rusqlite::Result<Vec<Delivered>> {
     let sql = if wish.scope.is_some() {
         "UPDATE messages SET owner = ?1, deliveries = deliveries + 1 WHERE id IN (
-             SELECT id FROM messages WHERE queue = (SELECT id FROM queues WHERE name = ?2)
+             SELECT id FROM messages WHERE queue = ?2
              AND owner IS NULL AND root = ?4 ORDER BY rank, id LIMIT ?3)
          RETURNING id, rank, deliveries, message_id, priority, correlation_id, reply_to, headers, body"
     } else {
         "UPDATE messages SET owner = ?1, deliveries = deliveries + 1 WHERE id IN (
-             SELECT id FROM messages WHERE queue = (SELECT id FROM queues WHERE name = ?2)
+             SELECT id FROM messages WHERE queue = ?2
              AND owner IS NULL AND ?4 IS NULL ORDER BY rank, id LIMIT ?3)
          RETURNING id, rank, deliveries, message_id, priority, correlation_id, reply_to, headers, body"
     };
-    let room = i64::try_from(wish.room).unwrap_or(i64::MAX);
+    let room = i64::try_from(room).unwrap_or(i64::MAX);
     let mut messages = tx
         .prepare_cached(sql)?
-        .query_map(params![wish.owner, wish.queue, room, wish.scope], read)?
+        .query_map(params![wish.owner, queue, room, wish.scope], read)?
         .collect::<rusqlite::Result<Vec<Delivered>>>()?;
     // RETURNING promises no order.
     messages.sort_by_key(|message| (message.rank, message.id));
-    Ok(Batch { messages, next_due: due, news })
+    Ok(messages)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Delivered> {
@@ -271,9 +292,15 @@ pub(super) fn transit(tx: &Connection, now: Timestamp) -> rusqlite::Result<Trans
     let mut counted = tx.prepare_cached(
         "SELECT q.name, count(*) FROM delayed d JOIN queues q ON q.id = d.queue WHERE d.due > ?1 GROUP BY q.name",
     )?;
-    let rows = counted
-        .query_map([now.as_millis()], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
-    let delayed = rows.collect::<rusqlite::Result<BTreeMap<String, u64>>>()?;
+    let rows = counted.query_map([now.as_millis()], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?.unsigned_abs()))
+    })?;
+    let mut delayed: BTreeMap<String, u64> = BTreeMap::new();
+    for row in rows {
+        let (name, count) = row?;
+        let name = Queue::from_name(&name).map_or(name, |queue| queue.name());
+        *delayed.entry(name).or_default() += count;
+    }
     let held: i64 = tx
         .prepare_cached("SELECT count(*) FROM messages WHERE owner IS NOT NULL")?
         .query_row([], |row| row.get(0))?;

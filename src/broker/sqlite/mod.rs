@@ -15,11 +15,12 @@
 mod broadcast;
 mod consumer;
 mod desk;
+mod lanes;
 mod messages;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,17 +32,26 @@ use tokio_util::sync::CancellationToken;
 use self::broadcast::SqliteListener;
 use self::consumer::SqliteConsumer;
 use self::messages::Incoming;
-use super::{Broker, BrokerError, Consumer, DELAY_MAX, Depth, Finding, Listener, Outgoing, Target, Transit};
+use super::{
+    Broker, BrokerError, Consumer, DELAY_MAX, Depth, Finding, Listener, Migration, Moved, Outgoing, Target,
+    Transit,
+};
 use crate::core::clock::Clock;
+use crate::core::fairness::Turns;
 use crate::core::id::Id;
 use crate::sqlite::{Database, Error, process};
+use crate::topology::lane::{self, Fairness, Lanes};
 use crate::topology::{Queue, Topology};
+use crate::wire::task::fairness_key;
 
 /// The header that names the workflow which a task's message belongs to.
 pub const ROOT_HEADER: &str = "gleitzeit-root";
 
 /// The largest body, in bytes: what RabbitMQ 4 takes by default.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What is said of a lane that is not configured.
+const SPARE: &str = "is a lane that is not configured any more; workers go on to take what is in it; `gleitzeit topology apply --migrate` removes it";
 
 /// How often consumers look for dead processes.
 const RECLAIM_EVERY: Duration = Duration::from_secs(1);
@@ -50,6 +60,7 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(1);
 pub struct SqliteBroker {
     hub: Arc<Hub>,
     scope: Option<String>,
+    fairness: Arc<Fairness>,
 }
 
 /// What the broker and its consumers share.
@@ -60,6 +71,8 @@ struct Hub {
     owner: OnceCell<i64>,
     closed: CancellationToken,
     reclaimed: Mutex<Option<Instant>>,
+    /// Whose turn it is among the lanes of a queue.
+    turns: Mutex<BTreeMap<String, Arc<Mutex<Turns>>>>,
     dropped: AtomicU64,
 }
 
@@ -88,9 +101,10 @@ impl SqliteBroker {
             owner: OnceCell::new(),
             closed: CancellationToken::new(),
             reclaimed: Mutex::new(None),
+            turns: Mutex::default(),
             dropped: AtomicU64::new(0),
         };
-        SqliteBroker { hub: Arc::new(hub), scope: None }
+        SqliteBroker { hub: Arc::new(hub), scope: None, fairness: Arc::default() }
     }
 
     /// A broker whose consumers take only messages of `root`: a workflow and its tasks, or a task on its own.
@@ -99,6 +113,12 @@ impl SqliteBroker {
     pub fn scoped(database: Database, clock: Arc<dyn Clock>, root: &Id) -> SqliteBroker {
         let all = SqliteBroker::new(database, clock);
         SqliteBroker { scope: Some(root.to_string()), ..all }
+    }
+
+    /// The same with lanes for these protocols.
+    #[must_use]
+    pub fn with_fairness(self, fairness: Fairness) -> SqliteBroker {
+        SqliteBroker { fairness: Arc::new(fairness), ..self }
     }
 
     /// How many events and replies nobody could receive.
@@ -112,8 +132,8 @@ impl SqliteBroker {
     }
 
     fn incoming(&self, message: Outgoing) -> Result<Option<Incoming>, BrokerError> {
-        let queue = match message.target {
-            Target::Queue(queue) => queue.name(),
+        let queue = match &message.target {
+            Target::Queue(queue) => self.place_of(queue, &message.body),
             Target::Reply(_) => {
                 self.hub.dropped.fetch_add(1, Ordering::Relaxed);
                 return Ok(None);
@@ -150,6 +170,58 @@ impl SqliteBroker {
     }
 }
 
+impl SqliteBroker {
+    /// The names of the queues that are not there.
+    async fn missing(&self, topology: &Topology) -> Result<Vec<String>, BrokerError> {
+        let queues: Vec<String> = topology.queues().iter().flat_map(|queue| topology.names(queue)).collect();
+        let find = move |tx: &rusqlite::Connection| {
+            let mut missing = Vec::new();
+            for queue in &queues {
+                if messages::find_queue(tx, queue)?.is_none() {
+                    missing.push(queue.clone());
+                }
+            }
+            Ok(missing)
+        };
+        self.open()?.database.read("check", find).await.map_err(|error| failed("check", error))
+    }
+
+    /// The lanes that are there and not configured, each with its protocol's queue.
+    async fn left_over(&self, topology: &Topology) -> Result<Vec<(String, String)>, BrokerError> {
+        let topology = topology.clone();
+        let find = move |tx: &rusqlite::Connection| lanes::left_over(tx, &topology);
+        self.open()?.database.read("check", find).await.map_err(|error| failed("check", error))
+    }
+
+    /// The name of the queue that a message goes to: a lane, where its protocol has some and it has a key.
+    fn place_of(&self, queue: &Queue, body: &[u8]) -> String {
+        let lane = match queue {
+            Queue::Tasks(address) => {
+                self.fairness.get(address).filter(|lanes| lanes.count > 0).zip(Some(address))
+            }
+            Queue::Workflows | Queue::Dead(_) | Queue::Inbox => None,
+        };
+        let lane =
+            lane.and_then(|(lanes, address)| Some(lane::name(address, lanes.of(&fairness_key(body)?)?)));
+        lane.unwrap_or_else(|| queue.name())
+    }
+
+    /// The turns of a queue's lanes, for whatever this process takes of it, and whether it is to have some.
+    fn turns_of(&self, queue: &Queue) -> (Arc<Mutex<Turns>>, bool) {
+        let lanes = match queue {
+            Queue::Tasks(address) => self.fairness.get(address),
+            Queue::Workflows | Queue::Dead(_) | Queue::Inbox => None,
+        };
+        // No code that holds the lock can panic half-way.
+        let mut all = self.hub.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = all.entry(queue.name()).or_insert_with(|| {
+            let weights = lanes.map(Lanes::turn_weights).unwrap_or_default();
+            Arc::new(Mutex::new(Turns::new(weights)))
+        });
+        (Arc::clone(turns), lanes.is_some())
+    }
+}
+
 impl Hub {
     /// Our row of `processes`.
     async fn owner(&self) -> Result<i64, BrokerError> {
@@ -172,7 +244,7 @@ impl Hub {
 
     fn touch_all(&self, queues: &[String]) {
         for queue in queues {
-            self.database.touch(queue);
+            touch(&self.database, queue);
         }
     }
 }
@@ -180,8 +252,7 @@ impl Hub {
 #[async_trait]
 impl Broker for SqliteBroker {
     async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
-        let missing: Vec<String> =
-            self.check(topology).await?.into_iter().map(|finding| finding.what).collect();
+        let missing = self.missing(topology).await?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -192,20 +263,36 @@ impl Broker for SqliteBroker {
     }
 
     async fn check(&self, topology: &Topology) -> Result<Vec<Finding>, BrokerError> {
-        let queues: Vec<String> = topology.queues().iter().map(Queue::name).collect();
-        let find = move |tx: &rusqlite::Connection| {
-            let mut missing = Vec::new();
-            for queue in &queues {
-                if messages::find_queue(tx, queue)?.is_none() {
-                    missing.push(queue.clone());
-                }
+        let found = |what, problem: &str| Finding { what, problem: problem.to_owned() };
+        let missing = self.missing(topology).await?.into_iter();
+        let mut findings: Vec<Finding> =
+            missing.map(|what| found(what, "it is missing; `gleitzeit topology apply` creates it")).collect();
+        let spare = self.left_over(topology).await?.into_iter();
+        findings.extend(spare.map(|(what, _)| found(what, SPARE)));
+        Ok(findings)
+    }
+
+    /// Queues have no arguments here; what may go are lanes.
+    async fn migrate(&self, topology: &Topology, wish: &Migration) -> Result<Vec<Moved>, BrokerError> {
+        let mut moved = Vec::new();
+        for (queue, base) in self.left_over(topology).await? {
+            (wish.tell)(&format!("{queue}: its messages go to {base}, and it is forgotten"));
+            let why = "is not configured any more".to_owned();
+            if wish.dry_run {
+                moved.push(Moved { queue, why, messages: 0 });
+                continue;
             }
-            Ok(missing)
-        };
-        let missing =
-            self.open()?.database.read("check", find).await.map_err(|error| failed("check", error))?;
-        let problem = "it is missing; `gleitzeit topology apply` creates it";
-        Ok(missing.into_iter().map(|what| Finding { what, problem: problem.to_owned() }).collect())
+            let name = queue.clone();
+            let retire = {
+                let base = base.clone();
+                move |tx: &rusqlite::Connection| lanes::retire(tx, &name, &base)
+            };
+            let written = self.open()?.database.write("migrate", retire).await;
+            let messages = written.map_err(|error| failed("migrate", error))? as u64;
+            self.hub.database.touch(&base);
+            moved.push(Moved { queue, why, messages });
+        }
+        Ok(moved)
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
@@ -222,7 +309,7 @@ impl Broker for SqliteBroker {
         let database = hub.database.clone();
         let wake = move |outcome: &Result<Result<(), String>, Error>| {
             if let Ok(Ok(())) = outcome {
-                queues.iter().for_each(|queue| database.touch(queue));
+                queues.iter().for_each(|queue| touch(&database, queue));
             }
         };
         let publish = move |tx: &rusqlite::Connection| messages::publish(tx, &incoming);
@@ -239,7 +326,8 @@ impl Broker for SqliteBroker {
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Box<dyn Consumer>, BrokerError> {
         self.open()?;
-        let consumer = SqliteConsumer::start(&self.hub, queue, prefetch, self.scope.clone()).await?;
+        let (scope, turns) = (self.scope.clone(), self.turns_of(queue));
+        let consumer = SqliteConsumer::start(&self.hub, queue, prefetch, scope, turns).await?;
         Ok(Box::new(consumer))
     }
 
@@ -258,10 +346,7 @@ impl Broker for SqliteBroker {
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         let (name, now) = (queue.name(), self.hub.clock.now());
-        let count = move |tx: &rusqlite::Connection| match messages::find_queue(tx, &name)? {
-            Some(queue) => messages::depth(tx, queue, now).map(Some),
-            None => Ok(None),
-        };
+        let count = move |tx: &rusqlite::Connection| lanes::depth(tx, &name, now);
         let counted = self.open()?.database.read("depth", count).await;
         match counted.map_err(|error| failed("depth", error))? {
             Some((ready, consumers)) => {
@@ -279,10 +364,7 @@ impl Broker for SqliteBroker {
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
         let (name, now) = (queue.name(), self.hub.clock.now());
-        let purge = move |tx: &rusqlite::Connection| match messages::find_queue(tx, &name)? {
-            Some(queue) => messages::purge(tx, queue, now).map(Some),
-            None => Ok(None),
-        };
+        let purge = move |tx: &rusqlite::Connection| lanes::purge(tx, &name, now);
         let purged = self.open()?.database.write("purge", purge).await;
         match purged.map_err(|error| failed("purge", error))? {
             Some(purged) => Ok(purged as u64),
@@ -314,6 +396,14 @@ impl Broker for SqliteBroker {
             // The next process finds this one dead and takes them back.
             Err(error) => tracing::warn!(%error, "cannot give deliveries back"),
         }
+    }
+}
+
+/// Wakes who consumes a queue, which may be a lane of it.
+fn touch(database: &Database, name: &str) {
+    match lane::from_name(name) {
+        Some((address, _)) => database.touch(&Queue::Tasks(address).name()),
+        None => database.touch(name),
     }
 }
 

@@ -25,7 +25,7 @@ use std::num::NonZeroU32;
 use crate::core::id::{Id, TaskKey};
 use crate::core::priority::Priority;
 use crate::core::reading::Reading;
-use crate::core::task::Spec;
+use crate::core::task::{KEY_CHARACTERS_MAX, Spec};
 use crate::wire::record::Head;
 
 pub use decode::{Decoded, Refused, decode};
@@ -110,6 +110,18 @@ impl Reply {
     }
 }
 
+/// The fairness key in a task's body, without reading the rest; `None` where there is none that a worker would take.
+#[must_use]
+pub fn fairness_key(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Said<'a> {
+        #[serde(borrow, default)]
+        fairness_key: Option<std::borrow::Cow<'a, str>>,
+    }
+    let key = serde_json::from_slice::<Said<'_>>(body).ok()?.fairness_key?;
+    (1..=KEY_CHARACTERS_MAX).contains(&key.chars().count()).then(|| key.into_owned())
+}
+
 /// Stands for what a task with an idempotency key asks for, so that another task under the same key is
 /// noticed; `None` without a key, and for later attempts. The same request has the same digest whoever waits
 /// for it.
@@ -167,5 +179,24 @@ impl Task {
     #[must_use]
     pub fn priority(&self) -> Option<u8> {
         self.spec.priority.map(Priority::number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fairness_key_is_found_wherever_it_stands_and_only_where_it_counts() {
+        let key = |body: &str| fairness_key(body.as_bytes());
+        assert_eq!(
+            key(r#"{"method":"ping","params":{"fairness_key":"no"},"fairness_key":"a\u00fc"}"#),
+            Some("aü".into())
+        );
+        let long = format!(r#"{{"fairness_key":"{}"}}"#, "x".repeat(KEY_CHARACTERS_MAX + 1));
+        for none in ["", "1", "{", "[]", "{}", r#"{"fairness_key":null}"#, r#"{"fairness_key":7}"#, &long] {
+            assert_eq!(key(none), None, "{none}");
+        }
+        assert_eq!(key(r#"{"fairness_key":""}"#), None);
     }
 }
