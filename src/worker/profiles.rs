@@ -176,6 +176,7 @@ impl Shared {
             Verdict::Expanded(_)
             | Verdict::NotNow { .. }
             | Verdict::Elsewhere { .. }
+            | Verdict::NoRoom { .. }
             | Verdict::Abandoned => return,
         };
         let Some(sample) = sample else { return };
