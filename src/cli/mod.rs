@@ -96,8 +96,8 @@ async fn dispatch(config: Config, command: Command, global: &Global) -> Result<u
     let json = global.json;
     match command {
         Command::Run(args) => Box::pin(run::run(config, args, json)).await,
-        Command::Call(args) => call::call(config, args, json).await,
-        Command::Exec(args) => call::exec(config, args, json).await,
+        Command::Call(args) => Box::pin(call::call(config, args, json)).await,
+        Command::Exec(args) => Box::pin(call::exec(config, args, json)).await,
         Command::Batch(args) => batch::batch(config, args, json).await,
         Command::Submit(args) => run::submit(config, args, json).await,
         Command::Worker(_) => work::worker(config, json).await,

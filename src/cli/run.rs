@@ -41,7 +41,7 @@ pub(crate) async fn run(config: Config, args: args::Run, json: bool) -> Result<u
         }
         let live = Live::new().without_picture();
         let work = follow::to_end(&runtime.store, &signals, &key, live, timeout);
-        Pieces::new(&runtime.store, &key, true, json).beside(work).await
+        Box::pin(Pieces::new(&runtime.store, &key, true, json).beside(work)).await
     })
     .await;
     let cancel = args.cancel_on_exit.then_some(config);

@@ -110,7 +110,7 @@ fn document(subject: &Subject, line: &Line, minutes: f64) -> Value {
         "count": profile.count,
         "failed": profile.failed(),
         "failures": failures.collect::<serde_json::Map<String, Value>>(),
-        "throughput_per_minute": (profile.count as f64 / minutes * 100.0).round() / 100.0,
+        "throughput_per_minute": (profile.count as f64 / minutes * 1e4).round() / 1e4,
         "queue_wait": spread(&profile.wait, |micros| json!(micros as f64 / 1e6)),
         "duration": spread(&profile.duration, |micros| json!(micros as f64 / 1e6)),
         "memory_bytes": spread(&profile.memory, |bytes| json!(bytes)),

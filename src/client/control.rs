@@ -67,7 +67,7 @@ impl Client {
                         if let Ok(Control::Answer(answer)) = control::decode(&body)
                             && answer.id == order.id
                         {
-                            answers.insert(answer.worker.clone(), answer);
+                            answers.insert(answer.worker.clone(), *answer);
                         }
                     }
                     // It is asked again.

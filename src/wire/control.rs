@@ -31,7 +31,7 @@ pub enum Control {
     /// Something is to be done with providers.
     Order(Order),
     /// A worker has done it, or is at it.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Of a newer version, or of a kind that others know.
     Unknown,
 }
@@ -144,7 +144,7 @@ pub fn decode(body: &[u8]) -> Result<Control, Box<Refused>> {
         Some("provider-answer") if newer(&members).is_none() => {
             let id = id.ok_or_else(lacks_id)?;
             let answer = answer(id, &members).map_err(|failure| refused(None, failure))?;
-            Ok(Control::Answer(answer))
+            Ok(Control::Answer(Box::new(answer)))
         }
         Some(_) | None => Ok(Control::Unknown),
     }
@@ -343,7 +343,7 @@ mod tests {
             ..whole.clone()
         };
         for answer in [whole, empty] {
-            assert_eq!(decode(&answer.encode()), Ok(Control::Answer(answer)));
+            assert_eq!(decode(&answer.encode()), Ok(Control::Answer(Box::new(answer))));
         }
         assert_eq!(decode(&cancel(&id("w"))), Ok(Control::Cancel(id("w"))));
     }

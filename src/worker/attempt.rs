@@ -168,8 +168,7 @@ impl Shared {
             output,
         };
         let ask = Ask { protocol: &spec.protocol, method: method.name, wish };
-        // Large; every delivery has one, held by whoever is beside it.
-        let calling = Box::pin(self.parts.providers.call(&cx, &ask, params, &*self.parts.clock));
+        let calling = self.parts.providers.call(&cx, &ask, params, &*self.parts.clock);
         let mut called = self.handing_on(&run.lease, pieces, calling).await;
         if let Called::Made { outcome, .. } = &mut called {
             let found = outcome.as_ref().map_or(Vec::new(), |answer| method.check_result(&answer.result));

@@ -101,7 +101,8 @@ impl Shared {
             };
             begun.under(&run.lease);
             self.begin(&entered, run.lease.fence, &cancel).await?;
-            let attempt = self.attempt(delivery, &task, &head, &run, room, cancel).await?;
+            // Large; every delivery would have room for one, also while it waits.
+            let attempt = Box::pin(self.attempt(delivery, &task, &head, &run, room, cancel)).await?;
             used = used_of(&attempt);
             let verdict = self.judge(&task, &run, attempt, self.has_searched(delivery));
             self.conclude(delivery, &task, &head, &run, verdict, events).await

@@ -59,12 +59,15 @@ const WAITED_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Since when a task waits for room.
 pub(super) const HEADER_ROOM: &str = "gleitzeit-room-since";
 
+/// The workers that live, and what they say of themselves.
+type Fleet = Arc<[(Id, About)]>;
+
 /// What this worker has and who holds it.
 #[derive(Debug)]
 pub(super) struct Rooms {
     floor: Mutex<Floor>,
     freed: Notify,
-    known: Mutex<Option<(Instant, Arc<[(Id, About)]>)>>,
+    known: Mutex<Option<(Instant, Fleet)>>,
 }
 
 /// What one task holds, until it is dropped.
@@ -271,7 +274,7 @@ impl Shared {
     }
 
     /// The workers that live, as they told it themselves.
-    async fn fleet(&self) -> Result<Arc<[(Id, About)]>, Stop> {
+    async fn fleet(&self) -> Result<Fleet, Stop> {
         let known = self.rooms.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, fleet)) = known
             && at.elapsed() < FRESH
@@ -283,7 +286,7 @@ impl Shared {
             said.inspect_err(|_| self.heart.missed())
         };
         let said = insist(&self.abort, "introduced", step).await?;
-        let fleet: Arc<[(Id, About)]> =
+        let fleet: Fleet =
             said.into_iter().filter_map(|(id, about)| Some((id, About::decode(&about)?))).collect();
         let known = Some((Instant::now(), Arc::clone(&fleet)));
         *self.rooms.known.lock().unwrap_or_else(PoisonError::into_inner) = known;

@@ -133,8 +133,8 @@ fn what_is_said_to_all_workers_is_read_and_written_as_ever() {
     let said = [
         ("control-cancel", control::cancel(&id("w1")), Control::Cancel(id("w1"))),
         ("control-order", scale.encode(), Control::Order(scale)),
-        ("control-answer", answer.encode(), Control::Answer(answer)),
-        ("control-answer-health", with_health.encode(), Control::Answer(with_health)),
+        ("control-answer", answer.encode(), Control::Answer(Box::new(answer))),
+        ("control-answer-health", with_health.encode(), Control::Answer(Box::new(with_health))),
     ];
     for (name, body, meant) in said {
         let name = format!("wire/v1/{name}.json");
