@@ -21,7 +21,7 @@ RABBITMQ = {
 # What the scripts call counts as called by the user. With redis.wait_replicas also +wait.
 _STEPS = (
     "+evalsha +script|load +get +getrange +strlen +set +mget +del +exists +pexpire +persist +publish"
-    " +hget +hset +hsetnx +hmget +hdel +hexists +hincrby +hlen +lrange +rpush +zadd +zrem +zrange +zpopmin"
+    " +hget +hset +hsetnx +hmget +hdel +hexists +hgetall +hincrby +hlen +lrange +rpush +zadd +zrem +zrange +zpopmin"
     " +xadd +xrange +xdel"
 )
 REDIS = {

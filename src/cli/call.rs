@@ -6,7 +6,7 @@ use std::io::Read;
 use super::args::{self, How};
 use super::follow;
 use super::live::Live;
-use super::pieces::Pieces;
+use super::pieces::{Pieces, Text};
 use super::print;
 use super::run::seconds;
 use super::signals::Signals;
@@ -89,7 +89,7 @@ async fn one(
         Ok(ended) => {
             let document = follow::document(&ended, &key);
             match pieces.filter(|_| !json) {
-                Some(pieces) => show_followed(&document, pieces.has_shown_text(&key)),
+                Some(pieces) => show_followed(&document, pieces.text_of(&key)),
                 None => show(&document, json),
             }
             follow::exit_code(&ended)
@@ -103,9 +103,11 @@ async fn one(
 /// A method that can give its answer in pieces is asked for it so, unless the caller has said otherwise.
 fn streaming(config: &Config, protocol: &ProtocolId, method: &str, params: Value) -> Result<Value, Error> {
     let protocols = Runtime::protocols(config)?;
-    let can = protocols.method(protocol, method).is_ok_and(|method| {
-        method.spec.params.iter().any(|(name, spec)| name == "stream" && spec.types == [Type::Boolean])
-    });
+    // What `stream` means to others is theirs.
+    let can = protocol.to_string() == "llm/v1"
+        && protocols.method(protocol, method).is_ok_and(|method| {
+            method.spec.params.iter().any(|(name, spec)| name == "stream" && spec.types == [Type::Boolean])
+        });
     match params {
         Value::Object(mut params) if can => {
             params.entry("stream").or_insert(Value::Bool(true));
@@ -116,7 +118,11 @@ fn streaming(config: &Config, protocol: &ProtocolId, method: &str, params: Value
 }
 
 /// The result for a person who has followed the task: what was not shown yet.
-pub(crate) fn show_followed(document: &Value, has_shown_text: bool) {
+pub(crate) fn show_followed(document: &Value, text: Text) {
+    if text == Text::Part {
+        print::note("some of it was left out above; this is all of it:");
+    }
+    let has_shown_text = text == Text::Whole;
     let result = document.get("result").unwrap_or(&Value::Null);
     let error = document.get("error").filter(|error| !error.is_null());
     let (said, printed) = (result.get("content").and_then(Value::as_str), result.get("stdout"));

@@ -49,6 +49,16 @@ struct Shown {
     at: u64,
     /// Some of its text was shown.
     has_text: bool,
+    /// Nothing of it was left out so far.
+    is_whole: bool,
+}
+
+/// How much of a task's text was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text {
+    Nothing,
+    Part,
+    Whole,
 }
 
 impl Pieces {
@@ -87,9 +97,13 @@ impl Pieces {
         done
     }
 
-    /// Whether the text of the task's last attempt was shown, so that its result need not repeat it.
-    pub(crate) fn has_shown_text(&self, key: &TaskKey) -> bool {
-        self.view.shown.get(key).is_some_and(|shown| shown.has_text)
+    /// How much of the text of the task's last attempt was shown, so that its result need not repeat it.
+    pub(crate) fn text_of(&self, key: &TaskKey) -> Text {
+        match self.view.shown.get(key) {
+            Some(Shown { has_text: true, is_whole: true, .. }) => Text::Whole,
+            Some(Shown { has_text: true, is_whole: false, .. }) => Text::Part,
+            Some(Shown { has_text: false, .. }) | None => Text::Nothing,
+        }
     }
 
     async fn rest(&mut self) {
@@ -130,11 +144,18 @@ impl View {
                 }
                 let had_text = !is_new && self.shown.get(&entry.key).is_some_and(|shown| shown.has_text);
                 let has_text = had_text || piece.stream != Stream::Stderr;
-                let shown = Shown { fence: entry.fence, at: piece.end(), has_text };
+                let was_whole = is_new || self.shown.get(&entry.key).is_some_and(|shown| shown.is_whole);
+                let is_whole = was_whole && piece.offset <= at;
+                let shown = Shown { fence: entry.fence, at: piece.end(), has_text, is_whole };
                 self.shown.insert(entry.key.clone(), shown);
                 self.piece(&entry.key, piece);
             }
-            Given::Truncated => self.note(&format!("{name}: it gives more than is kept")),
+            Given::Truncated => {
+                if let Some(shown) = self.shown.get_mut(&entry.key) {
+                    shown.is_whole = false;
+                }
+                self.note(&format!("{name}: it gives more than is kept"));
+            }
             Given::Ended(state) => {
                 // The end of a task is told anyway.
                 if TaskState::parse(state).is_some_and(|state| !state.is_ended()) {

@@ -39,7 +39,7 @@ pub(crate) async fn watch(config: Config, args: args::Watch, json: bool) -> Resu
             match pieces.filter(|_| !json && !ended.is_workflow) {
                 Some(pieces) => {
                     let document = follow::document(&ended, &key);
-                    super::call::show_followed(&document, pieces.has_shown_text(&key));
+                    super::call::show_followed(&document, pieces.text_of(&key));
                 }
                 None => show(&ended, &key, json),
             }

@@ -158,6 +158,8 @@ impl Shared {
             .or(needs.execution_timeout)
             .map(Duration::from_secs_f64);
         let (output, pieces) = Output::new();
+        // Whoever wants no result kept wants nothing of it kept.
+        let output = if spec.ignore_result { Output::nowhere() } else { output };
         let cx = CallCx {
             key: head.key.clone(),
             attempt: run.lease.attempt,

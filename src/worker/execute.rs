@@ -230,10 +230,10 @@ impl Shared {
                 let next = Task { attempt: run.lease.attempt, ..task.clone() };
                 self.search(delivery, next).await?;
             }
-            Verdict::NoRoom { why } => {
+            Verdict::NoRoom { why, nobody_since } => {
                 tracing::debug!(task = %head.key, why, "waits for room");
                 let next = Task { attempt: run.lease.attempt, ..task.clone() };
-                self.wait_for_room(delivery, &next, &head.key).await?;
+                self.wait_for_room(delivery, &next, &head.key, *nobody_since).await?;
             }
             Verdict::Expanded(expansion) => {
                 // Others first: once the children have ended, nobody asks again what this step has released.

@@ -12,7 +12,7 @@ use super::lease::{Purpose, Taken};
 use super::patience::{Stop, insist};
 use super::publish::{About, Past, again, came_from, document, letters_of, message_of, run_of};
 use super::session::BEAT_EVERY;
-use crate::broker::{Death, Delivery, Outgoing, Target};
+use crate::broker::{BrokerError, Death, Delivery, Outgoing, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::priority::Priority;
@@ -36,7 +36,15 @@ impl Shared {
         if let Some(address) = death.and_then(lost_lane) {
             // Delayed, or sent by others, to a lane that is gone: its protocol's queue takes it.
             let target = Target::Queue(Queue::Tasks(address));
-            return self.publish(vec![Outgoing { target, ..again(delivery, None) }]).await;
+            let message = Outgoing { target, ..again(delivery, None) };
+            let publish = async || match self.parts.broker.publish(vec![message.clone()]).await {
+                // Nobody has such a protocol: it ends as whatever cannot be routed.
+                Err(BrokerError::Unroutable { .. }) => Ok(false),
+                published => published.map(|()| true),
+            };
+            if insist(&self.abort, "publish", publish).await? {
+                return Ok(());
+            }
         }
         let (state, failure) = verdict_of(death);
         if death.is_some_and(|death| death.queue == Queue::Workflows.name()) {

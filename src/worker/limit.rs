@@ -23,6 +23,7 @@ use super::guard::{HEADER_CROWDED, HEADER_GUARD, header, may_have_been_cut};
 use super::outcome::Attempt;
 use super::patience::{Stop, insist};
 use super::publish::message_of;
+use super::room::{HEADER_NOBODY, HEADER_ROOM};
 use crate::broker::{DELAY_MAX, Delivery, Outgoing};
 use crate::core::id::TaskKey;
 use crate::core::protocol::ProtocolId;
@@ -162,15 +163,17 @@ pub(super) fn used_of(attempt: &Attempt) -> Used {
 }
 
 /// The message of a task that waits for a limit, to come after `wait`. What it has been through stays known: that a
-/// worker may have died after it recorded the end, and since when somebody else is looked for.
+/// worker may have died after it recorded the end, since when somebody else is looked for, and since when it waits for room.
 pub(super) fn parked(delivery: &Delivery, task: &Task, wait: Duration) -> Outgoing {
     let mut message = message_of(delivery, task, Some(wait.min(DELAY_MAX)));
     let headers = &mut message.properties.headers;
     if may_have_been_cut(delivery) {
         headers.insert(HEADER_CROWDED.to_owned(), "0".to_owned());
     }
-    if let Some(since) = header(delivery, HEADER_ELSEWHERE) {
-        headers.insert(HEADER_ELSEWHERE.to_owned(), since.to_owned());
+    for name in [HEADER_ELSEWHERE, HEADER_ROOM, HEADER_NOBODY] {
+        if let Some(since) = header(delivery, name) {
+            headers.insert(name.to_owned(), since.to_owned());
+        }
     }
     message
 }

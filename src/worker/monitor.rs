@@ -75,12 +75,15 @@ impl Shared {
 
     /// Notes what the store lacks.
     async fn note_profiles(&self) {
-        for unnoted in self.profiles.take() {
+        let mut all = self.profiles.take().into_iter();
+        while let Some(unnoted) = all.next() {
             let (slot, profiles) = unnoted.clone();
             let note = Note { session: self.session.clone(), slot, profiles };
             if let Err(error) = self.parts.store.note_profiles(&note, self.parts.clock.now()).await {
                 tracing::debug!(%error, "profiles did not reach the store; they are noted with the next ones");
                 self.profiles.unnoted(unnoted);
+                // Each would take as long as a store may that does not answer.
+                return all.for_each(|rest| self.profiles.unnoted(rest));
             }
         }
         self.profiles.forget();

@@ -62,6 +62,8 @@ pub(super) enum Attempt {
     NoRoom {
         /// Why, in words.
         why: String,
+        /// Since when no worker is known that could ever hold it, if that is so.
+        nobody_since: Option<Timestamp>,
     },
     /// Nobody can ever hold it.
     TooLarge {
@@ -86,7 +88,7 @@ pub(super) enum Verdict {
     /// The attempt is given back, uncounted, for another worker.
     Elsewhere { failure: Failure },
     /// The attempt is given back, uncounted, until there is room for it, here or elsewhere.
-    NoRoom { why: String },
+    NoRoom { why: String, nobody_since: Option<Timestamp> },
     /// The attempt is given back, uncounted.
     Abandoned,
 }
@@ -106,7 +108,7 @@ impl Shared {
             Attempt::Elsewhere { failure, started_at } => {
                 (Err(failure.final_now()), None, started_at, Duration::ZERO, false)
             }
-            Attempt::NoRoom { why } => return Verdict::NoRoom { why },
+            Attempt::NoRoom { why, nobody_since } => return Verdict::NoRoom { why, nobody_since },
             Attempt::TooLarge { failure } => {
                 (Err(failure), None, self.parts.clock.now(), Duration::ZERO, false)
             }

@@ -143,10 +143,10 @@ impl Slot {
             true => method,
             false => OTHERS,
         };
-        if !is_known {
+        let methods = self.profiles.entry(protocol.to_owned()).or_default();
+        if !methods.contains_key(method) {
             self.methods += 1;
         }
-        let methods = self.profiles.entry(protocol.to_owned()).or_default();
         methods.entry(method.to_owned()).or_default()
     }
 

@@ -12,7 +12,7 @@ use super::execute::protocol_of;
 use super::guard::{HEADER_CROWDED, HEADER_GUARD, HEADER_HELD};
 use super::limit::HEADER_ADMITTED;
 use super::patience::{Stop, insist};
-use super::room::HEADER_ROOM;
+use super::room::{HEADER_NOBODY, HEADER_ROOM};
 use crate::broker::{Delivery, Outgoing, Properties, Target};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
@@ -249,6 +249,7 @@ fn sent_with(delivery: &Delivery) -> Properties {
     let mut sent = delivery.properties.clone();
     sent.headers.remove(HEADER_ADMITTED);
     sent.headers.remove(HEADER_READY);
+    sent.headers.remove(HEADER_NOBODY);
     let ours = [HEADER_HELD, HEADER_GUARD, HEADER_ROOM].map(|name| sent.headers.remove(name));
     let was_put_first = ours.iter().any(Option::is_some);
     let protocol = protocol_of(&came_from(delivery));
@@ -283,7 +284,15 @@ pub(super) fn document(ending: &Ending, head: &Head) -> Bytes {
 /// The task's message, made from its delivery: headers and reply address stay.
 pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duration>) -> Outgoing {
     let mut message = again(delivery, delay);
-    for ours in [HEADER_HELD, HEADER_GUARD, HEADER_CROWDED, HEADER_ELSEWHERE, HEADER_ADMITTED, HEADER_ROOM] {
+    for ours in [
+        HEADER_HELD,
+        HEADER_GUARD,
+        HEADER_CROWDED,
+        HEADER_ELSEWHERE,
+        HEADER_ADMITTED,
+        HEADER_ROOM,
+        HEADER_NOBODY,
+    ] {
         message.properties.headers.remove(ours);
     }
     message.body = task::encode(task);

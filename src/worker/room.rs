@@ -28,10 +28,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::guard::{first_in_line, header};
+use super::guard::{first_in_line, header, may_have_been_cut};
 use super::limit::{HEADER_ADMITTED, is_asked_late, parked};
 use super::outcome::Attempt;
-use super::patience::{Stop, insist};
+use super::patience::Stop;
+use super::publish::came_from;
 use crate::broker::{Delivery, Outgoing};
 use crate::core::clock::Timestamp;
 use crate::core::code::Code;
@@ -41,6 +42,7 @@ use crate::core::protocol::ProtocolId;
 use crate::core::requirements::ResourceRequirements;
 use crate::core::resources::{Amounts, Floor, Kind, Totals};
 use crate::provider::limit::HOLD;
+use crate::store::StoreError;
 use crate::wire::task::Task;
 use crate::wire::worker::About;
 
@@ -51,6 +53,8 @@ const SEARCH: Duration = Duration::from_secs(10);
 const PARKED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// So much later than it should a parked task may come back before it is forgotten.
 const LATE_MAX: Duration = Duration::from_secs(5);
+/// The same while there are workers that do not say what they have: those of an older version.
+const SEARCH_BESIDE: Duration = Duration::from_secs(600);
 /// How long an answer on who lives is good for.
 const FRESH: Duration = Duration::from_secs(2);
 /// What a message says longer than this of how long it has waited is not believed.
@@ -58,6 +62,8 @@ const WAITED_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Since when a task waits for room.
 pub(super) const HEADER_ROOM: &str = "gleitzeit-room-since";
+/// Since when no worker is known that could ever hold it.
+pub(super) const HEADER_NOBODY: &str = "gleitzeit-room-nobody-since";
 
 /// The workers that live, and what they say of themselves.
 type Fleet = Arc<[(Id, About)]>;
@@ -149,7 +155,10 @@ impl Shared {
         if wants.is_nothing() {
             return Ok(Room::Taken(None));
         }
-        if is_asked_late(delivery) || !self.rooms.totals().can_hold(&wants) {
+        // Whoever may have ended already, or is too late, must not wait for room to be told so.
+        let is_late = task.spec.expires_at.is_some_and(|expires| expires <= self.parts.clock.now());
+        let is_later = is_asked_late(delivery) || may_have_been_cut(delivery) || is_late;
+        if is_later || !self.rooms.totals().can_hold(&wants) {
             return Ok(Room::Later);
         }
         let since = self.waits_since(delivery);
@@ -188,7 +197,7 @@ impl Shared {
         let since = self.waits_since(delivery);
         Ok(match self.room_in_time(key, &wants, since, cancel).await? {
             Some(share) => Ok(Some(share)),
-            None => Err(Attempt::NoRoom { why: format!("{wants} is not free") }),
+            None => Err(Attempt::NoRoom { why: format!("{wants} is not free"), nobody_since: None }),
         })
     }
 
@@ -198,9 +207,14 @@ impl Shared {
         delivery: &Delivery,
         task: &Task,
         key: &TaskKey,
+        nobody_since: Option<Timestamp>,
     ) -> Result<(), Stop> {
         let since = self.waits_since(delivery);
-        self.publish(vec![self.parked_for_room(delivery, task, key, since)]).await
+        let mut message = self.parked_for_room(delivery, task, key, since);
+        if let Some(since) = nobody_since {
+            message.properties.headers.insert(HEADER_NOBODY.to_owned(), since.to_string());
+        }
+        self.publish(vec![message]).await
     }
 
     /// Waits in hand, for [`HOLD`] at most.
@@ -247,23 +261,32 @@ impl Shared {
             (message.body, message.properties.priority) = (first.body, first.properties.priority);
         }
         message.properties.headers.insert(HEADER_ROOM.to_owned(), since.to_string());
+        message.properties.headers.remove(HEADER_NOBODY);
         message
     }
 
     /// What becomes of a task that this worker can never hold.
     async fn too_large(&self, delivery: &Delivery, task: &Task, wants: &Amounts) -> Result<Attempt, Stop> {
-        let (known, protocol) = (self.fleet().await?, &task.spec.protocol);
+        let Some(known) = self.fleet().await else {
+            let why =
+                format!("{wants} is more than this worker has, and the store does not say who else lives");
+            return Ok(Attempt::NoRoom { why, nobody_since: None });
+        };
+        let protocol = &task.spec.protocol;
         let serves = |about: &About| about.protocols.contains(protocol);
         let serving = || known.iter().filter(|(_, about)| serves(about));
         if let Some((worker, _)) = serving().find(|(_, about)| about.resources.can_hold(wants)) {
             let why = format!("{wants} is more than this worker has; worker {worker} has it");
-            return Ok(Attempt::NoRoom { why });
+            return Ok(Attempt::NoRoom { why, nobody_since: None });
         }
-        // After an outage of the store those who live may not have said so yet.
-        let patience = if self.parts.providers.is_last_resort() { Duration::ZERO } else { SEARCH };
-        let waited = self.parts.clock.now().since(self.waits_since(delivery));
-        if !self.heart.can_tell() || waited < patience {
-            return Ok(Attempt::NoRoom { why: format!("{wants} is more than any worker has that is known") });
+        let since = self.told_since(delivery, HEADER_NOBODY);
+        let why = || format!("{wants} is more than any worker has that is known");
+        if !self.heart.can_tell() {
+            // After an outage of the store those who live may not have said so yet.
+            return Ok(Attempt::NoRoom { why: why(), nobody_since: None });
+        }
+        if self.parts.clock.now().since(since) < self.search_time(delivery, serving().count()).await {
+            return Ok(Attempt::NoRoom { why: why(), nobody_since: Some(since) });
         }
         let own = (self.session.clone(), self.about());
         let nearest = serving().chain([&own]).max_by(|(_, one), (_, other)| {
@@ -273,24 +296,39 @@ impl Shared {
         Ok(Attempt::TooLarge { failure: too_large(protocol, wants, worker, &about.resources) })
     }
 
-    /// The workers that live, as they told it themselves.
-    async fn fleet(&self) -> Result<Fleet, Stop> {
+    /// How long nobody may be known before a task is given up, with so many that serve it and say what they have.
+    async fn search_time(&self, delivery: &Delivery, serving: usize) -> Duration {
+        if self.parts.providers.is_last_resort() {
+            return Duration::ZERO;
+        }
+        let depth = self.parts.broker.depth(&came_from(delivery)).await;
+        let is_everybody = depth.is_ok_and(|depth| depth.consumers <= serving as u64);
+        if is_everybody { SEARCH } else { SEARCH_BESIDE }
+    }
+
+    /// The workers that live, as they told it themselves; `None`: the store does not say.
+    async fn fleet(&self) -> Option<Fleet> {
         let known = self.rooms.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, fleet)) = known
             && at.elapsed() < FRESH
         {
-            return Ok(fleet);
+            return Some(fleet);
         }
-        let step = async || {
-            let said = self.parts.store.introduced(self.parts.clock.now()).await;
-            said.inspect_err(|_| self.heart.missed())
+        let said = match self.parts.store.introduced(self.parts.clock.now()).await {
+            Ok(said) => said,
+            Err(error) => {
+                if matches!(error, StoreError::Unreachable { .. } | StoreError::Unanswered { .. }) {
+                    self.heart.missed();
+                }
+                tracing::warn!(%error, "it is not known which workers live; tasks that are too large for this one wait");
+                return None;
+            }
         };
-        let said = insist(&self.abort, "introduced", step).await?;
         let fleet: Fleet =
             said.into_iter().filter_map(|(id, about)| Some((id, About::decode(&about)?))).collect();
         let known = Some((Instant::now(), Arc::clone(&fleet)));
         *self.rooms.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
-        Ok(fleet)
+        Some(fleet)
     }
 
     /// What this worker says of itself.
@@ -321,8 +359,13 @@ impl Shared {
 
     /// Since when a task waits for room, by its message; now, if it has not waited yet.
     fn waits_since(&self, delivery: &Delivery) -> Timestamp {
+        self.told_since(delivery, HEADER_ROOM)
+    }
+
+    /// Since when something is so, by its message; now, if that does not say.
+    fn told_since(&self, delivery: &Delivery, name: &str) -> Timestamp {
         let now = self.parts.clock.now();
-        let told: Option<Timestamp> = header(delivery, HEADER_ROOM).and_then(|since| since.parse().ok());
+        let told: Option<Timestamp> = header(delivery, name).and_then(|since| since.parse().ok());
         told.filter(|since| *since <= now && now.since(*since) <= WAITED_MAX).unwrap_or(now)
     }
 }

@@ -23,8 +23,9 @@ use crate::store::{Store, StoreError};
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// How long a session lives without a beat. Recovery after a kill takes this long at most, plus a moment.
 pub const BEAT_TTL: Duration = Duration::from_secs(5);
-/// How often a worker says what it is.
-const INTRODUCED_EVERY: Duration = Duration::from_secs(30);
+/// How often a worker says what it is: what it has said is gone when others take it for dead, and who beats again must be
+/// known again before anybody can tell who lives ([`DOUBT`]).
+const INTRODUCED_EVERY: Duration = Duration::from_secs(2);
 /// Two beats that are further apart have a gap between them.
 const GAP: Duration = BEAT_EVERY.saturating_add(Duration::from_secs(1));
 /// How long after a gap a live session may still look dead: a beat may wait as long as an answer may take, and

@@ -14,12 +14,13 @@ use crate::play::{echo, nested};
 use crate::process::World;
 
 /// What depends on who did it, when, and how often it was tried.
-const NOT_COMPARED: [&str; 8] = [
+const NOT_COMPARED: [&str; 9] = [
     "attempts",
     "crashes",
     "created_at",
     "ended_at",
     "execution_time",
+    "profile",
     "provider_id",
     "started_at",
     "worker_id",
@@ -126,6 +127,9 @@ fn strip(value: &mut Value) {
         Value::Object(members) => {
             members.retain(|key, _| !NOT_COMPARED.contains(&key.as_str()));
             members.values_mut().for_each(strip);
+            if members.get("metadata").and_then(Value::as_object).is_some_and(Map::is_empty) {
+                members.remove("metadata");
+            }
             let counts = |text: &str| text.split_once(" workers died").map(|(_, told)| told.to_owned());
             if let Some(told) = members.get("message").and_then(Value::as_str).and_then(counts) {
                 members.insert("message".to_owned(), told.into());

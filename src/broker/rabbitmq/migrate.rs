@@ -54,6 +54,8 @@ pub(super) struct Migrator<'a> {
     pub(super) publisher: &'a Publisher,
     pub(super) timeout: Duration,
     pub(super) plan: &'a Plan,
+    /// Lanes that nobody configures any more.
+    pub(super) spare: &'a [(Address, u16)],
     pub(super) wish: &'a Migration,
 }
 
@@ -70,7 +72,8 @@ pub(super) struct Job<'a> {
 
 impl Migrator<'_> {
     /// Moves every queue that differs, several at once, because most of it is waiting; then these lanes go.
-    pub(super) async fn run(&self, spare: &[(Address, u16)]) -> Result<Vec<Moved>, BrokerError> {
+    pub(super) async fn run(&self) -> Result<Vec<Moved>, BrokerError> {
+        let spare = self.spare;
         let jobs = self.jobs().await?;
         if self.wish.dry_run {
             let moved = jobs.iter().map(|job| self.foretell(job));
@@ -262,6 +265,7 @@ impl Migrator<'_> {
         let has_lane = |address: &Address| {
             let first = lane::name(address, 0);
             self.plan.queues.iter().any(|queue| queue.name == first)
+                || self.spare.iter().any(|(of, _)| of == address)
         };
         match Queue::from_name(name) {
             Some(Queue::Tasks(address)) => lane::from_name(name).is_some() || has_lane(&address),

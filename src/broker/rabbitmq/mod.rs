@@ -216,16 +216,17 @@ impl Broker for RabbitBroker {
     async fn migrate(&self, topology: &Topology, wish: &Migration) -> Result<Vec<Moved>, BrokerError> {
         self.ensure_open()?;
         let plan = self.plan(topology).await?;
+        let spare = retire::find(&self.publishing, self.settings.reply_timeout, topology).await?;
         let migrator = Migrator {
             asking: &self.publishing,
             consuming: &self.consuming,
             publisher: &self.publisher,
             timeout: self.settings.reply_timeout,
             plan: &plan,
+            spare: &spare,
             wish,
         };
-        let spare = retire::find(&self.publishing, self.settings.reply_timeout, topology).await?;
-        migrator.run(&spare).await
+        migrator.run().await
     }
 
     async fn publish(&self, messages: Vec<Outgoing>) -> Result<(), BrokerError> {
