@@ -26,6 +26,7 @@ use crate::journal::Journal;
 pub(crate) struct Absent {
     pub(crate) inner: Arc<dyn Store>,
     is_away: AtomicBool,
+    hides: AtomicBool,
     forgets: AtomicBool,
     missed: Notify,
     journal: Journal,
@@ -36,6 +37,7 @@ impl Absent {
         Absent {
             inner,
             is_away: AtomicBool::new(false),
+            hides: AtomicBool::new(false),
             forgets: AtomicBool::new(false),
             missed: Notify::new(),
             journal,
@@ -51,6 +53,11 @@ impl Absent {
     pub(crate) async fn go(&self) {
         self.is_away.store(true, Ordering::SeqCst);
         self.missed.notified().await;
+    }
+
+    /// Whether it says who lives.
+    pub(crate) fn hide_who_lives(&self, is_hidden: bool) {
+        self.hides.store(is_hidden, Ordering::SeqCst);
     }
 
     /// The task is queued, and the lease is not its last one.
@@ -127,7 +134,7 @@ impl Introductions for Absent {
     }
 
     async fn introduced(&self, now: Timestamp) -> Result<Vec<(Id, String)>, StoreError> {
-        if self.is_away.load(Ordering::SeqCst) {
+        if self.hides.load(Ordering::SeqCst) {
             return Err(StoreError::Unanswered { step: "introduced", reason: "it is away".to_owned() });
         }
         self.inner.introduced(now).await

@@ -12,7 +12,7 @@ use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::TaskKey;
 use gleitzeit::core::resources::{Kind, Totals};
 use gleitzeit::core::state::TaskState;
-use gleitzeit::store::{Cancelled, Store};
+use gleitzeit::store::{Cancelled, Introductions, Store};
 use gleitzeit::topology::Queue;
 use gleitzeit::wire::command::Command;
 use gleitzeit::wire::worker::About;
@@ -21,6 +21,7 @@ use crate::stage::{Call, Stage, alone, echo, id, pong};
 use crate::wall_clock::WallClock;
 
 const ROOM: &str = "gleitzeit-room-since";
+const NOBODY: &str = "gleitzeit-room-nobody-since";
 
 /// A worker with so many MiB for its tasks.
 async fn memory(megabytes: u64) -> Stage {
@@ -219,13 +220,18 @@ async fn what_another_worker_can_hold_waits_for_that_one() {
 #[tokio::test]
 async fn while_the_store_cannot_say_who_lives_a_task_waits() {
     let stage = memory(100).await;
-    stage.store.go().await;
+    stage.store.hide_who_lives(true);
     submit(&stage, &asks("t", 200)).await;
-    stage.is(&alone("t"), TaskState::Running).await;
-    introduce_by(&*stage.store.inner, "large", "echo/v1", 300).await;
-    stage.store.come_back();
-    stage.comes("a search", |stage| !parked(stage, "t").is_empty()).await;
+    // Longer than somebody is looked for once it is known that there is nobody.
+    stage.comes("several searches", |stage| parked(stage, "t").len() >= 5).await;
+    let counts = |message: &Outgoing| message.properties.headers.contains_key(NOBODY);
+    assert!(!parked(&stage, "t").iter().any(counts), "it is not known that there is nobody");
+    introduce(&stage, "large", "echo/v1", 300).await;
+    stage.store.hide_who_lives(false);
+    let before = parked(&stage, "t").len();
+    stage.comes("another search", |stage| parked(stage, "t").len() > before).await;
     assert_eq!(stage.letters(), [""; 0]);
+    stage.is(&alone("t"), TaskState::Queued).await;
     stage.stop().await;
 }
 
@@ -260,12 +266,9 @@ async fn the_guard_of_a_task_that_holds_everything_looks_on() {
 
 /// A worker that lives, with so much memory for tasks of a protocol.
 async fn introduce(stage: &Stage, session: &str, protocol: &str, megabytes: u64) {
-    introduce_by(&*stage.store, session, protocol, megabytes).await;
-}
-
-async fn introduce_by(store: &dyn Store, session: &str, protocol: &str, megabytes: u64) {
-    store.beat(&id(session), Duration::from_secs(600), WallClock.now()).await.expect("beat answers");
+    let forever = Duration::from_secs(600);
+    stage.store.beat(&id(session), forever, WallClock.now()).await.expect("beat answers");
     let resources = Totals::default().with(Kind::Memory, Some(megabytes));
     let about = About { protocols: vec![protocol.parse().expect("valid")], resources };
-    store.introduce(&id(session), &about.encode()).await.expect("introduce answers");
+    stage.store.introduce(&id(session), &about.encode()).await.expect("introduce answers");
 }
