@@ -3,6 +3,7 @@
 //! Submitting is one confirmed publish; nothing else must happen for a task to survive. The `accepted` record
 //! that follows is best effort, so that `status` knows the task before a worker does.
 
+mod away;
 mod control;
 mod depth;
 mod output;
@@ -28,6 +29,7 @@ use crate::store::{Accepted, Change, Message, Position, SENT_BYTES_MAX, Store};
 use crate::topology::{Address, Queue};
 use crate::wire;
 use crate::wire::task::Task;
+pub(crate) use away::Away;
 pub use control::Collected;
 pub use depth::DepthLimits;
 pub use output::OutputReader;
@@ -67,18 +69,21 @@ impl Reader {
         Reader { store }
     }
 
-    /// Waits until it has ended, also for what nobody has seen yet. `None` if `timeout` passes first.
+    /// Waits until it has ended, also for what nobody has seen yet, and through outages of the store that are over
+    /// within a minute. `None` if `timeout` passes first.
     ///
     /// # Errors
     /// What the store says.
     pub async fn wait(&self, key: &TaskKey, timeout: Option<Duration>) -> Result<Option<Ended>, Error> {
         let waiting = async {
             let mut changes = self.store.watch(&key.root).await?;
+            let mut away = Away::default();
             loop {
-                if let Some(ended) = self.ended(key).await? {
-                    return Ok(ended);
+                match away.answer(self.ended(key).await).await? {
+                    Some(Some(ended)) => return Ok(ended),
+                    Some(None) => changed(&mut changes, key).await,
+                    None => {}
                 }
-                changed(&mut changes, key).await;
             }
         };
         match timeout {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::live::{Live, Seen};
 use super::print;
 use super::signals::Signals;
-use crate::client::{Ended, Reader};
+use crate::client::{Away, Ended, Reader};
 use crate::config::Config;
 use crate::core::code::Code;
 use crate::core::id::{Id, TaskKey};
@@ -82,16 +82,10 @@ struct Following {
 
 impl Following {
     async fn run(&mut self) -> Result<Ended, Error> {
+        let mut away = Away::default();
         loop {
             let started = Instant::now();
-            let seen = look(&self.store, &self.key).await?;
-            let has_ended = match &seen {
-                Some(Seen::Workflow(workflow)) => workflow.state.is_ended(),
-                Some(Seen::Task(task)) => task.state.is_ended(),
-                // The record may have expired before its document.
-                None => true,
-            };
-            let ended = if has_ended { self.reader.ended(&self.key).await? } else { None };
+            let Some((seen, ended)) = away.answer(self.look().await).await? else { continue };
             if let Some(seen) = seen {
                 self.live.update(seen);
             }
@@ -101,6 +95,19 @@ impl Following {
             let pause = (started.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX);
             self.reason_to_look(pause).await;
         }
+    }
+
+    /// What is there, and its end if it has ended.
+    async fn look(&self) -> Result<(Option<Seen>, Option<Ended>), Error> {
+        let seen = look(&self.store, &self.key).await?;
+        let has_ended = match &seen {
+            Some(Seen::Workflow(workflow)) => workflow.state.is_ended(),
+            Some(Seen::Task(task)) => task.state.is_ended(),
+            // The record may have expired before its document.
+            None => true,
+        };
+        let ended = if has_ended { self.reader.ended(&self.key).await? } else { None };
+        Ok((seen, ended))
     }
 
     /// Waits until there is reason to look: after the first change, `pause` from now at the earliest, or at once

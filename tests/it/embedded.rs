@@ -232,7 +232,10 @@ fn what_has_not_ended_is_shown_with_its_state_and_the_names_of_its_document() {
     let file =
         here.write("w.yaml", "name: W\ntasks:\n- {id: a, method: python/execute, params: {code: \"import time; time.sleep(60)\"}}\n");
     let document = here.run(&["run", &file, "--id", "w", "--timeout", "0.5", "--json"]).expect(6).json();
-    assert_eq!((&document["workflow_id"], &document["status"]), (&json!("w"), &json!("running")));
+    assert_eq!(document["workflow_id"], "w");
+    // A slow machine may not have begun with it by then.
+    let status = document["status"].as_str().expect("a state");
+    assert!(["accepted", "running"].contains(&status), "{document}");
     here.run(&["exec", "1", "--no-wait", "--id", "t"]).expect(0);
     let documents = here.run(&["resume", "--timeout", "0.5", "--json"]).expect(6).json();
     let documents = documents.as_array().expect("a list");
