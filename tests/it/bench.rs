@@ -50,7 +50,7 @@ fn a_bench_does_not_start_where_tasks_wait() {
 #[test]
 fn an_interrupted_bench_takes_back_what_it_submitted_and_nothing_else() {
     let Some(place) = Place::new() else { return };
-    let mut command = place.command(&["bench", "--tasks", "200000", "--rounds", "1", "--round-trips", "10"]);
+    let mut command = place.command(&["bench", "--tasks", "40000", "--rounds", "1", "--round-trips", "10"]);
     let bench = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let mut bench = Running(bench);
     let mut said = BufReader::new(bench.0.stderr.take().expect("a pipe")).lines();

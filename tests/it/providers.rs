@@ -71,11 +71,13 @@ fn traffic_leaves_a_server_that_fails_and_comes_back_and_no_attempt_is_spent() {
     };
     let count = load(0, 60, &|| servers.iter().all(|(_, server)| !server.chats().is_empty()));
     all_at_the_first_try(&place, count);
-    let (few, many) = (slow.chats().len(), healthy.chats().len() + failing.chats().len());
+    let shares = [&slow, &failing, &healthy].map(|server| server.chats().len());
+    let (few, many) = (shares[0], shares[1] + shares[2]);
     assert!(few * 3 < many, "the slow one gets less: {few} beside {many}");
 
     failing.does(Manner { is_out: true, ..Manner::default() });
-    let second = Instant::now() + Duration::from_secs(1);
+    let failed = Instant::now();
+    let second = failed + Duration::from_secs(1);
     let count = load(count, 60, &|| since(&healthy.chats(), second) > 30);
     let late = since(&failing.chats(), second);
     // The longer a busy machine takes, the more probes there are, seldomer and seldomer.
@@ -85,6 +87,12 @@ fn traffic_leaves_a_server_that_fails_and_comes_back_and_no_attempt_is_spent() {
     let recovered = Instant::now();
     let count = load(count, 1, &|| since(&failing.chats(), recovered) > 5);
     all_at_the_first_try(&place, count);
+    let back = failing.chats().into_iter().find(|at| *at > recovered).map(|at| at - recovered);
+    let refused = failing.chats().iter().filter(|at| (failed..=recovered).contains(at)).count();
+    println!(
+        "calls of a slow, a failing and a healthy server before the failure: {shares:?}; of {count} tasks {refused} met \
+         the failure, {late} of these after the first second; called again {back:?} after it recovered"
+    );
 }
 
 #[test]
