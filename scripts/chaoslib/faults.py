@@ -11,7 +11,7 @@ from . import Broken, plan, witness
 
 # Workers must be consuming again within this after the broker's port answers; longer is waited for, and told.
 CONSUMING_WAIT_SECONDS = 30
-# Before a kill: the longest wait for a worker to be busy.
+# Before a kill: the longest wait for a worker to be there, and for it to be busy.
 BUSY_WAIT_SECONDS = 10
 
 
@@ -55,13 +55,32 @@ class Faults:
         """Its time; a worker dies in its middle if the plan says so."""
         if fault.with_kill:
             self._stop.wait(fault.seconds / 2)
-            pid, _ = self._workers.kill(fault.worker or 1, 0.5)
+            pid, _ = self._kill(fault.worker or 1, 0.5)
             self._journal.note("a worker is killed meanwhile", worker=fault.worker, pid=pid)
             self._stop.wait(fault.seconds / 2)
         else:
             self._stop.wait(fault.seconds)
 
     # --- workers
+
+    def _is_there(self, number):
+        """Waits for this worker: it may have died of a task, and what is done to nobody proves nothing."""
+        until = time.monotonic() + BUSY_WAIT_SECONDS
+        while self._workers.pid(number) is None:
+            if time.monotonic() > until:
+                self._journal.problem("a fault is done to nobody", worker=number)
+                return False
+            if self._stop.wait(0.01):
+                return False
+        return True
+
+    def _kill(self, number, stay_away):
+        """kill -9 of a worker that is there. Its pid, and when; the pid is None if there is none."""
+        pid, at = None, time.time()
+        while pid is None and self._is_there(number):
+            # It may have died just now.
+            pid, at = self._workers.kill(number, stay_away)
+        return pid, at
 
     def worker_kill(self, fault):
         """At a moment when it runs something that tells of itself, so that its recovery can be seen."""
@@ -70,21 +89,25 @@ class Faults:
             running = witness.running(witness.executions(self._executions), self._workers.pid(fault.worker))
             if running:
                 break
-        pid, at = self._workers.kill(fault.worker, fault.seconds)
+        pid, at = self._kill(fault.worker, fault.seconds)
         if pid is not None:
             self.clean_kills.append((pid, at))
             self._journal.note("killed", worker=fault.worker, pid=pid)
 
     def worker_kill_all(self, fault):
         for number in self._workers.numbers():
-            pid, _ = self._workers.kill(number, fault.seconds)
+            self._is_there(number)
+        for number in self._workers.numbers():
+            pid, _ = self._kill(number, fault.seconds)
             self._journal.note("killed", worker=number, pid=pid)
 
     def worker_drain(self, fault):
+        self._is_there(fault.worker)
         seconds = self._workers.drain(fault.worker)
         self._journal.note("drained", worker=fault.worker, seconds=seconds and round(seconds, 2))
 
     def worker_freeze(self, fault):
+        self._is_there(fault.worker)
         pid = self._workers.signal(fault.worker, signal.SIGSTOP)
         self.last(fault)
         # Only this very process: another one may have its place by now.

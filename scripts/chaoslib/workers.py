@@ -18,8 +18,8 @@ class Workers:
         """Of several programs, that is of several versions, the workers take turns."""
         self._journal = journal
         self._deaths = []
-        # By us, with kill -9.
-        self.killed = set()
+        # By us, with kill -9: when, by pid.
+        self.killed = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._all = [
@@ -61,13 +61,13 @@ class Workers:
         worker = self._of(number)
         with self._lock:
             pid = worker.pid()
-            worker.not_before = time.monotonic() + stay_away
             if pid is None:
                 return None, time.time()
+            worker.not_before = time.monotonic() + stay_away
             worker.killed = True
             os.kill(pid, signal.SIGKILL)
-            self.killed.add(pid)
-        return pid, time.time()
+            self.killed[pid] = time.time()
+            return pid, self.killed[pid]
 
     def signal(self, number, what):
         pid = self.pid(number)
