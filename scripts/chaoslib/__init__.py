@@ -18,6 +18,7 @@
     report      the ledger as text
     run         all of it in order
     sabotage    whether the ledger notices what must not be
+    tests       the same without servers, for what only faults bring about
     delays      the precision of delays, on its own
 
 Nothing here looks into Gleitzeit: only docs/wire-format.md, the command line, and files that

@@ -190,6 +190,11 @@ def tolerated(_rng, id, _bodies):
     return [_echo("a", id), fails, after], ends
 
 
+def held(_rng, id, _bodies):
+    """One whose last task waits for a time that the message gives it: until then the workflow can be cancelled."""
+    return [_echo("now", id), _echo("late", id, "now")], {"now": Expect(value=id), "late": Expect(value=id)}
+
+
 # Shape, how often, and how the workflow ends.
 SHAPES = (
     (chain, 20, "completed"),

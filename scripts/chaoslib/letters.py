@@ -6,8 +6,12 @@ from collections import Counter
 
 import pika
 
+from .ledger import CRASH_LIMIT
+
 DEAD = "gleitzeit.dead."
 INBOX = "gleitzeit.dead.inbox"
+# Of all letters, so many may be repeats; in a small run as many as something was done to the system.
+REPEATED_SHARE = 0.05
 
 
 def read(servers, depths):
@@ -30,8 +34,9 @@ def read(servers, depths):
     return letters
 
 
-def compare(ledger, items, letters):
-    """Adds what is wrong to the ledger. The letters, and how many of them are repeats."""
+def compare(ledger, items, letters, kills, disturbances):
+    """Adds what is wrong to the ledger. The letters, and how many of them are repeats. `kills` of workers by us are
+    some of the `disturbances`: faults, and workers that died of their tasks."""
     found = Counter()
     for _, letter in letters:
         found[_name_of(letter)] += 1
@@ -46,8 +51,15 @@ def compare(ledger, items, letters):
         if name not in due and name not in ledger.letters_beside:
             example = next(letter for _, letter in letters if _name_of(letter) == name)
             ledger.wrong("nobody expects a dead letter of %s: %.300s", name, json.dumps(example.get("failure")))
-    # A worker that dies between writing a letter and settling writes it again; nothing else may.
-    return len(letters), sum(count - 1 for count in found.values())
+    # Who dies, or loses its connection, between writing a letter and settling writes it again; nothing else may.
+    repeated = sum(count - 1 for count in found.values())
+    if repeated > max(REPEATED_SHARE * len(letters), disturbances):
+        ledger.wrong("%d of %d dead letters were written again, with %d disturbances", repeated, len(letters),
+                     disturbances)
+    for name, count in found.items():
+        if count > CRASH_LIMIT + kills:
+            ledger.wrong("one death has %d dead letters: %s", count, name)
+    return len(letters), repeated
 
 
 def _name_of(letter):

@@ -27,7 +27,7 @@ class Item:
     properties: dict = field(default_factory=dict)
     # "amqp": a foreign producer; "cli": the command line.
     via: str = "amqp"
-    # Seconds from the first publish.
+    # Seconds from the first publish; of a workflow, for its last task.
     not_before: float = 0.0
     expires: float = 0.0
     # How often a careless producer publishes it.
@@ -37,6 +37,10 @@ class Item:
 
 # Whenever a worker is killed, some of these must be running.
 SLOW_EVERY_SECONDS = 0.7
+# What is cancelled in time is due so long after it is published: ledger.CANCEL_SECONDS, and room for the cancel to be
+# confirmed. In the first half of the load, so that nobody waits for it alone.
+IN_TIME_SECONDS = (80, 90)
+IN_TIME_UNTIL = 0.5
 
 
 def draw(rng, tasks, seconds):
@@ -47,6 +51,10 @@ def draw(rng, tasks, seconds):
         maker.single("poison")
     for _ in range(min(tasks // 10, int(seconds / SLOW_EVERY_SECONDS))):
         maker.single("slow")
+    for _ in range(max(2, tasks // 1000)):
+        maker.single("cancelled in time")
+        maker.workflow_in_time()
+        maker.single("anonymous")
     left = tasks - maker.tasks
     graphs_left = int(left * 0.45)
     for _ in range(tasks // 5000):
@@ -90,13 +98,21 @@ class _Maker:
         self.add(Item(at, "workflow", id, document, expect, WORKFLOWS, "", via=via, tasks=tasks))
         return tasks
 
+    def workflow_in_time(self):
+        id, at = self.new_id("flow"), self.rng.random() * IN_TIME_UNTIL
+        document, expect, tasks = graphs.draw(self.rng, id, self.bodies, graphs.held)
+        wait = self.rng.uniform(*IN_TIME_SECONDS)
+        self.add(Item(at, "workflow", id, document, _cancellable(expect), WORKFLOWS, "", not_before=wait, tasks=tasks))
+        self.cancel(id, at)
+
     def cancel(self, id, at):
         soon = min(1.0, at + self.rng.random() * 0.01)
         command = {"type": "cancel", "id": id}
         self.add(Item(soon, "cancel command", None, command, exchange=WORKFLOWS, key="", tasks=0))
 
     def single(self, kind):
-        make = {"poison": _poison, "slow": _slow}.get(kind) or _SINGLES[kind][1]
+        fixed = {"poison": _poison, "slow": _slow, "cancelled in time": _cancelled_in_time}
+        make = fixed.get(kind) or _SINGLES[kind][1]
         make(self, self.new_id(kind.replace(" ", "-")))
 
 
@@ -157,6 +173,13 @@ def _cancelled(make, id):
     make.cancel(id, at)
 
 
+def _cancelled_in_time(make, id):
+    """Long before it is due: the ledger wants no other end, where the cancel was confirmed early enough."""
+    at, wait = make.rng.random() * IN_TIME_UNTIL, make.rng.uniform(*IN_TIME_SECONDS)
+    make.add(Item(at, "cancelled in time", id, _ping(id), _cancellable(Expect(value=id)), not_before=wait))
+    make.cancel(id, at)
+
+
 def _expiring(make, id):
     expect = Expect(("completed", "expired"), ("TASK_EXPIRED",), value=id)
     make.add(Item(make.at(), "expiring", id, _ping(id), expect, expires=make.rng.uniform(0.2, 10)))
@@ -190,9 +213,9 @@ def _garbage(make, id):
 
 
 def _anonymous(make, id):
-    """Without an id: it gets one by the first worker, so only its executions can be looked for."""
+    """Without an id: it gets one by the first worker, so it is looked for by its name."""
     body = {"name": id, "method": "execute", "params": make.bodies.append(id, id)}
-    make.add(Item(make.at(), "anonymous", None, body, key=PYTHON))
+    make.add(Item(make.at(), "anonymous", None, body, Expect(value=id), key=PYTHON))
 
 
 def _poison(make, id):

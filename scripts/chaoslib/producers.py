@@ -25,7 +25,7 @@ class Producers:
     def __init__(self, servers, program, folder, journal, items, seconds, settings):
         self.accepted = {}
         self.tries = 0
-        # By id: the time before which it must not start.
+        # By id, or WORKFLOW/TASK: the time before which it must not start.
         self.due = {}
         self.items = items
         self._servers = servers
@@ -81,13 +81,20 @@ class Producers:
         if isinstance(item.body, bytes):
             return item.body
         body = dict(item.body)
+        # What of it has a time.
+        place, part = item.id, body
+        if item.kind == "workflow":
+            *others, last = body["tasks"]
+            part = dict(last)
+            body["tasks"] = [*others, part]
+            place = "%s/%s" % (item.id, part["id"])
         now = datetime.datetime.now(datetime.timezone.utc)
         for name, after in (("not_before", item.not_before), ("expires_at", item.expires)):
             if after:
                 due = now + datetime.timedelta(seconds=after)
-                body[name] = due.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+                part[name] = due.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         if item.not_before:
-            self.due[item.id] = body["not_before"]
+            self.due[place] = part["not_before"]
         return json.dumps(body).replace(FOLDER, str(self._folder)).encode()
 
     def _foreign(self):

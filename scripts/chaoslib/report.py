@@ -29,6 +29,7 @@ def lines(ledger, plan, faults, recoveries, letters, repeated_letters, deaths, p
     yield "  workers killed by tasks: %d; tasks given up because we killed their workers: %d" % (
         len(deaths), len(ledger.given_up),
     )
+    yield "  cancelled before their time: %d" % ledger.cancelled_in_time
     yield from _measured(recoveries, faults.consuming)
     wrong = problems + ledger.problems
     yield ""
@@ -42,8 +43,12 @@ def lines(ledger, plan, faults, recoveries, letters, repeated_letters, deaths, p
         yield "  ... and %d more" % (len(wrong) - SHOWN)
 
 
-def judge(recoveries, consuming):
-    """What is slower than promised."""
+def judge(kinds, recoveries, consuming):
+    """What is slower than promised, or was not measured although a fault of these kinds was to show it."""
+    if "worker-kill" in kinds and not any(recoveries):
+        yield "no killed worker ran a task that tells of itself: when these run elsewhere was not measured"
+    if kinds & {"broker-kill", "broker-stop"} and not consuming:
+        yield "when workers consume again after a restart of the broker was not measured"
     late = [wait for waits in recoveries for wait in waits if wait is None or wait > RECOVERY_LIMIT_SECONDS]
     if late:
         shown = ", ".join("never" if wait is None else "%.1f s" % wait for wait in late[:10])

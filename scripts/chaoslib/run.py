@@ -118,28 +118,31 @@ class Run:
         self.journal.tell("so far", accepted="%d/%d" % (accepted, len(self.plan.items)), ends=self.ends.heard())
 
     def _rest(self):
-        """Waits until every accepted id has ended and no queue but those of the dead holds anything."""
+        """Waits until all that was accepted has ended and no queue but those of the dead holds anything."""
         keys = [witness.result_key(item.id) for number, item in enumerate(self.plan.items)
                 if item.id is not None and number in self.producers.accepted]
         until = time.monotonic() + REST_SECONDS
         told = 0
+        names = []
         while time.monotonic() < until:
             try:
                 keys = self._open(keys)
                 depths = {} if keys else self._busy_queues()
+                names = [] if keys or depths else self._open_names()
             except (redis.RedisError, OSError, Broken, subprocess.TimeoutExpired) as error:
                 self.journal.note("cannot look", error=repr(error)[:200])
                 time.sleep(1)
                 continue
-            if not keys and not depths:
+            if not keys and not depths and not names:
                 self.journal.tell("at rest")
                 return True
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
-                self.journal.tell("waiting for rest", open=len(keys), for_example=keys[:1], queues=depths)
+                self.journal.tell("waiting for rest", open=len(keys or names), for_example=(keys or names)[:1],
+                                  queues=depths)
             time.sleep(1)
-        self.journal.problem("no rest", within_seconds=REST_SECONDS, open=len(keys), for_example=keys[:5],
-                             queues=self._busy_queues())
+        self.journal.problem("no rest", within_seconds=REST_SECONDS, open=len(keys or names),
+                             for_example=(keys or names)[:5], queues=self._busy_queues())
         return False
 
     def _open(self, keys):
@@ -150,8 +153,18 @@ class Run:
                 pipeline = client.pipeline(transaction=False)
                 for key in part:
                     pipeline.exists(key)
-                answer += [key for key, there in zip(part, pipeline.execute()) if not there]
+                there = dict(zip(part, pipeline.execute()))
+                answer += [key for key in part if not there[key]]
+                self.ends.look(client, [key for key in part if there[key]])
             return answer
+
+    def _open_names(self):
+        """What was accepted without an id, and has no end yet."""
+        names = {item.body["name"] for number, item in enumerate(self.plan.items)
+                 if item.kind == "anonymous" and number in self.producers.accepted}
+        with redis.Redis.from_url(self.servers.redis_url(), socket_timeout=10) as client:
+            found = witness.documents(client, witness.result_keys(client))
+        return sorted(names - {document.get("name") for document, _ in found.values()})
 
     def _depths(self):
         """Of all queues; a cluster that has lost a node may need several tries to tell."""
@@ -179,7 +192,8 @@ class Run:
         self._stop_listening()
         found, count, repeated, lines = self._ledger()
         recoveries = witness.recoveries(lines, self.faults.clean_kills, found.given_up)
-        problems = self.journal.problems() + list(report.judge(recoveries, self.faults.consuming))
+        kinds = {fault.kind for fault in self.plan.faults}
+        problems = self.journal.problems() + list(report.judge(kinds, recoveries, self.faults.consuming))
         with redis.Redis.from_url(self.servers.redis_url()) as client:
             redis_version = client.info("server")["redis_version"]
         versions = "RabbitMQ %s, Redis %s" % (self.servers.ctl("version").strip(), redis_version)
@@ -201,5 +215,7 @@ class Run:
             found = ledger.compare(self.plan.items, self.producers, client, self.ends, lines,
                                    self.workers.killed, self.faults.broker_kills, status)
         all_letters = letters.read(self.servers, self._depths())
-        count, repeated = letters.compare(found, self.plan.items, all_letters)
+        kills = len(self.workers.killed)
+        disturbances = len(self.faults.done) + len(self.workers.deaths())
+        count, repeated = letters.compare(found, self.plan.items, all_letters, kills, disturbances)
         return found, count, repeated, lines

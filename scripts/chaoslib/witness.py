@@ -18,7 +18,8 @@ class Execution:
     # The worker that ran it.
     pid: int
     started: float
-    ended: bool
+    # None: it did not come to its end.
+    ended: object
 
 
 def executions(file):
@@ -28,10 +29,10 @@ def executions(file):
     for line in file.read_text().splitlines() if file.exists() else []:
         id, pid, at, what = line.split(" ")
         if what == "start":
-            found[id].append([int(pid), float(at), False])
+            found[id].append([int(pid), float(at), None])
             open_ones[id, int(pid)] = found[id][-1]
         elif (id, int(pid)) in open_ones:
-            open_ones[id, int(pid)][2] = True
+            open_ones[id, int(pid)][2] = float(at)
     return {id: [Execution(id, *one) for one in rows] for id, rows in found.items()}
 
 
@@ -39,7 +40,7 @@ def running(executions, pid):
     """What this worker runs now, but for what it has only just begun."""
     now = time.time()
     return [one.id for rows in executions.values() for one in rows
-            if one.pid == pid and not one.ended and now - 20 < one.started < now - 0.2]
+            if one.pid == pid and one.ended is None and now - 20 < one.started < now - 0.2]
 
 
 def recoveries(executions, clean_kills, given_up):
@@ -53,7 +54,7 @@ def recoveries(executions, clean_kills, given_up):
                 if id in given_up and number == len(rows) - 1:
                     continue
                 # What started at the very end may have ended unrecorded: then it runs again too, or not.
-                if one.pid == pid and not one.ended and one.started < at:
+                if one.pid == pid and one.ended is None and one.started < at:
                     later = [next_one.started - at for next_one in rows[number + 1:]]
                     waits.append(min(later) if later else None)
         answer.append(waits)
@@ -66,6 +67,8 @@ class Ends:
     def __init__(self, url, journal):
         self.times = defaultdict(int)
         self.first = {}
+        # Why it stopped to listen before it was told to.
+        self.failure = None
         self._url = url
         self._journal = journal
         self._stop = threading.Event()
@@ -82,6 +85,12 @@ class Ends:
     def heard(self):
         return len(self.times)
 
+    def look(self, client, keys):
+        """Reads what it has not read yet: an announcement may be lost, as when Redis dies."""
+        keys = [key for key in keys if key not in self.first]
+        for key, (_, mark) in documents(client, keys).items():
+            self.first.setdefault(key, mark)
+
     def _listen(self):
         while not self._stop.is_set():
             try:
@@ -89,6 +98,9 @@ class Ends:
             except (redis.RedisError, OSError) as error:
                 self._journal.note("the witness hears nothing", error=repr(error)[:100])
                 self._stop.wait(0.2)
+            except Exception as error:  # Else the thread would end without a word, and all ends look unannounced.
+                self.failure = repr(error)[:200]
+                return
 
     def _hear(self):
         client = redis.Redis.from_url(self._url, socket_timeout=5)
@@ -117,6 +129,10 @@ def fingerprint(document):
 
 def result_key(id, task=None):
     return "%s:{%s}:result%s" % (PREFIX, id, "" if task is None else ":" + task)
+
+
+def result_keys(client):
+    return [key.decode() for key in client.scan_iter(PREFIX + ":{*}:result*", 5000)]
 
 
 def documents(client, keys):

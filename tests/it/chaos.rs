@@ -1,4 +1,5 @@
-//! `scripts/chaos` itself still runs and finds its ledger exact: a short run, with few faults.
+//! `scripts/chaos` itself still runs and finds its ledger exact: a short run, with few faults. And its ledger notices what
+//! must not be.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,4 +27,13 @@ fn a_short_run_of_chaos_ends_with_an_exact_ledger() {
     let ran = chaos.current_dir(root).output().expect("it is a program");
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn the_ledger_of_chaos_notices_what_is_lost() {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+    let mut tests = Command::new("python3");
+    tests.args(["-B", "-m", "unittest", "chaoslib.tests"]);
+    let ran = tests.current_dir(scripts).output().expect("python3 is a program");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
