@@ -44,15 +44,32 @@ fn migrating(place: &Place, settle: &str) -> Running {
     Running(command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts"))
 }
 
+/// What writes this name into the ledger.
+fn params(place: &Place, name: &str) -> Value {
+    let code = "open(path, 'a').write(me + chr(10))";
+    json!({"code": code, "context": {"path": place.path("ledger"), "me": name}})
+}
+
 /// A task that writes its name into the ledger.
 fn submit(place: &Place, id: &str) {
-    let code = "open(path, 'a').write(me + chr(10))";
-    let context = json!({"path": place.path("ledger"), "me": id});
     let body = json!({
-        "id": id, "protocol": "python/v1", "method": "execute", "params": {"code": code, "context": context},
+        "id": id, "protocol": "python/v1", "method": "execute", "params": params(place, id),
     });
     // Without an alternate exchange: unroutable would be said.
     place.publish("gleitzeit.submit", "python.v1", &body.to_string(), &json!({"message_id": id}));
+}
+
+/// The same two seconds later, at the end of a workflow: it passes the queue of workflows and the delay cascade.
+fn submit_workflow(place: &Place, name: &str) {
+    let due = jiff::Timestamp::now().as_millisecond() + 2000;
+    let due = jiff::Timestamp::from_millisecond(due).expect("a time");
+    let first = json!({"id": "first", "method": "echo/ping"});
+    let last = json!({
+        "id": "last", "method": "python/execute", "params": params(place, name), "dependencies": ["first"],
+        "not_before": format!("{due:.3}"),
+    });
+    let body = json!({"id": format!("flow-{name}"), "name": "Late", "tasks": [first, last]});
+    place.publish("gleitzeit.workflows", "", &body.to_string(), &json!({}));
 }
 
 fn ledger(place: &Place) -> BTreeMap<String, usize> {
@@ -98,7 +115,12 @@ fn queues_are_moved_under_load_and_every_task_runs_once() {
         let producer = scope.spawn(|| {
             let mut accepted = 0;
             while !stop.load(Ordering::Relaxed) {
-                submit(&place, &format!("task-{accepted}"));
+                let name = format!("task-{accepted}");
+                if accepted % 10 == 9 {
+                    submit_workflow(&place, &name);
+                } else {
+                    submit(&place, &name);
+                }
                 accepted += 1;
                 std::thread::sleep(Duration::from_millis(100));
             }
