@@ -230,6 +230,7 @@ fn publish(letters: &[Letter]) -> Step {
     let original = &envelope.original;
     let mut properties = original.properties.clone();
     properties.headers.retain(|name, _| name == HEADER_KEPT || !name.starts_with(HEADERS_OURS));
+    properties.other_headers.retain(|name, _| !name.starts_with(HEADERS_OURS));
     let replays = envelope.replays.saturating_add(1).to_string();
     properties.headers.insert(HEADER_REPLAYS.to_owned(), replays);
     let own = || digest(format!("{} {}", envelope.died_at, letter.name).as_bytes());

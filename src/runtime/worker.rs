@@ -19,7 +19,7 @@ use super::makers::Made;
 use super::reload::{Known, Reloading};
 use super::{Runtime, topology_of};
 use crate::broker::Finding;
-use crate::config::Config;
+use crate::config::{Config, Declare};
 use crate::core::balance::Strategy;
 use crate::core::code::Code;
 use crate::core::protocol::ProtocolId;
@@ -221,6 +221,10 @@ impl Runtime {
             events: config.events(),
             resources: config.resources(&machine::totals()),
             metrics_every: config.seconds("events.metrics_every"),
+            topology: match config.declare() {
+                Declare::Auto => topology_of(config, &self.protocols).ok(),
+                Declare::Check | Declare::Never => None,
+            },
         };
         tracing::info!(resources = %settings.resources, "what tasks may hold of this worker at once");
         let parts = Parts {

@@ -270,19 +270,14 @@ fn properties(properties: &Properties) -> Value {
     put("priority", json!(properties.priority));
     put("correlation_id", json!(properties.correlation_id));
     put("reply_to", json!(properties.reply_to));
-    put("headers", if properties.headers.is_empty() { Value::Null } else { json!(properties.headers) });
+    let headers = properties.all_headers();
+    put("headers", if headers.is_empty() { Value::Null } else { headers.into() });
     Value::Object(members)
 }
 
 fn read_properties(value: &Value) -> Properties {
     let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-    let mut headers = std::collections::BTreeMap::new();
-    for (key, value) in value.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        if let Some(text) = value.as_str() {
-            headers.insert(key.clone(), text.to_owned());
-        }
-    }
-    Properties {
+    let mut properties = Properties {
         message_id: text("message_id"),
         priority: value
             .get("priority")
@@ -290,8 +285,12 @@ fn read_properties(value: &Value) -> Properties {
             .and_then(|priority| u8::try_from(priority).ok()),
         correlation_id: text("correlation_id"),
         reply_to: text("reply_to"),
-        headers,
+        ..Properties::default()
+    };
+    if let Some(headers) = value.get("headers").and_then(Value::as_object) {
+        properties.set_all_headers(headers.clone());
     }
+    properties
 }
 
 #[cfg(test)]

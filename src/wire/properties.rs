@@ -1,5 +1,6 @@
 //! What comes beside a message's body, whatever the broker.
 
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use crate::core::clock::Timestamp;
@@ -28,9 +29,30 @@ pub struct Properties {
     pub reply_to: Option<String>,
     /// Text headers; `traceparent` counts.
     pub headers: BTreeMap<String, String>,
+    /// The headers that are no text: numbers, booleans, lists, tables. They are handed on and not read.
+    pub other_headers: Map<String, Value>,
 }
 
 impl Properties {
+    /// Every header by its name.
+    #[must_use]
+    pub fn all_headers(&self) -> Map<String, Value> {
+        let texts = self.headers.iter().map(|(name, text)| (name.clone(), text.as_str().into()));
+        let others = self.other_headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        // Ours are text, and count.
+        others.chain(texts).collect()
+    }
+
+    /// Takes each header for what it is.
+    pub fn set_all_headers(&mut self, headers: Map<String, Value>) {
+        for (name, value) in headers {
+            match value {
+                Value::String(text) => _ = self.headers.insert(name, text),
+                other => _ = self.other_headers.insert(name, other),
+            }
+        }
+    }
+
     /// When the message was ready, as far as it says so.
     #[must_use]
     pub fn ready_at(&self) -> Option<Timestamp> {

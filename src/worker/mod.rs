@@ -21,6 +21,7 @@ mod coordinate;
 mod elsewhere;
 mod execute;
 mod expand;
+mod gone;
 mod guard;
 mod inbox;
 mod lease;
@@ -60,7 +61,7 @@ use crate::core::protocol::{ProtocolId, Protocols};
 use crate::core::resources::Totals;
 use crate::provider::registry::Providers;
 use crate::store::Store;
-use crate::topology::{Address, Queue};
+use crate::topology::{Address, Queue, Topology};
 use orders::Orders;
 use places::{Place, Places};
 use profiles::Profiles;
@@ -103,6 +104,8 @@ pub struct Settings {
     pub resources: Totals,
     /// Between two events that tell of metrics.
     pub metrics_every: Duration,
+    /// What is declared again if somebody deletes it; `None`: nothing is.
+    pub topology: Option<Topology>,
 }
 
 /// What a worker stands on.
@@ -136,6 +139,7 @@ struct Shared {
     running: Running,
     rooms: Arc<Rooms>,
     orders: Orders,
+    gone: gone::Gone,
     turns: Turns,
     profiles: Profiles,
     liveness: Arc<Liveness>,
@@ -162,6 +166,7 @@ impl Worker {
                 running: Running::default(),
                 rooms,
                 orders: Orders::default(),
+                gone: gone::Gone::default(),
                 turns: Turns::default(),
                 profiles: Profiles::default(),
                 liveness,

@@ -82,7 +82,14 @@ impl Shared {
             return Ok(());
         }
         let _waiting = self.publishing.wait();
-        insist(&self.abort, "publish", || self.parts.broker.publish(messages.clone())).await?;
+        insist(&self.abort, "publish", || async {
+            let published = self.parts.broker.publish(messages.clone()).await;
+            if let Err(error) = &published {
+                self.declare_what_is_gone(error).await;
+            }
+            published
+        })
+        .await?;
         self.publishing.beat();
         Ok(())
     }

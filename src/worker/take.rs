@@ -52,10 +52,14 @@ impl Shared {
                 }
                 Some(Err(error)) => {
                     tracing::error!(%error, "a queue cannot be consumed");
+                    let mended = async {
+                        self.declare_what_is_gone(&error).await;
+                        tokio::time::sleep(PAUSE).await;
+                    };
                     tokio::select! {
                         () = loops.drain.cancelled() => break,
                         () = subscription.close.cancelled() => break,
-                        () = tokio::time::sleep(PAUSE) => {}
+                        () = mended => {}
                     }
                 }
                 None => break,
@@ -112,9 +116,13 @@ impl Shared {
             };
             subscription.retire();
             tracing::warn!(queue = %places.queue, %error, "cannot subscribe again yet");
+            let mended = async {
+                self.declare_what_is_gone(&error).await;
+                tokio::time::sleep(PAUSE).await;
+            };
             tokio::select! {
                 () = loops.drain.cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+                () = mended => {}
             }
         }
     }

@@ -6,6 +6,7 @@ use gleitzeit::broker::{
     Broker, BrokerError, Consumer, Delivery, Depth, Outgoing, Properties, Settlement, Target,
 };
 use gleitzeit::topology::{Address, Queue, Topology};
+use serde_json::json;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -307,6 +308,14 @@ fn all_properties() -> Properties {
         correlation_id: Some("call 1".to_owned()),
         reply_to: Some("replies-of-me".to_owned()),
         headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        other_headers: [
+            ("tenant".to_owned(), json!(42)),
+            ("vip".to_owned(), json!(true)),
+            ("share".to_owned(), json!(0.5)),
+            ("path".to_owned(), json!(["a", {"b": null}])),
+        ]
+        .into_iter()
+        .collect(),
     }
 }
 

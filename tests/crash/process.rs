@@ -103,6 +103,7 @@ impl Process {
             events: EventLevel::Off,
             resources: Default::default(),
             metrics_every: Duration::from_secs(60),
+            topology: None,
         };
         let protocols = Arc::clone(&world.protocols);
         let parts = Parts { broker: wild, store: watched, providers: Arc::new(providers), protocols, clock };

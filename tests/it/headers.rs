@@ -22,7 +22,11 @@ fn of_the_broker(message: &Value) -> Vec<&str> {
 fn is_as_it_was_sent(message: &Value, id: &str) {
     let properties = &message["properties"];
     assert_eq!(properties["priority"], json!(7), "{message}");
-    assert_eq!(properties["headers"]["origin"], json!("shop"), "{message}");
+    let headers = &properties["headers"];
+    assert_eq!(
+        (&headers["origin"], &headers["tenant"], &headers["vip"]),
+        (&json!("shop"), &json!(42), &json!(true))
+    );
     let body: Value = serde_json::from_str(message["payload"].as_str().expect("text")).expect("JSON");
     assert_eq!((&body["id"], &body["attempt"]), (&json!(id), &json!(4)), "{body}");
     assert_eq!(body["metadata"], json!({"order": "17"}), "{body}");
@@ -36,7 +40,7 @@ fn a_task_that_has_been_delayed_twice_carries_nothing_that_the_broker_wrote() {
     for id in ["a", "b"] {
         let params = json!({"code": "1/0"});
         let body = json!({"id": id, "method": "execute", "params": params, "retry": retry, "metadata": {"order": "17"}});
-        let properties = json!({"priority": 7, "headers": {"origin": "shop"}, "delivery_mode": 2});
+        let properties = json!({"priority": 7, "headers": {"origin": "shop", "tenant": 42, "vip": true}, "delivery_mode": 2});
         place.publish("gleitzeit.tasks", "python.v1", &body.to_string(), &properties);
     }
     let is_delayed = |id: &str| {

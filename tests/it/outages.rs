@@ -112,9 +112,17 @@ fn memory_peak(pid: u32) -> u64 {
 fn alarm(own: &Own, is_on: bool) {
     let limit: &[&str] = if is_on { &["0.00001"] } else { &["absolute", "1GB"] };
     own.rabbitmqctl(&[&["set_vm_memory_high_watermark"][..], limit].concat());
-    until("the alarm", || {
-        own.rabbitmqctl(&["eval", "rabbit_alarm:get_alarms()."]).contains("memory") == is_on
-    });
+    alarmed(own, "memory", is_on);
+}
+
+/// The alarm of the disk.
+fn disk_alarm(own: &Own, is_on: bool) {
+    own.rabbitmqctl(&["set_disk_free_limit", if is_on { "1000000000000000" } else { "1000000" }]);
+    alarmed(own, "disk", is_on);
+}
+
+fn alarmed(own: &Own, of: &str, is_on: bool) {
+    until("the alarm", || own.rabbitmqctl(&["eval", "rabbit_alarm:get_alarms()."]).contains(of) == is_on);
 }
 
 /// What a submission to `echo/v1` comes to under this limit.
@@ -137,6 +145,45 @@ fn limited(place: &Place, limit: usize, log: &str, args: &[&str]) -> Running {
     let log = std::fs::File::create(place.path(log)).expect("a file of ours");
     command.env("GLEITZEIT_QUEUES_MAX_DEPTH", limit.to_string()).stderr(log);
     Running(command.spawn().expect("the binary starts"))
+}
+
+#[test]
+fn in_the_brokers_disk_alarm_what_waits_runs_and_what_is_new_is_refused() {
+    let Some(own) = Own::start(&[]) else { return };
+    let place = own.place();
+    place.run(&["topology", "apply"]).expect(0);
+    let body = json!({"id": "before", "method": "ping"}).to_string();
+    place.publish("gleitzeit.tasks", "echo.v1", &body, &json!({}));
+    disk_alarm(&own, true);
+    let blocked = submit(&place, 0).expect(4).json();
+    assert_eq!(blocked["error"]["name"], "CONNECTION_TIMEOUT", "{blocked}");
+    assert!(blocked["error"]["message"].as_str().is_some_and(|text| text.contains("alarm")), "{blocked}");
+    let _worker = limited(&place, 0, "worker.log", &["--protocol", "echo/v1"]);
+    assert_eq!(place.result("before")["status"], "completed");
+    disk_alarm(&own, false);
+    place.run(&["call", "echo/v1", "ping", "--timeout", "240"]).expect(0);
+}
+
+#[test]
+fn queues_that_are_deleted_under_a_worker_are_there_again() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    place.run(&["call", "echo/v1", "ping", "--timeout", "240"]).expect(0);
+    for queue in ["gleitzeit.tasks.echo.v1", "gleitzeit.dead.echo.v1", "gleitzeit.workflows"] {
+        place.vhost.delete_queue(queue);
+    }
+    until("the queues", || place.run(&["topology", "check"]).code == 0);
+    place.run(&["call", "echo/v1", "ping", "--timeout", "240"]).expect(0);
+    let workflow = json!({"id": "flow", "name": "W", "tasks": [{"id": "a", "method": "echo/ping"}]});
+    place.publish("gleitzeit.workflows", "gleitzeit.workflows", &workflow.to_string(), &json!({}));
+    let ended = place.run(&["result", "--wait", "--timeout", "240", "flow", "--json"]).expect(0).json();
+    assert_eq!(ended["status"], "completed");
+
+    // One that it only publishes to.
+    place.vhost.delete_queue("gleitzeit.dead.echo.v1");
+    let refused = json!({"id": "refused", "method": "no such method"}).to_string();
+    place.publish("gleitzeit.tasks", "echo.v1", &refused, &json!({}));
+    until("its letter", || place.vhost.peek("gleitzeit.dead.echo.v1").len() == 1);
+    assert!(place.said().contains("what was deleted is declared again"), "{}", place.said());
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn traffic_leaves_a_server_that_fails_and_comes_back_and_no_attempt_is_spent() {
     let count = load(count, 1, &|| since(&failing.chats(), recovered) > 5);
     all_at_the_first_try(&place, count);
     let back = failing.chats().into_iter().find(|at| *at > recovered).map(|at| at - recovered);
-    let refused = failing.chats().iter().filter(|at| (failed..=recovered).contains(at)).count();
+    let refused = failing.chats().iter().filter(|at| (failed..=recovered).contains(*at)).count();
     println!(
         "calls of a slow, a failing and a healthy server before the failure: {shares:?}; of {count} tasks {refused} met \
          the failure, {late} of these after the first second; called again {back:?} after it recovered"

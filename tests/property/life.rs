@@ -211,6 +211,7 @@ impl Case {
             events: EventLevel::Off,
             resources: Default::default(),
             metrics_every: Duration::from_secs(60),
+            topology: None,
         };
         Worker::new(parts, settings)
     }

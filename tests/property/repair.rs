@@ -150,6 +150,7 @@ impl Case {
             events: EventLevel::Off,
             resources: Default::default(),
             metrics_every: Duration::from_secs(60),
+            topology: None,
         };
         Worker::new(parts, settings).work_off(&Queue::Tasks(echo())).await.expect("the queue is there");
         broker.close().await;

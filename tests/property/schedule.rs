@@ -115,6 +115,7 @@ impl Case {
             events: EventLevel::Off,
             resources: Default::default(),
             metrics_every: Duration::from_secs(60),
+            topology: None,
         };
         let worker = Worker::new(parts, settings);
         let died = tokio::select! {

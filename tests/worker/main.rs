@@ -20,6 +20,7 @@ use gleitzeit::core::failure::Failure;
 use gleitzeit::core::id::TaskKey;
 use gleitzeit::core::state::TaskState;
 use gleitzeit::store::Cancelled;
+use gleitzeit::topology::Queue;
 use gleitzeit::wire::command::Command;
 use serde_json::json;
 use std::time::Duration;
@@ -240,6 +241,25 @@ async fn a_repeated_cancel_of_a_task_tells_nobody_of_a_later_run() {
     stage.stop().await;
 }
 
+/// What the far end asks for counts more than the policy.
+#[tokio::test]
+async fn a_retry_waits_for_as_long_as_was_asked_for() {
+    let stage = Stage::new().await;
+    let retry = json!({"max_attempts": 2, "base_delay": 0.01, "max_delay": 1});
+    let body = json!({"id": "t", "method": "ping", "retry": retry});
+    stage.publish(Queue::Tasks(stage::echo()), body.to_string().into()).await;
+    let hour = Duration::from_secs(3600);
+    let failure = Failure::new(Code::TaskExecutionFailed, "not now");
+    stage.call().await.end(Err(Failure { retry_after: Some(hour), ..failure }));
+    stage.is(&alone("t"), TaskState::Delayed).await;
+    stage
+        .comes("the next attempt", |stage| stage.published().iter().any(|message| message.delay.is_some()))
+        .await;
+    let waits = stage.published().into_iter().find_map(|message| message.delay);
+    assert!(waits.is_some_and(|wait| wait >= hour), "{waits:?}");
+    stage.stop().await;
+}
+
 /// Of a retry by hand the store knows nothing any more; messages of its run are left.
 #[tokio::test]
 async fn messages_of_a_run_that_the_store_has_lost_are_dead_letters_with_advice_until_it_is_retried_again() {
@@ -261,7 +281,9 @@ async fn messages_of_a_run_that_the_store_has_lost_are_dead_letters_with_advice_
     assert!(letters[2].contains("the store has lost a retry of workflow w"), "{letters:?}");
     assert!(letters[2].contains("gleitzeit retry w"), "{letters:?}");
 
+    let before = stage.runs().len();
     stage.command(&Command::Retry { id: id("w"), by: Some(id("r")) }).await;
+    stage.comes("the retry", |stage| stage.runs().len() > before).await;
     stage.message(2, &message("c")).await;
     let mut called = Vec::new();
     for _ in ["a", "b", "c"] {

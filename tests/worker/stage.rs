@@ -175,6 +175,7 @@ impl Stage {
             events: EventLevel::Off,
             resources: Default::default(),
             metrics_every: Duration::from_secs(60),
+            topology: None,
         };
         change(&mut settings);
         let (worker, drain) = (Worker::new(parts, settings), CancellationToken::new());

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde_json::Value;
 use std::time::Duration;
 
+use super::header;
 use crate::broker::{BrokerError, Death, Outgoing, Properties, STAND_IN, Target};
 use crate::topology::plan::{DEAD, INBOX, PRIORITY_MAX, REPLIES, route, route_to};
 use crate::topology::{Queue, delay, lane};
@@ -109,6 +111,10 @@ fn to_amqp(properties: &Properties) -> Result<BasicProperties, BrokerError> {
         amqp = amqp.with_reply_to(short("reply-to", name)?);
     }
     let mut headers = FieldTable::default();
+    for (name, value) in properties.other_headers.iter().filter(|(name, _)| !is_brokers_own(name)) {
+        headers.insert(short("header name", name)?, header::to_amqp(value)?);
+    }
+    // Ours are text, and count.
     for (name, value) in properties.headers.iter().filter(|(name, _)| !is_brokers_own(name)) {
         headers.insert(short("header name", name)?, AMQPValue::LongString(value.as_str().into()));
     }
@@ -153,8 +159,11 @@ pub(super) fn from_amqp(amqp: &BasicProperties) -> Properties {
         if is_brokers_own(name.as_str()) {
             continue;
         }
-        if let Some(value) = value_text(value) {
-            properties.headers.insert(name.as_str().to_owned(), value);
+        let name = name.as_str().to_owned();
+        match header::from_amqp(value) {
+            Some(Value::String(text)) => _ = properties.headers.insert(name, text),
+            Some(other) => _ = properties.other_headers.insert(name, other),
+            None => {}
         }
     }
     properties
@@ -222,16 +231,14 @@ fn is_brokers_own(header: &str) -> bool {
 }
 
 fn value_text(value: &AMQPValue) -> Option<String> {
-    let long = |text: &LongString| String::from_utf8(text.as_bytes().to_vec()).ok();
-    match value {
-        AMQPValue::LongString(text) => long(text),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+    match header::from_amqp(value) {
+        Some(Value::String(text)) => Some(text),
         _ => None,
     }
 }
 
 /// Text of at most 255 bytes; lapin panics on more.
-fn short(what: &str, text: &str) -> Result<ShortString, BrokerError> {
+pub(super) fn short(what: &str, text: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(text)
         .map_err(|_| invalid("a message", format!("its {what} is longer than 255 bytes")))
 }

@@ -22,6 +22,7 @@ mod events;
 mod failure;
 mod fairness;
 mod feed;
+mod header;
 mod lanes;
 mod message;
 mod migrate;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use serde_json::Map;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -207,20 +208,22 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Delivered> {
         Some(text) => serde_json::from_str(&text).map_err(|error| {
             rusqlite::Error::FromSqlConversionFailure(7, rusqlite::types::Type::Text, Box::new(error))
         })?,
-        None => BTreeMap::new(),
+        None => Map::new(),
     };
+    let mut properties = Properties {
+        message_id: row.get(3)?,
+        priority: row.get(4)?,
+        correlation_id: row.get(5)?,
+        reply_to: row.get(6)?,
+        ..Properties::default()
+    };
+    properties.set_all_headers(headers);
     let body: Vec<u8> = row.get(8)?;
     Ok(Delivered {
         id: row.get(0)?,
         rank: row.get(1)?,
         redelivered: deliveries > 1,
-        properties: Properties {
-            message_id: row.get(3)?,
-            priority: row.get(4)?,
-            correlation_id: row.get(5)?,
-            reply_to: row.get(6)?,
-            headers,
-        },
+        properties,
         body: body.into(),
     })
 }

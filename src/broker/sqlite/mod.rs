@@ -20,6 +20,7 @@ mod messages;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU16;
@@ -153,12 +154,8 @@ impl SqliteBroker {
         }
         let mut properties = message.properties;
         properties.priority = properties.priority.map(|priority| priority.min(9));
-        let headers = if properties.headers.is_empty() {
-            None
-        } else {
-            let text = serde_json::to_string(&properties.headers);
-            Some(text.map_err(|error| invalid(format!("its headers are no JSON: {error}")))?)
-        };
+        let headers = properties.all_headers();
+        let headers = (!headers.is_empty()).then(|| Value::Object(headers).to_string());
         Ok(Some(Incoming {
             due: delay.map(|delay| self.hub.clock.now().after(delay)),
             root: properties.headers.get(ROOT_HEADER).or(properties.message_id.as_ref()).cloned(),

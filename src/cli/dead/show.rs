@@ -122,6 +122,9 @@ fn write_original(out: &mut String, original: &Original) -> std::fmt::Result {
     for (name, value) in &properties.headers {
         add(name, Some(value.clone()));
     }
+    for (name, value) in &properties.other_headers {
+        add(name, Some(value.to_string()));
+    }
     writeln!(out, "message: {} bytes {}", original.bytes, beside.join(", "))?;
     if !original.is_whole() {
         writeln!(out, "  only its beginning was kept")?;

@@ -363,6 +363,7 @@ mod tests {
             correlation_id: Some("c".to_owned()),
             reply_to: Some("amq.rabbitmq.reply-to.x".to_owned()),
             headers: [("traceparent".to_owned(), trace.to_owned())].into(),
+            ..Properties::default()
         };
         let bare = decoded(&json!({"method": "execute"}), &properties).expect("a task");
         assert_eq!(bare.id.as_ref().map(Id::as_str), Some("m1"));
