@@ -70,7 +70,7 @@ async fn one(
     }
     let (signals, key) = (Signals::listen(), TaskKey::alone(id.clone()));
     let mut pieces = how.follow.then(|| Pieces::new(&runtime.store, &key, false, json));
-    let outcome = follow::with_worker(&runtime, async {
+    let work = Box::pin(async {
         client.submit(task).await?;
         if let Some(pieces) = &mut pieces {
             return pieces.beside(follow::end(&client.reader(), &signals, &key, timeout)).await;
@@ -81,8 +81,8 @@ async fn one(
         }
         // Nobody sees where it is, so nothing but its end is asked for.
         follow::end(&client.reader(), &signals, &key, timeout).await
-    })
-    .await?;
+    });
+    let outcome = follow::with_worker(&runtime, work).await?;
     let work =
         follow::Work { id: &id, is_workflow: false, cancel: how.cancel_on_exit.then_some(config), json };
     let code = match follow::end_or_code(&runtime, outcome, work).await? {

@@ -203,8 +203,7 @@ pub(crate) async fn with_worker<T>(
     }
     let worker = runtime.worker_for_self().await?;
     let drain = CancellationToken::new();
-    let running = worker.run(drain.clone());
-    tokio::pin!(running);
+    let mut running = Box::pin(worker.run(drain.clone()));
     let result = tokio::select! {
         result = work => result,
         ended = &mut running => match ended {

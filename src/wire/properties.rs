@@ -30,7 +30,7 @@ pub struct Properties {
     /// Text headers; `traceparent` counts.
     pub headers: BTreeMap<String, String>,
     /// The headers that are no text: numbers, booleans, lists, tables. They are handed on and not read.
-    pub other_headers: Map<String, Value>,
+    pub other_headers: BTreeMap<String, Value>,
 }
 
 impl Properties {

@@ -35,7 +35,7 @@ const NEXT_SHOWN: usize = 3;
 /// `gleitzeit schedule ...`
 pub(crate) async fn schedule(config: Config, command: args::Schedule, json: bool) -> Result<u8, Error> {
     match command {
-        args::Schedule::Add(args) => add(config, *args, json).await,
+        args::Schedule::Add(args) => Box::pin(add(config, *args, json)).await,
         args::Schedule::List(args) => show::list(config, &args, json).await,
         args::Schedule::Show(args) => show::show(config, &args, json).await,
         args::Schedule::Pause(args) => change(config, &args, Change::Pause, json).await,
