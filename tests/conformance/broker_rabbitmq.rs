@@ -7,7 +7,7 @@ use gleitzeit::broker::{
     Broker, BrokerError, Delivery, Depth, Heard, Outgoing, Properties, Settlement, Target,
 };
 use gleitzeit::topology::{Address, Queue, Topology};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
