@@ -1,0 +1,111 @@
+//! A configuration that is read again while a worker runs: what comes, what goes, and what was on its way.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::{Embedded, Ran, Running, until};
+
+const MISCHIEF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mcp/mischief.py");
+
+/// A worker over a state file, and its configuration.
+struct Stage {
+    here: Embedded,
+    config: String,
+    _worker: Running,
+}
+
+/// What a call that hangs may take.
+const GRACE: &str = "[ollama]\nurl = ''\n[worker]\ngrace = 600\n";
+
+/// A server of tools that does one call at a time.
+fn server(name: &str, environment: &str) -> String {
+    format!(
+        "[providers.{name}]\nkind = 'mcp'\ncommand = ['python3', '-S', '{MISCHIEF}']\nconcurrency = 1\n\
+         env = {{ {environment} }}\n"
+    )
+}
+
+impl Stage {
+    fn new(tables: impl FnOnce(&Embedded) -> String) -> Stage {
+        let here = Embedded::new();
+        let config = here.write("worker.toml", &format!("{GRACE}{}", tables(&here)));
+        let mut worker = here.command(&["--config", &config, "worker"]);
+        let worker = Running(worker.stderr(Stdio::null()).spawn().expect("the binary starts"));
+        let stage = Stage { here, config, _worker: worker };
+        until("the worker", || stage.run(&["provider", "list"]).code == 0);
+        stage
+    }
+
+    fn command(&self, args: &[&str]) -> std::process::Command {
+        self.here.command(&[&["--config", &self.config], args].concat())
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).output().expect("the binary starts"))
+    }
+
+    fn write(&self, tables: &str) {
+        self.here.write("worker.toml", &format!("{GRACE}{tables}"));
+    }
+
+    /// How this provider does; `null` where there is none.
+    fn row(&self, name: &str) -> Value {
+        let listed = self.run(&["provider", "list", "--json", "--timeout", "60"]).expect(0).json();
+        let rows = listed["workers"][0]["providers"].as_array().expect("a list").clone();
+        rows.into_iter().find(|row| row["name"] == name).unwrap_or_default()
+    }
+
+    fn submit(&self, id: &str, method: &str, params: &Value) {
+        let params = params.to_string();
+        self.run(&["call", "mcp/v1", method, "--params", &params, "--id", id, "--no-wait"]).expect(0);
+    }
+
+    fn ended(&self, id: &str) -> Value {
+        self.run(&["result", id, "--wait", "--json", "--timeout", "200"]).json()
+    }
+}
+
+#[test]
+fn a_name_that_another_provider_has_is_refused_and_nothing_changes() {
+    let stage = Stage::new(|_| String::new());
+    for name in ["echo", "mcp-tools"] {
+        stage.write(&server(name, ""));
+        let refused = stage.run(&["provider", "reload", "--json", "--timeout", "60"]).expect(2).json();
+        let error = &refused["workers"][0]["error"];
+        assert_eq!(error["details"]["refused"], json!([format!("providers.{name}")]), "{refused}");
+        let message = error["message"].as_str().expect("a text");
+        assert!(message.contains("another provider of this worker has that name"), "{message}");
+        assert_eq!(stage.row(name)["state"], "up");
+    }
+    let listed = stage.run(&["call", "mcp/v1", "tools/list", "--json"]).expect(0).json();
+    assert!(!listed.to_string().contains("\"server\":"), "it has announced itself to nobody: {listed}");
+}
+
+#[test]
+fn a_call_that_is_on_its_way_finds_its_server_until_it_has_ended() {
+    let stage = Stage::new(|here| server("odd", &format!("CALLS = '{}'", here.path("calls").display())));
+    let (calls, gate) = (stage.here.path("calls"), stage.here.path("gate"));
+    let held = |id: &str| stage.submit(id, "tool.odd.held", &json!({"gate": gate}));
+    held("first");
+    until("it to begin", || std::fs::read_to_string(&calls).is_ok_and(|calls| calls.contains("held")));
+    // It is at the server, which has not been asked yet: that does one call at a time.
+    held("second");
+    until("both to be there", || stage.row("odd")["running"] == 2);
+    stage.write("");
+    let mut reload = stage.command(&["provider", "reload", "--timeout", "200"]);
+    let reload = reload.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    until("it to be on its way out", || stage.row("odd") == Value::Null);
+    std::fs::write(&gate, "").expect("a file of ours");
+    for id in ["first", "second"] {
+        let ended = stage.ended(id);
+        assert_eq!(
+            (&ended["status"], &ended["attempts"]),
+            (&json!("completed"), &json!(1)),
+            "{ended}"
+        );
+    }
+    Ran::of(reload.wait_with_output().expect("it ends")).expect(0);
+    let listed = stage.run(&["call", "mcp/v1", "tools/list", "--json"]).expect(0).json();
+    assert!(!listed.to_string().contains("odd"), "nobody knows it any more: {listed}");
+}
