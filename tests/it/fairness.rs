@@ -253,6 +253,24 @@ fn a_lane_of_a_protocol_that_there_is_not_ends_as_a_dead_letter_and_holds_up_nob
 }
 
 #[test]
+fn what_an_interrupted_removal_of_a_lane_has_left_goes_with_the_next_migration() {
+    let Some(place) = Place::new() else { return };
+    let file = place.write("lanes.toml", FOUR);
+    place.run(&["topology", "apply", "--config", &file]).expect(0);
+    // Of the lane above those that are left: the highest goes first.
+    let left = format!("{}.migrating", lane_queue(LANES));
+    let fanout = json!({"type": "fanout", "durable": true});
+    place.vhost.call("PUT", &format!("/api/exchanges/{}/{left}", place.vhost.name), &fanout);
+    let told = format!("exchange {left}: is left of a lane");
+    for args in [&["topology", "check"][..], &["topology", "check", "--config", &file]] {
+        let said = place.run(args).expect(4).stdout;
+        assert!(said.contains(&told), "{said}");
+    }
+    place.run(&["topology", "apply", "--migrate", "--config", &file]).expect(0);
+    place.run(&["topology", "check", "--config", &file]).expect(0);
+}
+
+#[test]
 fn lanes_of_something_that_is_not_there_are_refused() {
     let here = Embedded::new();
     let file = here.write("wrong.toml", "[fairness.'ecco/v1']\nlanes = 2\n");

@@ -33,6 +33,7 @@ use super::failure::within;
 use super::message::{Frame, moved};
 use super::mover::Intake;
 use super::publisher::Publisher;
+use super::retire::Spare;
 use crate::broker::{BrokerError, DELAY_MAX, Finding, Migration, Moved, STAND_IN};
 use crate::core::clock::Timestamp;
 use crate::topology::plan::{Binding, Exchange, ExchangeKind, INBOX, Plan, QueueDeclaration, route_to};
@@ -54,8 +55,7 @@ pub(super) struct Migrator<'a> {
     pub(super) publisher: &'a Publisher,
     pub(super) timeout: Duration,
     pub(super) plan: &'a Plan,
-    /// Lanes that nobody configures any more.
-    pub(super) spare: &'a [(Address, u16)],
+    pub(super) spare: &'a Spare,
     pub(super) wish: &'a Migration,
 }
 
@@ -73,20 +73,19 @@ pub(super) struct Job<'a> {
 impl Migrator<'_> {
     /// Moves every queue that differs, several at once, because most of it is waiting; then these lanes go.
     pub(super) async fn run(&self) -> Result<Vec<Moved>, BrokerError> {
-        let spare = self.spare;
         let jobs = self.jobs().await?;
         if self.wish.dry_run {
             let moved = jobs.iter().map(|job| self.foretell(job));
-            return Ok(moved.chain(spare.iter().map(|lane| self.foretell_end(lane))).collect());
+            return Ok(moved.chain(self.foretell_end()).collect());
         }
-        if jobs.is_empty() && spare.is_empty() {
+        if jobs.is_empty() && self.spare.is_empty() {
             return Ok(Vec::new());
         }
         let lock = self.lock().await?;
         self.try_permissions(&lock.channel, &jobs).await?;
         let mut moved = try_join_all(jobs.iter().map(|job| self.migrate(job))).await;
         if let Ok(all) = &mut moved {
-            match self.retire(spare).await {
+            match self.retire().await {
                 Ok(retired) => all.extend(retired),
                 Err(error) => moved = Err(error),
             }
@@ -221,7 +220,7 @@ impl Migrator<'_> {
         unbound: &[Binding],
     ) -> Result<u64, BrokerError> {
         let (_, mut others) = declarer.depth(from).await?;
-        if is_asked(from, self.plan, self.spare) {
+        if is_asked(from, self.plan, &self.spare.lanes) {
             others = others.max(1);
         }
         let mut intake = Intake::open(self.consuming, from, self.timeout).await?;
