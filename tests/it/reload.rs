@@ -1,4 +1,4 @@
-//! A configuration that is read again while a worker runs: what comes, what goes, and what was on its way.
+//! Providers that come and go while a worker runs: by a configuration that is read again, and by orders.
 
 use std::process::Stdio;
 
@@ -99,13 +99,33 @@ fn a_call_that_is_on_its_way_finds_its_server_until_it_has_ended() {
     std::fs::write(&gate, "").expect("a file of ours");
     for id in ["first", "second"] {
         let ended = stage.ended(id);
-        assert_eq!(
-            (&ended["status"], &ended["attempts"]),
-            (&json!("completed"), &json!(1)),
-            "{ended}"
-        );
+        assert_eq!((&ended["status"], &ended["attempts"]), (&json!("completed"), &json!(1)), "{ended}");
     }
     Ran::of(reload.wait_with_output().expect("it ends")).expect(0);
     let listed = stage.run(&["call", "mcp/v1", "tools/list", "--json"]).expect(0).json();
     assert!(!listed.to_string().contains("odd"), "nobody knows it any more: {listed}");
+}
+
+/// As a call of any of its tools.
+#[test]
+fn what_is_read_of_a_server_that_was_stopped_waits_for_it() {
+    let stage = Stage::new(|_| server("odd", ""));
+    stage.run(&["provider", "stop", "odd", "--timeout", "60"]).expect(0);
+    stage.submit("read", "resources/read", &json!({"uri": "notes://today", "server": "odd"}));
+    let waiting = stage.run(&["result", "read", "--wait", "--timeout", "3"]);
+    assert_eq!(waiting.code, 6, "{waiting:?}");
+    let before = stage.row("odd")["health"]["calls"].clone();
+    stage.run(&["provider", "start", "odd", "--timeout", "60"]).expect(0);
+    let ended = stage.ended("read");
+    // It has no resources, and says so itself.
+    assert_eq!((&ended["attempts"], &ended["provider_id"]), (&json!(1), &json!("odd")), "{ended}");
+    assert!(
+        ended["error"]["message"].as_str().is_some_and(|text| text.contains("no resources/read")),
+        "{ended}"
+    );
+    assert_eq!(
+        (before, &stage.row("odd")["health"]["calls"]),
+        (json!(0), &json!(1)),
+        "it counts as a call of it"
+    );
 }
