@@ -16,7 +16,12 @@ struct Stage {
 }
 
 /// What a call that hangs may take.
-const GRACE: &str = "[ollama]\nurl = ''\n[worker]\ngrace = 600\n";
+const GRACE: &str = "[worker]\ngrace = 600\n";
+
+/// A configuration with the server of models at this address, and these tables.
+fn all(models: &str, tables: &str) -> String {
+    format!("[ollama]\nurl = '{models}'\n{GRACE}{tables}")
+}
 
 /// A server of tools that does one call at a time.
 fn server(name: &str, environment: &str) -> String {
@@ -27,9 +32,14 @@ fn server(name: &str, environment: &str) -> String {
 }
 
 impl Stage {
+    /// Without models.
     fn new(tables: impl FnOnce(&Embedded) -> String) -> Stage {
+        Stage::with("", tables)
+    }
+
+    fn with(models: &str, tables: impl FnOnce(&Embedded) -> String) -> Stage {
         let here = Embedded::new();
-        let config = here.write("worker.toml", &format!("{GRACE}{}", tables(&here)));
+        let config = here.write("worker.toml", &all(models, &tables(&here)));
         let mut worker = here.command(&["--config", &config, "worker"]);
         let worker = Running(worker.stderr(Stdio::null()).spawn().expect("the binary starts"));
         let stage = Stage { here, config, _worker: worker };
@@ -45,8 +55,8 @@ impl Stage {
         Ran::of(self.command(args).output().expect("the binary starts"))
     }
 
-    fn write(&self, tables: &str) {
-        self.here.write("worker.toml", &format!("{GRACE}{tables}"));
+    fn write(&self, models: &str, tables: &str) {
+        self.here.write("worker.toml", &all(models, tables));
     }
 
     /// How this provider does; `null` where there is none.
@@ -66,17 +76,20 @@ impl Stage {
     }
 }
 
+/// Without a provider of the configuration there is one of `ollama.url`, which has that name.
 #[test]
 fn a_name_that_another_provider_has_is_refused_and_nothing_changes() {
-    let stage = Stage::new(|_| String::new());
-    for name in ["echo", "mcp-tools"] {
-        stage.write(&server(name, ""));
+    let url = "http://127.0.0.1:9";
+    let stage = Stage::with(url, |_| String::new());
+    let model = "[providers.ollama]\nkind = 'ollama'\nurl = 'http://127.0.0.1:10'\n".to_owned();
+    for tables in [server("ollama", ""), model] {
+        stage.write(url, &tables);
         let refused = stage.run(&["provider", "reload", "--json", "--timeout", "60"]).expect(2).json();
         let error = &refused["workers"][0]["error"];
-        assert_eq!(error["details"]["refused"], json!([format!("providers.{name}")]), "{refused}");
+        assert_eq!(error["details"]["refused"], json!(["providers.ollama"]), "{refused}");
         let message = error["message"].as_str().expect("a text");
         assert!(message.contains("another provider of this worker has that name"), "{message}");
-        assert_eq!(stage.row(name)["state"], "up");
+        assert_eq!(stage.row("ollama")["protocol"], "llm/v1");
     }
     let listed = stage.run(&["call", "mcp/v1", "tools/list", "--json"]).expect(0).json();
     assert!(!listed.to_string().contains("\"server\":"), "it has announced itself to nobody: {listed}");
@@ -92,7 +105,7 @@ fn a_call_that_is_on_its_way_finds_its_server_until_it_has_ended() {
     // It is at the server, which has not been asked yet: that does one call at a time.
     held("second");
     until("both to be there", || stage.row("odd")["running"] == 2);
-    stage.write("");
+    stage.write("", "");
     let mut reload = stage.command(&["provider", "reload", "--timeout", "200"]);
     let reload = reload.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     until("it to be on its way out", || stage.row("odd") == Value::Null);
