@@ -231,7 +231,7 @@ mod tests {
             .expect("reads");
         let rows = |name: &String| -> Vec<BTreeMap<String, String>> {
             let mut all = connection.prepare(&format!("SELECT * FROM {name}")).expect("reads");
-            let columns: Vec<String> = all.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<String> = all.column_names().map(str::to_owned).collect();
             let row = |row: &rusqlite::Row<'_>| {
                 let text = |at: usize| row.get_ref(at).map(|value| format!("{value:?}"));
                 columns.iter().enumerate().map(|(at, name)| Ok((name.clone(), text(at)?))).collect()

@@ -306,7 +306,7 @@ async fn the_memory_of_a_call_is_what_its_process_held_meanwhile_if_it_was_alone
     let provider = started(command()).await;
     let little = measured(&provider, 1).await.expect("it is measured");
     let much = measured(&provider, 64).await.expect("it is measured");
-    assert!(little >= 1 << 20 && little < 64 << 20, "{little}");
+    assert!((1 << 20..64 << 20).contains(&little), "{little}");
     assert!(much >= little + (60 << 20), "{little} {much}");
     // Also of a call that fails.
     let failure = ask(&provider, "complain", json!({"text": "no"})).await.expect_err("it complains");
