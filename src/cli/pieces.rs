@@ -99,11 +99,7 @@ impl Pieces {
 
     /// How much of the text of the task's last attempt was shown, so that its result need not repeat it.
     pub(crate) fn text_of(&self, key: &TaskKey) -> Text {
-        match self.view.shown.get(key) {
-            Some(Shown { has_text: true, is_whole: true, .. }) => Text::Whole,
-            Some(Shown { has_text: true, is_whole: false, .. }) => Text::Part,
-            Some(Shown { has_text: false, .. }) | None => Text::Nothing,
-        }
+        self.view.text_of(key)
     }
 
     async fn rest(&mut self) {
@@ -162,6 +158,14 @@ impl View {
                     self.note(&format!("{name}: attempt {attempt} has ended, and another one is to come"));
                 }
             }
+        }
+    }
+
+    fn text_of(&self, key: &TaskKey) -> Text {
+        match self.shown.get(key) {
+            Some(Shown { has_text: true, is_whole: true, .. }) => Text::Whole,
+            Some(Shown { has_text: true, is_whole: false, .. }) => Text::Part,
+            Some(Shown { has_text: false, .. }) | None => Text::Nothing,
         }
     }
 
@@ -224,4 +228,39 @@ fn document(entry: &OutputEntry) -> Value {
         Given::Ended(state) => document["attempt_ended"] = state.as_str().into(),
     }
     document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::id::Id;
+
+    /// What is known of a task's text after all of this has come: of which attempt, and what.
+    fn after(entries: Vec<(u64, Given)>) -> Text {
+        let key = TaskKey::alone(Id::parse("t").expect("valid"));
+        let mut view =
+            View { has_many: false, json: false, is_terminal: false, open: None, shown: HashMap::new() };
+        for (fence, what) in entries {
+            let (position, attempt) = (Position::START, 1);
+            view.entry(&OutputEntry { position, key: key.clone(), attempt, fence: Fence(fence), what });
+        }
+        view.text_of(&key)
+    }
+
+    fn piece(stream: Stream, offset: u64) -> Given {
+        Given::Piece(Piece { stream, offset, text: "some\n".to_owned() })
+    }
+
+    #[test]
+    fn what_was_left_out_of_an_attempt_is_not_forgotten() {
+        let text = |offset| piece(Stream::Text, offset);
+        assert_eq!(after(vec![]), Text::Nothing);
+        assert_eq!(after(vec![(1, piece(Stream::Stderr, 0))]), Text::Nothing);
+        assert_eq!(after(vec![(1, text(0)), (1, text(5))]), Text::Whole);
+        assert_eq!(after(vec![(1, text(0)), (1, text(5)), (1, text(5))]), Text::Whole, "given twice");
+        assert_eq!(after(vec![(1, text(5))]), Text::Part, "the beginning is not kept");
+        assert_eq!(after(vec![(1, text(0)), (1, text(6)), (1, text(11))]), Text::Part);
+        assert_eq!(after(vec![(1, text(0)), (1, Given::Truncated)]), Text::Part);
+        assert_eq!(after(vec![(1, text(5)), (2, text(0))]), Text::Whole, "of the last attempt");
+    }
 }

@@ -139,6 +139,10 @@ impl Provider for Guard {
         self.provider.serves(method)
     }
 
+    fn passes_on(&self, method: &str, params: &Value) -> Option<(String, Value)> {
+        self.provider.passes_on(method, params)
+    }
+
     async fn start(&self) -> Result<(), Failure> {
         self.calls.reopen();
         self.provider.start().await

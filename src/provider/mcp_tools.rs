@@ -6,16 +6,15 @@
 //!
 //! The lists tell what is built in and what the configured servers offer, as far as they have ever been reached.
 //! `resources/read` and `prompts/get` find the server by what is asked for, as not every address is the name of a
-//! method; their calls go to the server itself.
+//! method; their calls are passed on to it, like any others of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Number, Value, json};
 
 use super::mcp::{Catalog, Kind};
-use super::{Answer, CallCx, Provider, told_by_code};
-use crate::core::breaker::Ending;
+use super::{Answer, CallCx, Provider};
 use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
@@ -25,60 +24,41 @@ use crate::core::protocol::ProtocolId;
 pub struct McpTools {
     protocol: ProtocolId,
     catalog: Arc<Catalog>,
-    /// The servers, each as whoever calls it has it.
-    servers: Mutex<Vec<Arc<dyn Provider>>>,
 }
 
 impl McpTools {
     /// The built-in tools.
     #[must_use]
     pub fn new() -> McpTools {
-        McpTools::over(Arc::default(), Vec::new())
+        McpTools::over(Arc::default())
     }
 
-    /// The built-in tools, beside these servers, which write into the catalog.
+    /// The built-in tools, beside the servers which write into the catalog.
     #[must_use]
-    pub fn over(catalog: Arc<Catalog>, servers: Vec<Arc<dyn Provider>>) -> McpTools {
-        McpTools {
-            protocol: "mcp/v1".parse().expect("a protocol's name"),
-            catalog,
-            servers: Mutex::new(servers),
-        }
+    pub fn over(catalog: Arc<Catalog>) -> McpTools {
+        McpTools { protocol: "mcp/v1".parse().expect("a protocol's name"), catalog }
     }
 
-    /// Stands for these servers from now on.
-    pub fn replace_servers(&self, servers: Vec<Arc<dyn Provider>>) {
-        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = servers;
-    }
-
-    /// Has a server do what is asked for by a parameter: `resources/read` with `uri`, `prompts/get` with `name`.
-    async fn pass_on(&self, cx: &CallCx, kind: Kind, key: &str, params: Value) -> Result<Answer, Failure> {
+    /// Why a call was not passed on.
+    fn not_passed_on(&self, key: &str, params: &Value) -> Failure {
         let Some(name) = params[key].as_str() else {
-            return Err(invalid(format!("`{key}` is missing; it must be text")));
+            return invalid(format!("`{key}` is missing; it must be text"));
         };
-        let asked = params["server"].as_str();
-        let method = match asked {
-            Some(server) => format!("{}{server}.{name}", kind.prefix()),
-            None => format!("{}{name}", kind.prefix()),
-        };
-        let is_meant =
-            |one: &&Arc<dyn Provider>| asked.is_none_or(|server| one.name() == server) && one.serves(&method);
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(server) = servers.iter().find(is_meant) else {
-            let known = self.catalog.servers().join(", ");
-            let known = if known.is_empty() { "none is configured".to_owned() } else { known };
-            let message = format!("no MCP server offers {name} ({known}); the lists have what there is");
-            return Err(invalid(message).with(SERVER, asked.unwrap_or_default()));
-        };
-        let arguments = params.get("arguments").cloned().unwrap_or_else(|| json!({}));
-        let passed = server.call(cx, &method, json!({"arguments": arguments})).await;
-        // It is this server that did not begin, and nobody else could.
-        passed.map_err(|failure| failure.with(SERVER, server.name()))
+        let known = self.catalog.servers().join(", ");
+        let known = if known.is_empty() { "none is configured".to_owned() } else { known };
+        let message = format!("no MCP server offers {name} ({known}); the lists have what there is");
+        invalid(message).with("server", params["server"].as_str().unwrap_or_default())
     }
 }
 
-/// The detail of a failure of a server.
-const SERVER: &str = "server";
+/// What is read or got by a parameter that names it, and the parameter.
+fn named_by(method: &str) -> Option<(Kind, &'static str)> {
+    match method {
+        "resources/read" => Some((Kind::Resource, "uri")),
+        "prompts/get" => Some((Kind::Prompt, "name")),
+        _ => None,
+    }
+}
 
 /// Whether the method is that of a built-in tool: no server's tool of this name is meant by it.
 pub(super) fn is_built_in(method: &str) -> bool {
@@ -104,12 +84,25 @@ impl Provider for McpTools {
     fn serves(&self, method: &str) -> bool {
         match method {
             "ping" | "tools/list" | "resources/list" | "prompts/list" | "server_info" => true,
-            "resources/read" | "prompts/get" => true,
-            _ => is_built_in(method),
+            _ => named_by(method).is_some() || is_built_in(method),
         }
     }
 
-    async fn call(&self, cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
+    fn passes_on(&self, method: &str, params: &Value) -> Option<(String, Value)> {
+        let (kind, key) = named_by(method)?;
+        let (prefix, name) = (kind.prefix(), params[key].as_str()?);
+        let meant = match params["server"].as_str() {
+            Some(server) => format!("{prefix}{server}.{name}"),
+            None => format!("{prefix}{name}"),
+        };
+        let arguments = params.get("arguments").cloned().unwrap_or_else(|| json!({}));
+        Some((meant, json!({"arguments": arguments})))
+    }
+
+    async fn call(&self, _cx: &CallCx, method: &str, params: Value) -> Result<Answer, Failure> {
+        if let Some((_, key)) = named_by(method) {
+            return Err(self.not_passed_on(key, &params));
+        }
         let result = match method {
             "ping" => json!({"response": "pong"}),
             "tools/list" => {
@@ -126,8 +119,6 @@ impl Provider for McpTools {
                 let version = env!("CARGO_PKG_VERSION");
                 json!({"name": "gleitzeit", "version": version, "servers": self.catalog.about()})
             }
-            "resources/read" => return self.pass_on(cx, Kind::Resource, "uri", params).await,
-            "prompts/get" => return self.pass_on(cx, Kind::Prompt, "name", params).await,
             _ => {
                 let tool = Tool::find(method).ok_or_else(|| {
                     Failure::new(Code::MethodNotSupported, format!("there is no built-in tool {method}"))
@@ -136,11 +127,6 @@ impl Provider for McpTools {
             }
         };
         Ok(result.into())
-    }
-
-    /// What a server could not do says nothing about the tools that are built in.
-    fn tells(&self, failure: &Failure) -> Ending {
-        if failure.details.contains_key(SERVER) { Ending::Untold } else { told_by_code(failure.code) }
     }
 }
 

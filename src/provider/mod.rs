@@ -59,6 +59,12 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Whether it serves the method (without the protocol's prefix: `execute`, `tool.add`).
     fn serves(&self, method: &str) -> bool;
 
+    /// Which method, with which parameters, is meant by a call of one that it serves for others. It is called instead, of
+    /// whoever serves that; where nobody does, this provider is called.
+    fn passes_on(&self, _method: &str, _params: &Value) -> Option<(String, Value)> {
+        None
+    }
+
     /// Prepares for calls.
     async fn start(&self) -> Result<(), Failure> {
         Ok(())

@@ -13,7 +13,6 @@ use crate::core::near::did_you_mean;
 use crate::core::protocol::Protocols;
 use crate::error::Error;
 use crate::provider::mcp::Catalog;
-use crate::provider::mcp_tools::McpTools;
 use crate::provider::registry::InstanceSettings;
 use crate::provider::{
     Provider,
@@ -41,10 +40,6 @@ pub(super) struct Made {
     pub(super) all: Vec<(Arc<dyn Provider>, InstanceSettings)>,
     /// The limits, each of something that there is.
     pub(super) rules: Vec<Rule>,
-    /// The tools that are built in, which stand for the servers where these have no method of their own.
-    pub(super) tools: Arc<McpTools>,
-    /// The servers of tools.
-    pub(super) servers: Vec<Arc<dyn Provider>>,
 }
 
 impl Runtime {
@@ -66,10 +61,10 @@ impl Makers {
     /// `CONFIGURATION_ERROR`: a provider of a protocol that nobody has declared, a limit of something that is not there.
     pub(super) fn make(&self) -> Result<Made, Error> {
         let mut all = self.providers();
-        let (tools, servers) = self.add_mcp_providers(&mut all);
+        self.add_mcp_providers(&mut all);
         self.add_rpc_providers(&mut all)?;
         let rules = self.limits(&all)?;
-        Ok(Made { all, rules, tools, servers })
+        Ok(Made { all, rules })
     }
 
     /// The limits, each of something that there is: one with a misspelt name would limit nothing.

@@ -11,24 +11,18 @@ use crate::provider::mcp_tools::McpTools;
 use crate::provider::registry::InstanceSettings;
 
 impl Makers {
-    /// Adds the built-in tools and the providers of kind `mcp`, each in a guard; these tools, and these servers.
-    pub(super) fn add_mcp_providers(
-        &self,
-        all: &mut Vec<(Arc<dyn Provider>, InstanceSettings)>,
-    ) -> (Arc<McpTools>, Vec<Arc<dyn Provider>>) {
-        let mut servers: Vec<Arc<dyn Provider>> = Vec::new();
+    /// Adds the built-in tools and the providers of kind `mcp`, each in a guard.
+    pub(super) fn add_mcp_providers(&self, all: &mut Vec<(Arc<dyn Provider>, InstanceSettings)>) {
         for configured in self.config.mcp_providers() {
             let McpProvider { name, road, is_ranked, concurrency, traits } = configured;
             let settings = Settings { name, road, is_ranked, result_bytes_max: self.result_bytes_max() };
             let server = Arc::new(Server::new(settings, Arc::clone(&self.catalog)));
             let permits = guard::Settings { permits: concurrency, ..guard::Settings::default() };
-            let server: Arc<dyn Provider> = Arc::new(Guard::new(server, &permits));
-            servers.push(Arc::clone(&server));
-            all.push((server, InstanceSettings { traits, breaker: self.config.breaker() }));
+            let settings = InstanceSettings { traits, breaker: self.config.breaker() };
+            all.push((Arc::new(Guard::new(server, &permits)), settings));
         }
-        let tools = Arc::new(McpTools::over(Arc::clone(&self.catalog), servers.clone()));
+        let tools = Arc::new(McpTools::over(Arc::clone(&self.catalog)));
         let plain = InstanceSettings { breaker: self.config.breaker(), ..InstanceSettings::default() };
-        all.push((Arc::new(Guard::new(tools.clone(), &guard::Settings::default())), plain));
-        (tools, servers)
+        all.push((Arc::new(Guard::new(tools, &guard::Settings::default())), plain));
     }
 }

@@ -85,7 +85,8 @@ impl Runtime {
     /// # Errors
     /// What the broker or the store says, or a configuration that cannot be used.
     pub async fn open(config: Config, role: Role, scope: Option<&Id>) -> Result<Runtime, Error> {
-        Runtime::open_with(config, role, scope, Brought::default()).await
+        // Large, and every command would have room for one.
+        Box::pin(Runtime::open_with(config, role, scope, Brought::default())).await
     }
 
     async fn open_with(

@@ -5,7 +5,6 @@
 
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::makers::{Made, Makers};
@@ -13,8 +12,6 @@ use crate::core::code::Code;
 use crate::core::failure::Failure;
 use crate::core::protocol::ProtocolId;
 use crate::error::Error;
-use crate::provider::Provider;
-use crate::provider::mcp_tools::McpTools;
 use crate::provider::registry::{Change, InstanceSettings, Providers};
 use crate::worker::{Reload, Reloaded};
 
@@ -23,8 +20,6 @@ use crate::worker::{Reload, Reloaded};
 pub(super) struct Known {
     /// With the configuration as it was read last.
     pub(super) makers: Makers,
-    pub(super) tools: Arc<McpTools>,
-    pub(super) servers: Vec<Arc<dyn Provider>>,
     /// By name.
     pub(super) settings: BTreeMap<String, InstanceSettings>,
 }
@@ -133,14 +128,6 @@ impl Known {
             }
         }
         change.removed = self.settings.keys().filter(|name| !settings.contains_key(*name)).cloned().collect();
-        // Those that stay are those that were, with what they run in.
-        self.servers.retain(|one| settings.contains_key(one.name()));
-        let is_new = |one: &Arc<dyn Provider>| {
-            settings.contains_key(one.name()) && !self.settings.contains_key(one.name())
-        };
-        let new: Vec<Arc<dyn Provider>> = made.servers.into_iter().filter(is_new).collect();
-        self.servers.extend(new);
-        self.tools.replace_servers(self.servers.clone());
         providers.limits().replace(made.rules);
         (self.makers, self.settings) = (makers, settings);
         change

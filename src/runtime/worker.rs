@@ -118,7 +118,7 @@ impl Runtime {
     /// The providers of the protocols asked for (of all, if none are), started; and those that cannot start.
     async fn start_providers(&self, asked: &[ProtocolId], is_last_resort: bool) -> Result<Started, Error> {
         let makers = self.makers();
-        let Made { mut all, rules, tools, servers } = makers.make()?;
+        let Made { mut all, rules } = makers.make()?;
         all.retain(|(provider, _)| asked.is_empty() || asked.contains(provider.protocol()));
         for protocol in asked {
             if !all.iter().any(|(provider, _)| provider.protocol() == protocol) {
@@ -142,7 +142,7 @@ impl Runtime {
             broken.extend(found.map(|(provider, _)| (Arc::clone(provider), Error::from(failure))));
         }
         let settings = all.iter().map(|(provider, settings)| (provider.name().to_owned(), settings.clone()));
-        let known = Known { makers, tools, servers, settings: settings.collect() };
+        let known = Known { makers, settings: settings.collect() };
         Ok(Started { providers, broken, known })
     }
 

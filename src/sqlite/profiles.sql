@@ -1,4 +1,4 @@
--- The embedded state, version 6: profiles of methods.
+-- The embedded state, version 8: profiles of methods.
 
 CREATE TABLE profiles (
     slot     INTEGER NOT NULL,              -- when its five minutes began

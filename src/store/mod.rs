@@ -99,6 +99,7 @@ pub use output::{
 pub use outside::{Cancelled, Retried, Why};
 use outside::{FORGOTTEN_LEASES_MAX, REQUESTS_MAX};
 pub use plan::{Accepted, Created, Edge, Message, Otherwise, Plan, PlannedTask, Released};
+pub(crate) use profile::Unreadable;
 pub use profile::{Note, Noted, PROFILES_MAX, Profiles};
 pub use record::{Change, Filter, Summary, TaskRecord, WorkflowRecord};
 pub use schedule::{Arrangement, Begun, Firing, SCHEDULES_MAX, Schedule, ScheduleState, Schedules, Turn};

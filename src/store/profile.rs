@@ -4,7 +4,7 @@
 //!     that slot; others stay. So a repeat changes nothing. A slot holds at most [`PROFILES_MAX`] of them: what is new
 //!     beyond that is not kept.
 //! 31. `profiles` answers what was noted of the slots from the one of `since` on, as long as they are kept
-//!     (`core::profile::KEPT`).
+//!     (`core::profile::KEPT`). What cannot be read as a profile is left out, and that is said once for each answer.
 
 use async_trait::async_trait;
 
@@ -48,4 +48,31 @@ pub trait Profiles: Send + Sync {
 
     /// What was noted, in no order. To be asked by people.
     async fn profiles(&self, since: Timestamp, now: Timestamp) -> Result<Vec<Noted>, StoreError>;
+}
+
+/// What an answer leaves out because it cannot be read.
+#[derive(Debug, Default)]
+pub(crate) struct Unreadable {
+    count: u64,
+    /// The first of it.
+    what: String,
+}
+
+impl Unreadable {
+    pub(crate) fn found(&mut self, what: impl FnOnce() -> String) {
+        if self.count == 0 {
+            self.what = what();
+        }
+        self.count += 1;
+    }
+
+    pub(crate) fn tell(&self) {
+        if self.count > 0 {
+            tracing::warn!(
+                count = self.count,
+                first = self.what,
+                "the store holds what is no profile; it is left out"
+            );
+        }
+    }
 }

@@ -150,7 +150,7 @@ impl Shared {
         let wants = limits.late(&spec.protocol, method.name, written, &params, &of_message);
         let permits = match self.within_late_limits(&spec.protocol, wants, &cancel).await? {
             Ok(permits) => permits,
-            Err((wait, why)) => return Ok(Called::NotNow { wait, why }),
+            Err((wait, why)) => return Ok(Called::NotNow { wait: Some(wait), why }),
         };
         let of_needs = |needs: Option<&ResourceRequirements>| needs.and_then(|needs| needs.execution_timeout);
         let timeout = of_needs(spec.resource_requirements.as_ref())

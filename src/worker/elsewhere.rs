@@ -14,10 +14,14 @@ use crate::wire::task::Task;
 /// The least wait of a task whose providers cannot be asked now, while others of its protocol can; and up to so much
 /// longer it waits, so that not all come back at once.
 const WAIT_MIN: Duration = Duration::from_secs(1);
+/// The longest wait where nobody can say when one may be asked: it grows with how long the task has waited.
+const WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long a task looks for a worker that can do it.
 const SEARCH_MAX: Duration = Duration::from_secs(60);
 /// Since when it looks.
 pub(super) const HEADER_ELSEWHERE: &str = "gleitzeit-elsewhere-since";
+/// Since when nobody can say when its providers may be asked.
+pub(super) const HEADER_STOPPED: &str = "gleitzeit-stopped-since";
 
 impl Shared {
     /// Whether other workers have had their time to take it.
@@ -31,14 +35,21 @@ impl Shared {
         &self,
         delivery: &Delivery,
         task: Task,
-        wait: Duration,
+        wait: Option<Duration>,
     ) -> Result<(), Stop> {
         let (providers, protocol) = (&self.parts.providers, &task.spec.protocol);
         if providers.is_shut(protocol) || providers.limits().is_paused(protocol) {
             return Err(Stop::Crowded);
         }
-        let wait = wait.max(WAIT_MIN).saturating_add(WAIT_MIN.mul_f64(self.parts.clock.chance()));
-        self.publish(vec![message_of(delivery, &task, Some(wait))]).await
+        let (now, chance) = (self.parts.clock.now(), self.parts.clock.chance());
+        let since = stopped_since(delivery).filter(|since| *since <= now).unwrap_or(now);
+        let wait_for = wait.unwrap_or_else(|| after_waiting(now.since(since))).max(WAIT_MIN);
+        let wait_for = wait_for.saturating_add(WAIT_MIN.mul_f64(chance));
+        let mut message = message_of(delivery, &task, Some(wait_for));
+        if wait.is_none() {
+            message.properties.headers.insert(HEADER_STOPPED.to_owned(), since.to_string());
+        }
+        self.publish(vec![message]).await
     }
 
     /// Looks for another worker.
@@ -52,4 +63,31 @@ impl Shared {
 
 fn searches_since(delivery: &Delivery) -> Option<Timestamp> {
     header(delivery, HEADER_ELSEWHERE)?.parse().ok()
+}
+
+fn stopped_since(delivery: &Delivery) -> Option<Timestamp> {
+    header(delivery, HEADER_STOPPED)?.parse().ok()
+}
+
+/// How long to wait where nobody can say how long, after so long.
+fn after_waiting(waited: Duration) -> Duration {
+    (waited / 2).clamp(WAIT_MIN, WAIT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_what_was_stopped_comes_back_ever_less_often() {
+        let mut waited = Duration::ZERO;
+        let mut looks = 0;
+        while waited < Duration::from_secs(3600) {
+            let next = after_waiting(waited);
+            assert!(next >= WAIT_MIN && next <= WAIT_MAX);
+            waited += next;
+            looks += 1;
+        }
+        assert!(looks < 3600 / 15 + 15, "{looks} in an hour");
+    }
 }

@@ -75,18 +75,13 @@ impl Shared {
 
     /// Notes what the store lacks.
     async fn note_profiles(&self) {
-        let mut all = self.profiles.take().into_iter();
-        while let Some(unnoted) = all.next() {
-            let (slot, profiles) = unnoted.clone();
+        let noted = self.profiles.noted(|(slot, profiles)| async move {
             let note = Note { session: self.session.clone(), slot, profiles };
-            if let Err(error) = self.parts.store.note_profiles(&note, self.parts.clock.now()).await {
-                tracing::debug!(%error, "profiles did not reach the store; they are noted with the next ones");
-                self.profiles.unnoted(unnoted);
-                // Each would take as long as a store may that does not answer.
-                return all.for_each(|rest| self.profiles.unnoted(rest));
-            }
+            self.parts.store.note_profiles(&note, self.parts.clock.now()).await
+        });
+        if let Err(error) = noted.await {
+            tracing::debug!(%error, "profiles did not reach the store; they are noted with the next ones");
         }
-        self.profiles.forget();
     }
 
     async fn tell_metrics(&self, told: &mut Told) {

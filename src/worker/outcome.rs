@@ -53,8 +53,8 @@ pub(super) enum Attempt {
     },
     /// No provider may be asked now; it counts as not made.
     NotNow {
-        /// When one may be.
-        wait: Duration,
+        /// When one may be; `None`: nobody can say.
+        wait: Option<Duration>,
         /// Why none may be.
         why: String,
     },
@@ -84,7 +84,7 @@ pub(super) enum Verdict {
     /// The attempt goes on when these have ended.
     Expanded(Expansion),
     /// The attempt is given back, uncounted, until providers can be asked again.
-    NotNow { wait: Duration, why: String },
+    NotNow { wait: Option<Duration>, why: String },
     /// The attempt is given back, uncounted, for another worker.
     Elsewhere { failure: Failure },
     /// The attempt is given back, uncounted, until there is room for it, here or elsewhere.

@@ -96,7 +96,7 @@ impl Profiles {
     }
 
     /// What the store lacks, by slot; it counts as noted until [`Profiles::unnoted`].
-    pub(super) fn take(&self) -> Vec<Unnoted> {
+    fn take(&self) -> Vec<Unnoted> {
         let mut known = self.lock();
         let mut taken = Vec::new();
         for slot in &mut known.slots {
@@ -108,8 +108,28 @@ impl Profiles {
         taken
     }
 
+    /// Has everything noted that the store lacks. What was not noted is noted with what comes next.
+    ///
+    /// # Errors
+    /// The first one: each might take as long as a store may that does not answer.
+    pub(super) async fn noted<E, F>(&self, note: impl Fn(Unnoted) -> F) -> Result<(), E>
+    where
+        F: Future<Output = Result<(), E>>,
+    {
+        let mut all = self.take().into_iter();
+        while let Some(unnoted) = all.next() {
+            if let Err(error) = note(unnoted.clone()).await {
+                self.unnoted(unnoted);
+                all.for_each(|rest| self.unnoted(rest));
+                return Err(error);
+            }
+        }
+        self.forget();
+        Ok(())
+    }
+
     /// The store does not have these.
-    pub(super) fn unnoted(&self, (start, profiles): Unnoted) {
+    fn unnoted(&self, (start, profiles): Unnoted) {
         let mut known = self.lock();
         let Some(slot) = known.slots.iter_mut().find(|slot| slot.start == start) else { return };
         for (Subject { protocol, method }, _) in profiles {
@@ -119,7 +139,7 @@ impl Profiles {
     }
 
     /// Forgets the slots that are over and that the store has.
-    pub(super) fn forget(&self) {
+    fn forget(&self) {
         let mut known = self.lock();
         while known.slots.len() > 1 && known.slots.front().is_some_and(Slot::is_noted) {
             known.slots.pop_front();
@@ -273,6 +293,38 @@ mod tests {
         assert_eq!(taken(&profiles), [(zero(), 1, 2), (later, 1, 1)], "as much as was counted in the slot");
         profiles.forget();
         assert_eq!(profiles.lock().slots.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn after_the_first_error_nothing_more_is_noted_and_nothing_is_lost() {
+        let profiles = Profiles::default();
+        for slot in 0..3 {
+            noted(&profiles, "x", zero().after(SLOT * slot));
+        }
+        let asked = Mutex::new(Vec::new());
+        let note = async |fails: bool| {
+            let note = |(start, _): Unnoted| {
+                asked.lock().expect("no panic").push(start);
+                std::future::ready(if fails { Err("away") } else { Ok(()) })
+            };
+            profiles.noted(note).await
+        };
+        assert_eq!(note(true).await, Err("away"));
+        assert_eq!(*asked.lock().expect("no panic"), [zero()]);
+        assert_eq!(note(false).await, Ok(()));
+        assert_eq!(asked.lock().expect("no panic").len(), 4, "all of it");
+        assert_eq!(profiles.lock().slots.len(), 1, "what is noted is forgotten");
+    }
+
+    /// What is counted with others takes the place of one method, however often.
+    #[test]
+    fn whatever_was_counted_with_others_methods_have_profiles_of_their_own_up_to_the_bound() {
+        let profiles = Profiles::default();
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        (0..METHODS_MAX * 2).for_each(|_| noted(&profiles, &long, zero()));
+        (1..METHODS_MAX * 2).for_each(|number| noted(&profiles, &format!("m{number}"), zero()));
+        let [(_, methods, _)] = taken(&profiles)[..] else { panic!("one slot") };
+        assert_eq!(methods, METHODS_MAX);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 use super::Shared;
-use super::elsewhere::HEADER_ELSEWHERE;
+use super::elsewhere::{HEADER_ELSEWHERE, HEADER_STOPPED};
 use super::execute::protocol_of;
 use super::guard::{HEADER_CROWDED, HEADER_GUARD, HEADER_HELD};
 use super::limit::HEADER_ADMITTED;
@@ -257,6 +257,7 @@ fn sent_with(delivery: &Delivery) -> Properties {
     sent.headers.remove(HEADER_ADMITTED);
     sent.headers.remove(HEADER_READY);
     sent.headers.remove(HEADER_NOBODY);
+    sent.headers.remove(HEADER_STOPPED);
     let ours = [HEADER_HELD, HEADER_GUARD, HEADER_ROOM].map(|name| sent.headers.remove(name));
     let was_put_first = ours.iter().any(Option::is_some);
     let protocol = protocol_of(&came_from(delivery));
@@ -296,6 +297,7 @@ pub(super) fn message_of(delivery: &Delivery, task: &Task, delay: Option<Duratio
         HEADER_GUARD,
         HEADER_CROWDED,
         HEADER_ELSEWHERE,
+        HEADER_STOPPED,
         HEADER_ADMITTED,
         HEADER_ROOM,
         HEADER_NOBODY,

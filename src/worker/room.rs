@@ -4,7 +4,7 @@
 //! |------------------------------------------------------|-----------------------------------------------------------|
 //! | nothing                                              | it is not held up                                         |
 //! | what is free                                         | it holds that from before its lease to the end of its call |
-//! | what is free within a second                         | it waits so long in the worker's hand                     |
+//! | what is free within a second                         | it waits so long in the worker's hand, one at a time       |
 //! | what this worker has, but not now                    | it is parked in the broker                                |
 //! | more than this worker has, not more than another one | it looks for that one, however long that takes            |
 //! | more than any worker that lives and serves it        | it looks for [`SEARCH`], then it fails                    |
@@ -23,7 +23,7 @@
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,8 @@ use crate::wire::worker::About;
 /// How long a task looks for a worker that is large enough while nobody knows of one: about as long as one takes to be
 /// started again.
 const SEARCH: Duration = Duration::from_secs(10);
+/// How long a task waits in hand while another one does: what waits there keeps a place from those that could run.
+const HOLD_BESIDE: Duration = Duration::from_millis(100);
 /// The shortest and the longest time that a task is parked for.
 const PARKED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// So much later than it should a parked task may come back before it is forgotten.
@@ -73,6 +75,8 @@ type Fleet = Arc<[(Id, About)]>;
 pub(super) struct Rooms {
     floor: Mutex<Floor>,
     freed: Notify,
+    /// Who waits in hand for as long as that may be.
+    hand: Semaphore,
     known: Mutex<Option<(Instant, Fleet)>>,
 }
 
@@ -98,7 +102,7 @@ impl Rooms {
     /// All of it is free.
     pub(super) fn new(totals: Totals) -> Arc<Rooms> {
         let floor = Mutex::new(Floor::new(totals));
-        Arc::new(Rooms { floor, freed: Notify::new(), known: Mutex::default() })
+        Arc::new(Rooms { floor, freed: Notify::new(), hand: Semaphore::new(1), known: Mutex::default() })
     }
 
     fn totals(&self) -> Totals {
@@ -133,6 +137,35 @@ impl Rooms {
         let until = now.after(HOLD + LATE_MAX);
         let is_taken = self.lock().take(key, wants, since, until, now);
         is_taken.then(|| Share { rooms: Arc::clone(self), amounts: *wants })
+    }
+
+    /// Waits in hand: for [`HOLD`] at most, and shorter while another one does, unless room is kept for it. `None`: there
+    /// is no room.
+    async fn take_in_time(
+        self: &Arc<Rooms>,
+        key: &TaskKey,
+        wants: &Amounts,
+        since: Timestamp,
+        now: impl Fn() -> Timestamp,
+    ) -> Option<Share> {
+        if let Some(share) = self.take(key, wants, since, now()) {
+            return Some(share);
+        }
+        let hand = self.hand.try_acquire();
+        let is_long = hand.is_ok() || self.lock().keeps_room(key, now());
+        let deadline = tokio::time::sleep(if is_long { HOLD } else { HOLD_BESIDE });
+        tokio::pin!(deadline);
+        loop {
+            // Before it is looked at: what is freed in between is not missed.
+            let freed = self.freed.notified();
+            if let Some(share) = self.take(key, wants, since, now()) {
+                return Some(share);
+            }
+            tokio::select! {
+                () = freed => {}
+                () = &mut deadline => return None,
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Floor> {
@@ -217,7 +250,6 @@ impl Shared {
         self.publish(vec![message]).await
     }
 
-    /// Waits in hand, for [`HOLD`] at most.
     async fn room_in_time(
         &self,
         key: &TaskKey,
@@ -225,23 +257,12 @@ impl Shared {
         since: Timestamp,
         stop: &CancellationToken,
     ) -> Result<Option<Share>, Stop> {
-        let deadline = tokio::time::sleep(HOLD);
-        tokio::pin!(deadline);
-        loop {
-            // Before it is looked at: what is freed in between is not missed.
-            let freed = self.rooms.freed.notified();
-            if let Some(share) = self.rooms.take(key, wants, since, self.parts.clock.now()) {
-                return Ok(Some(share));
-            }
-            tokio::select! {
-                () = freed => {}
-                () = &mut deadline => return Ok(None),
-                () = stop.cancelled() => {
-                    self.rooms.lock().leave(key);
-                    return if self.abort.is_cancelled() { Err(Stop::Aborted) } else { Ok(None) };
-                }
-            }
-        }
+        let taking = self.rooms.take_in_time(key, wants, since, || self.parts.clock.now());
+        let Some(taken) = stop.run_until_cancelled(taking).await else {
+            self.rooms.lock().leave(key);
+            return if self.abort.is_cancelled() { Err(Stop::Aborted) } else { Ok(None) };
+        };
+        Ok(taken)
     }
 
     /// The message of a task that waits. It comes back sooner the shorter it has waited, and at once before all others
@@ -409,5 +430,26 @@ mod tests {
         freed.await;
         assert!(rooms.take(&key("b"), &wants, now, now).is_some());
         assert_eq!(Value::Object(rooms.told()), json!({"memory_mb": {"total": 100, "held": 0}}));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_waits_in_hand_and_others_beside_it_make_place_soon() {
+        let rooms = Rooms::new(Totals::default().with(Kind::Memory, Some(100)));
+        let wants = Amounts::of(&ResourceRequirements { memory_mb: Some(60), ..Default::default() });
+        let (since, began) = (Timestamp::from_millis(0), Instant::now());
+        let key = |name: &str| TaskKey::alone(Id::parse(name).expect("valid"));
+        let held = rooms.take(&key("held"), &wants, since, since).expect("it is free");
+        let waits = async |name: &str| {
+            let share = rooms.take_in_time(&key(name), &wants, since, || since).await;
+            (share.is_some(), began.elapsed())
+        };
+        let (one, two, three) = tokio::join!(waits("a"), waits("b"), waits("c"));
+        assert_eq!((one, two, three), ((false, HOLD), (false, HOLD_BESIDE), (false, HOLD_BESIDE)));
+        // Whoever waits gets what comes free.
+        let free = async {
+            tokio::time::sleep(HOLD / 2).await;
+            drop(held);
+        };
+        assert!(tokio::join!(waits("a"), free).0.0);
     }
 }

@@ -249,6 +249,7 @@ const REDIS_CASES: &[Case] = &cases! { Some("redis");
     redis_only::a_half_open_connection_costs_no_session [12];
     redis_only::a_connection_refused_says_why [1];
     redis_only::an_id_is_a_task_or_a_workflow [1];
+    redis_only::what_is_no_profile_is_left_out [31];
     redis_only::ten_thousand_dependents_in_one_step [6];
     redis_graph::all_of_an_ended_workflow_has_a_ttl_and_none_of_a_retried_one [10, 11];
     redis_graph::a_retry_names_the_results_that_are_gone [10];

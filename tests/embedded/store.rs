@@ -3,11 +3,12 @@
 use crate::support::{State, complete, head, id};
 use gleitzeit::core::clock::{Clock, Timestamp};
 use gleitzeit::core::id::{Id, TaskKey};
+use gleitzeit::core::profile::{Profile, Subject, slot_of};
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::sqlite::{Settings, SqliteStore};
 use gleitzeit::store::{
-    Accepted, Cancelled, Claim, Claimed, Edge, End, Lease, Message, Otherwise, Plan, PlannedTask, Retried,
-    Store, Why,
+    Accepted, Cancelled, Claim, Claimed, Edge, End, Lease, Message, Note, Otherwise, Plan, PlannedTask,
+    Profiles, Retried, Store, Why,
 };
 use gleitzeit::topology::delay::DELAY_MAX;
 use gleitzeit::wire::record::{Ending, Head};
@@ -128,6 +129,21 @@ async fn results_end_with_their_ttl_and_records_a_week_later() {
     clock.advance(HOUR);
     clean().await;
     assert_eq!(known().await, (None, None));
+}
+
+#[tokio::test]
+async fn what_is_no_profile_is_left_out() {
+    let state = State::new();
+    let (store, clock) = stand(&state, Settings::default()).await;
+    let slot = slot_of(clock.now());
+    let subject = Subject { protocol: "python/v1".to_owned(), method: "execute".to_owned() };
+    let note = Note { session: id("a"), slot, profiles: vec![(subject, Profile::default())] };
+    store.note_profiles(&note, clock.now()).await.expect("notes");
+    let file = rusqlite::Connection::open(state.path()).expect("opens");
+    let torn = "INSERT INTO profiles VALUES (?1, 'a', 'python/v1', 'validate', 'torn')";
+    file.execute(torn, [slot.as_millis()]).expect("writes");
+    let noted = store.profiles(slot, clock.now()).await.expect("the others are told");
+    assert_eq!(noted.iter().map(|one| one.subject.method.as_str()).collect::<Vec<_>>(), ["execute"]);
 }
 
 #[tokio::test]

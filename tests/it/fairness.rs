@@ -237,6 +237,39 @@ async fn lanes_that_are_not_configured_any_more_are_drained_and_can_be_removed()
     runtime.close().await;
 }
 
+/// Nobody has such a protocol: no queue of it takes what its lane does not.
+#[test]
+fn a_lane_of_a_protocol_that_there_is_not_ends_as_a_dead_letter_and_holds_up_nobody() {
+    let Some((place, _worker)) = Place::with_worker() else { return };
+    for (id, routing_key) in [("lane", "nosuch.v1.lane.0"), ("plain", "nosuch.v1")] {
+        let body = json!({"method": "ping", "id": id}).to_string();
+        place.publish("gleitzeit.tasks", routing_key, &body, &json!({"message_id": id}));
+        let document = place.result(id);
+        assert_eq!(document["error"]["name"], "PROTOCOL_NOT_FOUND", "{document}");
+    }
+    until("both letters", || place.run(&["dead", "list", "--json"]).expect(0).json()["total"] == 2);
+    let inbox = || place.vhost.queue("gleitzeit.dead.inbox")["messages"] == 0;
+    until("the inbox to be empty", inbox);
+}
+
+#[test]
+fn what_an_interrupted_removal_of_a_lane_has_left_goes_with_the_next_migration() {
+    let Some(place) = Place::new() else { return };
+    let file = place.write("lanes.toml", FOUR);
+    place.run(&["topology", "apply", "--config", &file]).expect(0);
+    // Of the lane above those that are left: the highest goes first.
+    let left = format!("{}.migrating", lane_queue(LANES));
+    let fanout = json!({"type": "fanout", "durable": true});
+    place.vhost.call("PUT", &format!("/api/exchanges/{}/{left}", place.vhost.name), &fanout);
+    let told = format!("exchange {left}: is left of a lane");
+    for args in [&["topology", "check"][..], &["topology", "check", "--config", &file]] {
+        let said = place.run(args).expect(4).stdout;
+        assert!(said.contains(&told), "{said}");
+    }
+    place.run(&["topology", "apply", "--migrate", "--config", &file]).expect(0);
+    place.run(&["topology", "check", "--config", &file]).expect(0);
+}
+
 #[test]
 fn lanes_of_something_that_is_not_there_are_refused() {
     let here = Embedded::new();

@@ -101,6 +101,53 @@ fn embedded_what_python_prints_comes_before_its_end_and_an_error_keeps_its_code(
     assert_eq!(late.stdout, "first\nlast\n", "{late:?}");
 }
 
+/// More than is kept of what comes piece by piece, and less than the result has.
+#[test]
+fn what_could_not_be_shown_as_it_came_is_shown_with_the_result() {
+    let here = Embedded::new();
+    let gate = here.path("gate");
+    let code = format!(
+        "import os, time\nprint('first')\nwhile not os.path.exists('{}'): time.sleep(0.01)\n\
+         print(('x' * 99 + '\\n') * 4000)\nprint('last')",
+        gate.display()
+    );
+    let mut follower = Follower::start(here.command(&["exec", &code, "--follow"]));
+    follower.prints("first\n");
+    open(&gate);
+    let ran = follower.end().expect(0);
+    assert!(ran.stderr.contains("some of it was left out above"), "{}", ran.stderr);
+    let (_, whole) = ran.stdout.split_once("first\n").expect("as it came");
+    let (_, whole) = whole.split_once("first\n").expect("and with the result");
+    assert_eq!(whole.lines().filter(|line| line.len() == 99).count(), 4000);
+    assert!(whole.contains("\nlast\n"), "{}", &whole[whole.len() - 200..]);
+}
+
+#[test]
+fn of_a_task_whose_result_nobody_wants_kept_nothing_is_kept() {
+    let here = Embedded::new();
+    let gate = here.path("gate");
+    let print = |name: &str, rest: &str| format!("import os, time\nprint('from {name}')\n{rest}\n");
+    let wait = format!("while not os.path.exists('{}'): time.sleep(0.01)", gate.display());
+    let task = |id: &str, code: String, more: Value| {
+        let mut task = json!({"id": id, "method": "python/execute", "params": {"code": code}});
+        task.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        task
+    };
+    let file = json!({"name": "W", "tasks": [
+        // Long enough for what it prints to be handed on.
+        task("a", print("a", "time.sleep(1)"), json!({"ignore_result": true})),
+        task("b", print("b", &wait), json!({"dependencies": ["a"]})),
+    ]});
+    let file = here.write("w.json", &file.to_string());
+    let mut follower = Follower::start(here.command(&["run", &file, "--follow", "--id", "w"]));
+    follower.prints("b | from b");
+    open(&gate);
+    let ran = follower.end().expect(0);
+    assert!(!ran.stdout.contains("from a") && !ran.stderr.contains("from a"), "{ran:?}");
+    let late = here.run(&["watch", "w/a", "--follow"]).expect(0);
+    assert!(!late.stdout.contains("from a"), "{late:?}");
+}
+
 #[test]
 fn what_has_printed_nothing_is_shown_as_without_following() {
     let here = Embedded::new();

@@ -49,6 +49,7 @@ mod proxy;
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod rabbitmq;
 mod refused;
+mod reload;
 mod replicas;
 mod resources;
 mod rpc;

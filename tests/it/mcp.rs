@@ -303,7 +303,7 @@ fn of_several_servers_the_one_that_has_the_tool_is_called() {
     let of = |server: &str| {
         listed["tools"].as_array().expect("tools").iter().filter(|tool| tool["server"] == server).count()
     };
-    assert_eq!((of("alpha"), of("beta")), (15, 15));
+    assert_eq!((of("alpha"), of("beta")), (16, 16));
     let tasks = [
         ("bare", "tool.pid", json!({}), json!({})),
         ("alpha", "tool.alpha.pid", json!({}), json!({})),

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use gleitzeit::broker::{Outgoing, Properties};
+use gleitzeit::core::clock::{Clock, Timestamp};
 use gleitzeit::core::code::Code;
 use gleitzeit::core::failure::Failure;
 use gleitzeit::core::limit::{Cost, Key, Pace, Rule, Scope};
@@ -12,6 +13,7 @@ use gleitzeit::topology::Queue;
 
 use crate::said::Said;
 use crate::stage::{Stage, alone, echo, pong};
+use crate::wall_clock::WallClock;
 
 /// So slow that nothing comes while a test runs.
 const HOURLY: f64 = 1.0 / 3600.0;
@@ -104,6 +106,22 @@ async fn what_waits_for_a_key_is_parked_before_it_is_settled() {
     let entries = stage.journal.until(&format!("settle {QUEUE}")).await;
     assert_eq!(entries, [format!("publish {QUEUE}"), format!("settle {QUEUE}")]);
     assert_eq!(stage.attempts("t2").await, 0);
+    stage.stop().await;
+}
+
+/// Or it would be the last of those who wait for room again and again.
+#[tokio::test]
+async fn while_a_task_waits_for_a_limit_it_stays_known_since_when_it_waits_for_room() {
+    let stage = Stage::limited(vec![tenants(HOURLY)]).await;
+    publish(&stage, "t1", &[("x-tenant", "a")]).await;
+    runs(&stage, "t1").await;
+    let since = Timestamp::from_millis(WallClock.now().as_millis() - 5_000).to_string();
+    let known = [("gleitzeit-room-since", since.as_str()), ("gleitzeit-room-nobody-since", since.as_str())];
+    publish(&stage, "t2", &[("x-tenant", "a"), known[0], known[1]]).await;
+    let message = parked(&stage, "t2").await;
+    for (name, since) in known {
+        assert_eq!(message.properties.headers.get(name).map(String::as_str), Some(since), "{message:?}");
+    }
     stage.stop().await;
 }
 

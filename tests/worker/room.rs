@@ -235,6 +235,29 @@ async fn while_the_store_cannot_say_who_lives_a_task_waits() {
     stage.stop().await;
 }
 
+/// Of those who consume its queue one has never said what it has, as an older version does not.
+#[tokio::test]
+async fn beside_a_worker_that_does_not_say_what_it_has_a_task_is_looked_for_somebody_longer() {
+    let stage = memory(100).await;
+    stage.others_consume(1);
+    submit(&stage, &asks("t", 200)).await;
+    let looked_for = |stage: &Stage| {
+        let sent = parked(stage, "t");
+        let since = sent.last().and_then(|message| message.properties.headers.get(NOBODY));
+        let since = since.map(|since| since.parse().expect("a time"));
+        since.map_or(Duration::ZERO, |since| WallClock.now().since(since))
+    };
+    // Among workers that all say what they have it would have been given up by then.
+    stage.comes("a search after that", |stage| looked_for(stage) >= Duration::from_secs(12)).await;
+    let before = parked(&stage, "t").len();
+    stage.comes("another search", |stage| parked(stage, "t").len() > before).await;
+    stage.is(&alone("t"), TaskState::Queued).await;
+    stage.others_consume(0);
+    stage.ends_as("t", "failed").await;
+    assert_eq!(stage.document(&alone("t")).await["error"]["name"], "RESOURCE_NOT_AVAILABLE");
+    stage.stop().await;
+}
+
 /// What need not run needs no room.
 #[tokio::test]
 async fn a_task_whose_condition_does_not_hold_is_skipped_whatever_it_asks_for() {

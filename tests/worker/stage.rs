@@ -1,6 +1,7 @@
 //! A worker over a state file of its own, between a broker that the test looks into and a provider that it plays.
 
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -144,6 +145,7 @@ impl Stage {
             published: Mutex::default(),
             emitted: Mutex::default(),
             journal: journal.clone(),
+            others: AtomicU64::new(0),
         });
         let nested = Address::parse("workflow.v1").expect("valid");
         broker.declare(&Topology::new([echo(), nested])).await.expect("declares");
@@ -368,6 +370,11 @@ impl Stage {
         self.broker.published().iter().filter(is_guard).count()
     }
 
+    /// So many others consume every queue too.
+    pub(crate) fn others_consume(&self, count: u64) {
+        self.broker.others.store(count, Ordering::SeqCst);
+    }
+
     /// How many consumers a queue has.
     pub(crate) async fn consumers(&self, queue: &Queue) -> u64 {
         self.broker.depth(queue).await.expect("it is there").consumers
@@ -536,6 +543,8 @@ struct Between {
     published: Mutex<Vec<Outgoing>>,
     emitted: Mutex<Vec<String>>,
     journal: Journal,
+    /// Consumers of others.
+    others: AtomicU64,
 }
 
 impl Between {
@@ -584,7 +593,8 @@ impl Broker for Between {
     }
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
-        self.inner.depth(queue).await
+        let depth = self.inner.depth(queue).await?;
+        Ok(Depth { consumers: depth.consumers + self.others.load(Ordering::SeqCst), ..depth })
     }
 
     async fn transit(&self) -> Result<Transit, BrokerError> {

@@ -212,10 +212,9 @@ impl<'a> Declarer<'a> {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
         let channel = self.channel().await?;
         let asked = channel.queue_declare(queue.into(), options, FieldTable::default());
-        let found = within(self.timeout, asked).await.map_err(|failure| no_queue(failure, queue, &what))?;
-        let counts = (u64::from(found.message_count()), u64::from(found.consumer_count()));
-        self.finish().await;
-        Ok(counts)
+        let found = within(self.timeout, asked).await;
+        let found = self.noting_end(found).map_err(|failure| no_queue(failure, queue, &what))?;
+        Ok((u64::from(found.message_count()), u64::from(found.consumer_count())))
     }
 
     /// Removes what is ready in a queue.
@@ -223,8 +222,8 @@ impl<'a> Declarer<'a> {
         let what = format!("purging {queue}");
         let channel = self.channel().await?;
         let asked = channel.queue_purge(queue.into(), Default::default());
-        let removed = within(self.timeout, asked).await.map_err(|failure| no_queue(failure, queue, &what))?;
-        self.finish().await;
+        let removed = within(self.timeout, asked).await;
+        let removed = self.noting_end(removed).map_err(|failure| no_queue(failure, queue, &what))?;
         Ok(u64::from(removed))
     }
 
@@ -270,7 +269,7 @@ impl<'a> Declarer<'a> {
     }
 
     /// An error of the server closes the channel: the next question needs another.
-    fn noting_end(&mut self, answer: Result<(), Failure>) -> Result<(), Failure> {
+    fn noting_end<T>(&mut self, answer: Result<T, Failure>) -> Result<T, Failure> {
         if answer.is_err() {
             self.channel = None;
         }

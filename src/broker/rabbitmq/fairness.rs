@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::RabbitBroker;
+use super::declare::Declarer;
 use super::lanes::lanes_there;
 use super::message::Frame;
 use crate::broker::{BrokerError, Outgoing, Target};
@@ -53,8 +54,9 @@ impl RabbitBroker {
         let has_some = match known {
             Some(has_some) => has_some,
             None => {
-                let timeout = self.settings.reply_timeout;
-                let has_some = !lanes_there(&self.consuming, timeout, address, 0).await?.is_empty();
+                let mut declarer = Declarer::new(&self.consuming, self.settings.reply_timeout);
+                let has_some = !lanes_there(&mut declarer, address, 0).await?.is_empty();
+                declarer.finish().await;
                 self.left_over().insert(address.clone(), has_some);
                 has_some
             }
@@ -81,7 +83,11 @@ impl RabbitBroker {
     }
 
     /// The names of a queue's lanes, as far as there are any.
-    pub(super) async fn lanes_of(&self, queue: &Queue) -> Result<Vec<String>, BrokerError> {
+    pub(super) async fn lanes_of(
+        &self,
+        declarer: &mut Declarer<'_>,
+        queue: &Queue,
+    ) -> Result<Vec<String>, BrokerError> {
         let Queue::Tasks(address) = queue else { return Ok(Vec::new()) };
         let is_left_over = self.left_over().get(address) == Some(&true);
         let count = match self.settings.fairness.get(address) {
@@ -89,8 +95,7 @@ impl RabbitBroker {
             None if is_left_over => 0,
             None => return Ok(Vec::new()),
         };
-        let link = if self.publishing.blocked() { &self.consuming } else { &self.publishing };
-        let there = lanes_there(link, self.settings.reply_timeout, address, count).await?;
+        let there = lanes_there(declarer, address, count).await?;
         Ok(there.into_iter().map(|number| lane::name(address, number)).collect())
     }
 

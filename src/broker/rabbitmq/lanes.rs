@@ -37,7 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Link, PAUSE_MAX, backoff};
+use super::connection::{PAUSE_MAX, backoff};
 use super::consumer::receive;
 use super::declare::{Declarer, Part};
 use super::failure::{Failure, NOT_FOUND, within};
@@ -57,12 +57,11 @@ const HINT: &str = "grant the user read permission on it";
 
 /// Which lanes of `address` the server has: of the first `configured`, and of any that follow without a gap.
 pub(super) async fn lanes_there(
-    link: &Link,
-    timeout: Duration,
+    declarer: &mut Declarer<'_>,
     address: &Address,
     configured: u16,
 ) -> Result<Vec<u16>, BrokerError> {
-    let (mut declarer, mut there) = (Declarer::new(link, timeout), Vec::new());
+    let mut there = Vec::new();
     for lane in 0..LANES_MAX {
         let queue = QueueDeclaration { name: name(address, lane), arguments: Vec::new() };
         if declarer.exists(Part::Queue(&queue)).await? {
@@ -71,7 +70,6 @@ pub(super) async fn lanes_there(
             break;
         }
     }
-    declarer.finish().await;
     Ok(there)
 }
 
@@ -304,7 +302,9 @@ impl Puller {
     /// The protocol's queue, and the lanes that there are.
     async fn lanes(&self) -> Result<Vec<Lane>, BrokerError> {
         let Subscriber { link, reply_timeout, .. } = &self.subscriber;
-        let there = lanes_there(link, *reply_timeout, &self.address, self.configured).await?;
+        let mut declarer = Declarer::new(link, *reply_timeout);
+        let there = lanes_there(&mut declarer, &self.address, self.configured).await?;
+        declarer.finish().await;
         let missing = (0..self.configured).filter(|lane| !there.contains(lane)).count();
         if missing > 0 {
             tracing::warn!(queue = %self.queue, missing, "lanes are missing; `gleitzeit topology apply` creates them");

@@ -33,6 +33,7 @@ use super::failure::within;
 use super::message::{Frame, moved};
 use super::mover::Intake;
 use super::publisher::Publisher;
+use super::retire::Spare;
 use crate::broker::{BrokerError, DELAY_MAX, Finding, Migration, Moved, STAND_IN};
 use crate::core::clock::Timestamp;
 use crate::topology::plan::{Binding, Exchange, ExchangeKind, INBOX, Plan, QueueDeclaration, route_to};
@@ -54,8 +55,7 @@ pub(super) struct Migrator<'a> {
     pub(super) publisher: &'a Publisher,
     pub(super) timeout: Duration,
     pub(super) plan: &'a Plan,
-    /// Lanes that nobody configures any more.
-    pub(super) spare: &'a [(Address, u16)],
+    pub(super) spare: &'a Spare,
     pub(super) wish: &'a Migration,
 }
 
@@ -73,20 +73,19 @@ pub(super) struct Job<'a> {
 impl Migrator<'_> {
     /// Moves every queue that differs, several at once, because most of it is waiting; then these lanes go.
     pub(super) async fn run(&self) -> Result<Vec<Moved>, BrokerError> {
-        let spare = self.spare;
         let jobs = self.jobs().await?;
         if self.wish.dry_run {
             let moved = jobs.iter().map(|job| self.foretell(job));
-            return Ok(moved.chain(spare.iter().map(|lane| self.foretell_end(lane))).collect());
+            return Ok(moved.chain(self.foretell_end()).collect());
         }
-        if jobs.is_empty() && spare.is_empty() {
+        if jobs.is_empty() && self.spare.is_empty() {
             return Ok(Vec::new());
         }
         let lock = self.lock().await?;
         self.try_permissions(&lock.channel, &jobs).await?;
         let mut moved = try_join_all(jobs.iter().map(|job| self.migrate(job))).await;
         if let Ok(all) = &mut moved {
-            match self.retire(spare).await {
+            match self.retire().await {
                 Ok(retired) => all.extend(retired),
                 Err(error) => moved = Err(error),
             }
@@ -221,7 +220,7 @@ impl Migrator<'_> {
         unbound: &[Binding],
     ) -> Result<u64, BrokerError> {
         let (_, mut others) = declarer.depth(from).await?;
-        if self.is_asked(from) {
+        if is_asked(from, self.plan, &self.spare.lanes) {
             others = others.max(1);
         }
         let mut intake = Intake::open(self.consuming, from, self.timeout).await?;
@@ -260,19 +259,6 @@ impl Migrator<'_> {
         Ok(moved)
     }
 
-    /// Whether workers ask this queue for one message at a time: who holds some of it need be no consumer.
-    fn is_asked(&self, name: &str) -> bool {
-        let has_lane = |address: &Address| {
-            let first = lane::name(address, 0);
-            self.plan.queues.iter().any(|queue| queue.name == first)
-                || self.spare.iter().any(|(of, _)| of == address)
-        };
-        match Queue::from_name(name) {
-            Some(Queue::Tasks(address)) => lane::from_name(name).is_some() || has_lane(&address),
-            Some(Queue::Workflows | Queue::Dead(_) | Queue::Inbox) | None => false,
-        }
-    }
-
     /// Publishes a batch and waits for its confirms.
     async fn carry(&self, job: &Job<'_>, batch: &[Delivery]) -> Result<u64, BrokerError> {
         let now = self.wish.clock.now();
@@ -300,6 +286,19 @@ pub(super) async fn unfinished(
         }
     }
     Ok(findings)
+}
+
+/// Whether workers ask this queue for one message at a time: who holds some of it need be no consumer. They do where a
+/// protocol has lanes, also such as nobody configures any more.
+fn is_asked(name: &str, plan: &Plan, spare: &[(Address, u16)]) -> bool {
+    let has_lane = |address: &Address| {
+        let first = lane::name(address, 0);
+        plan.queues.iter().any(|queue| queue.name == first) || spare.iter().any(|(of, _)| of == address)
+    };
+    match Queue::from_name(name) {
+        Some(Queue::Tasks(address)) => lane::from_name(name).is_some() || has_lane(&address),
+        Some(Queue::Workflows | Queue::Dead(_) | Queue::Inbox) | None => false,
+    }
 }
 
 /// What an operator must do when we may not.
@@ -361,4 +360,24 @@ fn frame(plan: &Plan, job: &Job<'_>, delivery: &Delivery, now: Timestamp) -> Fra
         frame.routing_key = routing_key.as_str().into();
     }
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_are_lanes_who_holds_a_message_need_be_no_consumer() {
+        let queue =
+            |name: &str| QueueDeclaration { name: format!("gleitzeit.tasks.{name}"), arguments: Vec::new() };
+        let queues = ["a.v1", "b.v1", "b.v1.lane.0", "c.v1"].map(queue).into();
+        let plan = Plan { queues, ..Plan::default() };
+        let spare = [(Address::parse("c.v1").expect("valid"), 3)];
+        for (name, expected) in
+            [("a.v1", false), ("b.v1", true), ("b.v1.lane.0", true), ("c.v1", true), ("c.v1.lane.3", true)]
+        {
+            assert_eq!(is_asked(&format!("gleitzeit.tasks.{name}"), &plan, &spare), expected, "{name}");
+        }
+        assert!(!is_asked("gleitzeit.workflows", &plan, &spare));
+    }
 }

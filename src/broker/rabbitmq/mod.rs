@@ -207,17 +207,19 @@ impl Broker for RabbitBroker {
         let missing = declarer.missing(&plan).await?;
         let mut findings = declarer.compare(&plan, &missing).await?;
         findings.extend(unfinished(&mut declarer, &plan).await?);
+        let spare = retire::find(&mut declarer, topology).await?;
         declarer.finish().await;
-        let spare = retire::find(&self.publishing, self.settings.reply_timeout, topology).await?;
-        self.remember_left_over(topology, &spare);
-        findings.extend(spare.iter().map(retire::finding));
+        self.remember_left_over(topology, &spare.lanes);
+        findings.extend(spare.findings());
         Ok(findings)
     }
 
     async fn migrate(&self, topology: &Topology, wish: &Migration) -> Result<Vec<Moved>, BrokerError> {
         self.ensure_open()?;
         let plan = self.plan(topology).await?;
-        let spare = retire::find(&self.publishing, self.settings.reply_timeout, topology).await?;
+        let mut declarer = Declarer::new(&self.publishing, self.settings.reply_timeout);
+        let spare = retire::find(&mut declarer, topology).await?;
+        declarer.finish().await;
         let migrator = Migrator {
             asking: &self.publishing,
             consuming: &self.consuming,
@@ -280,20 +282,22 @@ impl Broker for RabbitBroker {
 
     async fn depth(&self, queue: &Queue) -> Result<Depth, BrokerError> {
         self.ensure_open()?;
-        let (mut ready, consumers) = self.declarer().depth(&queue.name()).await?;
-        for lane in self.lanes_of(queue).await? {
-            ready += self.declarer().depth(&lane).await?.0;
+        let mut declarer = self.declarer();
+        let (mut ready, consumers) = declarer.depth(&queue.name()).await?;
+        for lane in self.lanes_of(&mut declarer, queue).await? {
+            ready += declarer.depth(&lane).await?.0;
         }
+        declarer.finish().await;
         Ok(Depth { ready, consumers })
     }
 
     /// Over AMQP a server tells nobody how many messages are not settled.
     async fn transit(&self) -> Result<Transit, BrokerError> {
         self.ensure_open()?;
-        let mut delayed = BTreeMap::new();
+        let (mut declarer, mut delayed) = (self.declarer(), BTreeMap::new());
         for level in 0..LEVELS {
             let name = level_name(level);
-            match self.declarer().depth(&name).await {
+            match declarer.depth(&name).await {
                 Ok((waiting, _)) => _ = delayed.insert(name, waiting),
                 Err(BrokerError::NoQueue { .. }) => {}
                 // Newer servers want some permission even to look.
@@ -304,15 +308,18 @@ impl Broker for RabbitBroker {
                 Err(error) => return Err(error),
             }
         }
+        declarer.finish().await;
         Ok(Transit { delayed: Some(delayed), unacknowledged: None })
     }
 
     async fn purge(&self, queue: &Queue) -> Result<u64, BrokerError> {
         self.ensure_open()?;
-        let mut removed = self.declarer().purge(&queue.name()).await?;
-        for lane in self.lanes_of(queue).await? {
-            removed += self.declarer().purge(&lane).await?;
+        let mut declarer = self.declarer();
+        let mut removed = declarer.purge(&queue.name()).await?;
+        for lane in self.lanes_of(&mut declarer, queue).await? {
+            removed += declarer.purge(&lane).await?;
         }
+        declarer.finish().await;
         Ok(removed)
     }
 

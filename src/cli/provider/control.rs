@@ -114,6 +114,11 @@ fn show(collected: &Collected, is_about_one: bool) {
         }
         print::line(format!("{line}{}", row[HEADER.len() - 1]).trim_end());
     }
+    for answer in &collected.answers {
+        if let Some(told) = resources_of(answer) {
+            print::line(&print::printable(&told));
+        }
+    }
     for answer in collected.answers.iter().filter(|answer| !answer.changed.is_empty()) {
         print::note(&format!("worker {} has changed {}", answer.worker, answer.changed.join(", ")));
     }
@@ -145,6 +150,16 @@ fn figures(provider: &Row) -> [String; 3] {
     let Some(vitals) = &provider.vitals else { return ["-"; 3].map(str::to_owned) };
     let slow = vitals.latency.map_or_else(|| "-".to_owned(), |latency| brief_time(latency.p95));
     [vitals.calls.to_string(), vitals.failures.to_string(), slow]
+}
+
+/// What tasks hold of what the worker has: `w  memory_mb 300 of 1000, cpu_cores 0 of 4`.
+fn resources_of(answer: &Answer) -> Option<String> {
+    let of = |(name, told): (&String, &Value)| match told.get("total") {
+        Some(total) => format!("{name} {} of {total}", told["held"]),
+        None => format!("{name} {}", told["held"]),
+    };
+    let told: Vec<String> = answer.resources.iter().map(of).collect();
+    (!told.is_empty()).then(|| format!("{}  held: {}", answer.worker, told.join(", ")))
 }
 
 fn nobody(worker: &str, error: &str) -> [String; 8] {
@@ -188,6 +203,16 @@ mod tests {
             changed: Vec::new(),
             error: error.map(|code| Failure::new(code, "no")),
         }
+    }
+
+    #[test]
+    fn what_tasks_hold_is_told_of_what_there_is() {
+        let nothing = answer("w", None);
+        assert_eq!(resources_of(&nothing), None);
+        let resources = json!({"cpu_cores": {"held": 0.5, "total": 4}, "disk_space_mb": {"held": 7}});
+        let Value::Object(resources) = resources else { panic!("an object") };
+        let told = resources_of(&Answer { resources, ..nothing });
+        assert_eq!(told.as_deref(), Some("w  held: cpu_cores 0.5 of 4, disk_space_mb 7"));
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! it is the first ──▶ room is kept 30 s ── pause 90 s ──▶ 60 s ── 180 s ──▶ ... 300 s ── 900 s ──▶ 300 s ...
 //! ```
 //! So the first begins at the latest when those before it take no longer than [`KEPT_MAX`], and after it the next. A task
-//! that waits somewhere else meanwhile is forgotten when it has not come back in time.
+//! that waits somewhere else meanwhile has no place when it has not come back in time. When it comes after all it has the
+//! place again that follows from since when it waits, and its whiles go on: else room would be kept for it without a pause.
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,8 @@ pub const KEPT_MAX: Duration = Duration::from_secs(300);
 const PAUSE: u32 = 3;
 /// How many that wait are remembered.
 const LINE_MAX: usize = 1000;
+/// How many that have been the first and did not come back in time.
+const PAST_MAX: usize = 32;
 
 /// What there is to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +231,8 @@ pub struct Floor {
     held: Amounts,
     line: Vec<Waiting>,
     first: Option<First>,
+    /// Who has been the first and may come back, the last one last.
+    past: Vec<First>,
 }
 
 /// Who has waited longest, and since when it is the first.
@@ -250,7 +255,7 @@ impl Floor {
     /// Nothing is held.
     #[must_use]
     pub fn new(totals: Totals) -> Floor {
-        Floor { totals, held: Amounts::default(), line: Vec::new(), first: None }
+        Floor { totals, held: Amounts::default(), line: Vec::new(), first: None, past: Vec::new() }
     }
 
     /// How much there is.
@@ -280,11 +285,12 @@ impl Floor {
             Some(_) | None => Amounts::default(),
         };
         let is_free = self.totals.can_hold(&self.held.plus(wants).plus(&kept).where_also(wants));
-        self.leave(key);
         if is_free {
+            self.leave(key);
             self.held = self.held.plus(wants);
             return true;
         }
+        self.line.retain(|waiting| waiting.key != *key);
         // Room is not kept for what can never be held.
         if self.totals.can_hold(wants) && self.line.len() < LINE_MAX {
             self.line.push(Waiting { key: key.clone(), wants: *wants, since, until });
@@ -313,6 +319,8 @@ impl Floor {
     /// It waits no more.
     pub fn leave(&mut self, key: &TaskKey) {
         self.line.retain(|waiting| waiting.key != *key);
+        self.first.take_if(|first| first.key == *key);
+        self.past.retain(|first| first.key != *key);
     }
 
     /// Gives back what was taken.
@@ -333,8 +341,18 @@ impl Floor {
         self.line.retain(|waiting| waiting.until > now);
         let aged = self.line.iter().filter(|waiting| now.since(waiting.since) >= AGE);
         let first = aged.min_by_key(|waiting| (waiting.since, &waiting.key)).map(|waiting| &waiting.key);
-        if first != self.first.as_ref().map(|first| &first.key) {
-            self.first = first.map(|key| First { key: key.clone(), since: now });
+        if first == self.first.as_ref().map(|first| &first.key) {
+            return;
+        }
+        let first = first.map(|key| {
+            let known = self.past.iter().position(|past| past.key == *key);
+            known.map_or_else(|| First { key: key.clone(), since: now }, |at| self.past.remove(at))
+        });
+        if let Some(before) = std::mem::replace(&mut self.first, first) {
+            if self.past.len() >= PAST_MAX {
+                self.past.remove(0);
+            }
+            self.past.push(before);
         }
     }
 }

@@ -112,6 +112,33 @@ fn who_does_not_come_back_is_forgotten_and_what_can_never_be_held_keeps_nothing(
 }
 
 #[test]
+fn who_comes_back_late_has_its_place_again_and_its_whiles_go_on() {
+    let (mut floor, small, large) =
+        (memory(100), asks(json!({"memory_mb": 40})), asks(json!({"memory_mb": 80})));
+    assert!(floor.take(&key("s"), &small, at(0), at(HOUR), at(0)));
+    let comes = |floor: &mut Floor, name: &str, since: u64, now: u64| {
+        assert!(!floor.take(&key(name), &large, at(since), at(now + 6_000), at(now)));
+    };
+    comes(&mut floor, "first", 0, 2_000);
+    assert!(floor.keeps_room(&key("first"), at(2_000)));
+    comes(&mut floor, "second", 1_000, 20_000);
+    assert!(floor.keeps_room(&key("second"), at(20_000)), "the first is late");
+    comes(&mut floor, "first", 0, 22_000);
+    assert!(floor.keeps_room(&key("first"), at(22_000)), "its place follows from since when it waits");
+    assert!(!floor.keeps_room(&key("second"), at(22_000)));
+    comes(&mut floor, "first", 0, 40_000);
+    assert!(floor.is_first(&key("first"), at(40_000)));
+    assert!(!floor.keeps_room(&key("first"), at(40_000)), "its first while is over, late or not");
+    comes(&mut floor, "first", 0, 130_000);
+    assert!(floor.keeps_room(&key("first"), at(130_000)), "its second one");
+    // Once it has had its turn it is new.
+    floor.give_back(&small);
+    assert!(floor.take(&key("first"), &large, at(0), at(HOUR), at(130_000)));
+    comes(&mut floor, "first", 130_000, 200_000);
+    assert!(floor.keeps_room(&key("first"), at(200_000)));
+}
+
+#[test]
 fn room_is_kept_for_a_quarter_of_a_long_time() {
     let kept = (0..100_000_u64).filter(|second| is_keeping(Duration::from_secs(*second))).count();
     assert!((24_000..27_000).contains(&kept), "{kept}");

@@ -108,8 +108,8 @@ pub enum Called {
     },
     /// Nobody may be asked now. Nothing was tried, or it was given back.
     NotNow {
-        /// When it may be different, counted from now.
-        wait: Duration,
+        /// When it may be different, counted from now; `None`: nobody can say.
+        wait: Option<Duration>,
         /// Why, in words.
         why: String,
     },
@@ -150,8 +150,30 @@ impl Providers {
 
     /// Makes a call. A provider where it surely did not start costs nothing: the next one is asked.
     pub async fn call(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
+        match self.passed_on(ask, &params) {
+            Some((method, params)) => {
+                let ask = Ask { method: &method, wish: ask.wish.clone(), ..*ask };
+                self.call_as_named(cx, &ask, params, clock).await
+            }
+            None => self.call_as_named(cx, ask, params, clock).await,
+        }
+    }
+
+    /// Which method is meant, where somebody serves it for others and one of these is there.
+    fn passed_on(&self, ask: &Ask<'_>, params: &Value) -> Option<(String, Value)> {
+        let lane = self.lane(ask.protocol)?;
+        let mut serving = lane.instances.iter().filter(|one| one.provider.serves(ask.method));
+        let passed = serving.find_map(|one| one.provider.passes_on(ask.method, params))?;
+        lane.instances.iter().any(|one| one.provider.serves(&passed.0)).then_some(passed)
+    }
+
+    async fn call_as_named(&self, cx: &CallCx, ask: &Ask<'_>, params: Value, clock: &dyn Clock) -> Called {
         let (lane, able, wish) = match self.able(ask) {
             Ok(able) => able,
+            // All were taken out of the configuration while this task was on its way: the queue is left alone.
+            Err(failure) if self.lane(ask.protocol).is_some_and(|lane| lane.instances.is_empty()) => {
+                return Called::NotNow { wait: None, why: failure.message };
+            }
             Err(failure) if self.settings.is_last_resort => return Called::Never(failure),
             Err(failure) => return Called::Elsewhere(failure),
         };
@@ -189,7 +211,7 @@ impl Providers {
             self.tell(call, permits, &outcome).await;
             if was_cut && outcome.is_err() && !cx.cancel.is_cancelled() {
                 // As where a worker stops: it is given back.
-                return Called::NotNow { wait: LOOK_EVERY, why: format!("{by} is stopped") };
+                return Called::NotNow { wait: None, why: format!("{by} is stopped") };
             }
             let failure = match outcome {
                 Err(failure) if failure.not_begun => failure,
@@ -207,7 +229,7 @@ impl Providers {
             }
         }
         match limited.into_iter().min_by_key(|one| one.wait) {
-            Some(one) => Called::NotNow { wait: one.wait.min(WAIT_MAX), why: one.why },
+            Some(one) => Called::NotNow { wait: Some(one.wait.min(WAIT_MAX)), why: one.why },
             None => self.not_begun(&all, last),
         }
     }
@@ -219,8 +241,8 @@ impl Providers {
         match last {
             // Another time something may be.
             Some((_, failure)) if failure.retryable && !self.settings.is_last_resort => {
-                let wait = failure.retry_after.unwrap_or(wait).min(WAIT_MAX);
-                Called::NotNow { wait, why: failure.message }
+                let wait = failure.retry_after.or(wait).unwrap_or(LOOK_EVERY).min(WAIT_MAX);
+                Called::NotNow { wait: Some(wait), why: failure.message }
             }
             // Who was asked can never do it; who has only asked to be left alone may.
             Some(_) if !self.settings.is_last_resort && of.iter().any(is_busy) => {
@@ -317,8 +339,8 @@ impl Providers {
         None
     }
 
-    /// When one of these may be asked, and why none may be now.
-    fn not_now(&self, of: &[Arc<Instance>]) -> (Duration, String) {
+    /// When one of these may be asked, if somebody can say, and why none may be now.
+    fn not_now(&self, of: &[Arc<Instance>]) -> (Option<Duration>, String) {
         let (now, mut soonest, mut reasons) = (self.now(), None::<Duration>, Vec::new());
         for instance in of {
             if let Fit::Shut { left, why } = instance.fit(now) {
@@ -326,7 +348,7 @@ impl Providers {
                 soonest = soonest.into_iter().chain(left).min();
             }
         }
-        (soonest.unwrap_or(LOOK_EVERY).min(WAIT_MAX), reasons.join("; "))
+        (soonest.map(|left| left.min(WAIT_MAX)), reasons.join("; "))
     }
 
     /// Tells limits and breaker how a call has ended.

@@ -386,9 +386,12 @@ async fn a_wait_is_as_long_as_somebody_asked_for() {
     let (providers, [one]) = started(["one"]).await;
     one.fails(1, &Failure { retry_after: Some(Duration::from_secs(7)), ..refused() });
     let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
-    assert!(matches!(called, Called::NotNow { wait, .. } if wait == Duration::from_secs(7)), "{called:?}");
+    assert!(
+        matches!(called, Called::NotNow { wait: Some(wait), .. } if wait == Duration::from_secs(7)),
+        "{called:?}"
+    );
     let called = ask_for(&providers, "a/v1", "who", Wish::default()).await;
-    let Called::NotNow { wait, why } = called else { panic!("{called:?}") };
+    let Called::NotNow { wait: Some(wait), why } = called else { panic!("{called:?}") };
     assert!(
         (6..=7).contains(&wait.as_secs()) && why.starts_with("one is left alone: it has asked for it"),
         "{wait:?} {why}"

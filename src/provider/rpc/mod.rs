@@ -251,7 +251,8 @@ impl Provider for Rpc {
         let outcome = match self.line() {
             None => {
                 let message = format!("provider {} is not started here", self.settings.name);
-                return Err(Failure::new(Code::SystemNotInitialized, message));
+                // It may have been stopped; whoever starts it again finds the task waiting.
+                return Err(Failure::new(Code::ProviderNotAvailable, message).not_begun());
             }
             Some(Line::Processes(pool, _)) => {
                 let (params, is_alone) = (&params, self.is_alone());

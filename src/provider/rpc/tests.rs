@@ -133,7 +133,7 @@ async fn values_go_through_as_they_are() {
     provider.stop().await;
     assert_eq!(
         ask(&provider, "echo", json!({})).await.expect_err("stopped").code,
-        Code::SystemNotInitialized
+        Code::ProviderNotAvailable
     );
     provider.start().await.expect("again");
     number(&provider).await;
@@ -295,6 +295,26 @@ async fn processes_are_replaced_after_their_uses_and_when_they_hold_too_much() {
         ask(&provider, "allocate", json!({"megabytes": 100})).await.expect("it may").as_u64().expect("one");
     eventually("the process to be replaced", || !is_running(pid)).await;
     number(&provider).await;
+}
+
+#[tokio::test]
+async fn the_memory_of_a_call_is_what_its_process_held_meanwhile_if_it_was_alone_there() {
+    let measured = async |provider: &Guard, megabytes: u64| {
+        let answer = provider.call(&cx(60.0), "allocate", json!({"megabytes": megabytes})).await;
+        answer.expect("it may").metadata.get(MEMORY_PEAK).and_then(Value::as_u64)
+    };
+    let provider = started(command()).await;
+    let little = measured(&provider, 1).await.expect("it is measured");
+    let much = measured(&provider, 64).await.expect("it is measured");
+    assert!((1 << 20..64 << 20).contains(&little), "{little}");
+    assert!(much >= little + (60 << 20), "{little} {much}");
+    // Also of a call that fails.
+    let failure = ask(&provider, "complain", json!({"text": "no"})).await.expect_err("it complains");
+    let held = failure.details.get(MEMORY_PEAK).and_then(Value::as_u64);
+    assert!(held.is_some_and(|held| held >= 64 << 20), "it still holds it: {failure}");
+    let pool = Policy { concurrency: 2, ..command().pool };
+    let shared = started(Command { pool, ..command() }).await;
+    assert_eq!(measured(&shared, 1).await, None, "what several hold together is nobody's own");
 }
 
 #[tokio::test]

@@ -8,12 +8,11 @@ use redis::Script;
 use std::collections::HashMap;
 
 use super::RedisStore;
-use super::reply::corrupt;
 use super::steps::millis;
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
 use crate::core::profile::{KEPT, SLOT, Subject, slots};
-use crate::store::{Note, Noted, PROFILES_MAX, Profiles, StoreError};
+use crate::store::{Note, Noted, PROFILES_MAX, Profiles, StoreError, Unreadable};
 use crate::wire::profile::{decode, encode};
 
 /// The step, ready to invoke.
@@ -51,13 +50,16 @@ impl Profiles for RedisStore {
             pipeline.cmd("HGETALL").arg(self.prefix.profiles(*slot));
         }
         let answers: Vec<HashMap<String, String>> = self.connection.pipeline(STEP, &pipeline).await?;
-        let mut noted = Vec::new();
+        let (mut noted, mut unreadable) = (Vec::new(), Unreadable::default());
         for (slot, fields) in slots.into_iter().zip(answers) {
             for (field, text) in fields {
-                let found = read(slot, &field, &text);
-                noted.push(found.ok_or_else(|| corrupt(STEP, format!("{field:?} holds no profile")))?);
+                match read(slot, &field, &text) {
+                    Some(found) => noted.push(found),
+                    None => unreadable.found(|| format!("{field:?} of {slot}")),
+                }
             }
         }
+        unreadable.tell();
         Ok(noted)
     }
 }

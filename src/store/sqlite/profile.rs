@@ -7,7 +7,7 @@ use super::SqliteStore;
 use crate::core::clock::Timestamp;
 use crate::core::id::Id;
 use crate::core::profile::{Profile, Subject, slots};
-use crate::store::{Note, Noted, PROFILES_MAX, Profiles, StoreError};
+use crate::store::{Note, Noted, PROFILES_MAX, Profiles, StoreError, Unreadable};
 use crate::wire::profile::{decode, encode};
 
 /// How many rows one step forgets at most.
@@ -26,11 +26,15 @@ impl Profiles for SqliteStore {
         let Some(first) = slots(since, now).first().copied() else { return Ok(Vec::new()) };
         let step = move |tx: &Connection| rows(tx, first);
         let rows = self.database.read(STEP, step).await.map_err(|error| self.failed(STEP, error))?;
-        let corrupt = |row: Row| {
-            let reason = format!("no profile of {} {} by {}", row.protocol, row.method, row.session);
-            StoreError::Corrupt { step: STEP, reason }
-        };
-        rows.into_iter().map(|row| read(&row).ok_or_else(|| corrupt(row))).collect()
+        let (mut noted, mut unreadable) = (Vec::with_capacity(rows.len()), Unreadable::default());
+        for row in rows {
+            match read(&row) {
+                Some(found) => noted.push(found),
+                None => unreadable.found(|| format!("{} {} by {}", row.protocol, row.method, row.session)),
+            }
+        }
+        unreadable.tell();
+        Ok(noted)
     }
 }
 

@@ -10,9 +10,10 @@ use super::stand::{
 };
 use crate::proxy::Proxy;
 use gleitzeit::core::code::Code;
+use gleitzeit::core::profile::{Profile, Subject, slot_of};
 use gleitzeit::core::state::{TaskState, WorkflowState};
 use gleitzeit::store::redis::{Prefix, RedisStore, Settings};
-use gleitzeit::store::{Accepted, Change, End, Finished, Retried, StoreError, Why};
+use gleitzeit::store::{Accepted, Change, End, Finished, Note, Retried, StoreError, Why};
 use gleitzeit::topology::delay::DELAY_MAX;
 use gleitzeit::worker::BEAT_TTL;
 
@@ -307,6 +308,20 @@ pub(crate) async fn an_id_is_a_task_or_a_workflow(stand: Stand) {
     );
     assert_eq!(stand.store.workflow(&id("t")).await, Ok(None));
     assert_eq!(stand.store.task(&alone("w")).await, Ok(None));
+}
+
+pub(crate) async fn what_is_no_profile_is_left_out(stand: Stand) {
+    let (mut server, prefix) = raw(&stand).await;
+    let slot = slot_of(stand.now());
+    let subject = Subject { protocol: "python/v1".to_owned(), method: "execute".to_owned() };
+    let note = Note { session: id("a"), slot, profiles: vec![(subject, Profile::default())] };
+    stand.store.note_profiles(&note, stand.now()).await.expect("notes");
+    let key = format!("{prefix}:{{profiles/}}:{}", slot.as_millis());
+    for (field, text) in [("a", "{}"), ("a python/v1 validate", "torn"), ("a b c", "{\"n\": -1}")] {
+        let _: i64 = ask(&mut server, &["HSET", &key, field, text]).await;
+    }
+    let noted = stand.store.profiles(slot, stand.now()).await.expect("the others are told");
+    assert_eq!(noted.iter().map(|one| one.subject.method.as_str()).collect::<Vec<_>>(), ["execute"]);
 }
 
 /// Milliseconds of CPU that the server has used.

@@ -10,7 +10,7 @@ import sys
 import time
 
 TOOLS = ["pid", "echo", "die", "silent", "garbage", "huge", "huge_late", "mask", "grow", "bad_schema", "odd_content"]
-TOOLS += ["mutter", "orphan", "fat_content", "fat_error"]
+TOOLS += ["mutter", "orphan", "fat_content", "fat_error", "held"]
 SCHEMAS = {
     "echo": {"type": "object", "properties": {"text": {"type": "string", "maxLength": 5}}, "required": ["text"]},
     "bad_schema": {"type": "nonsense"},
@@ -73,6 +73,10 @@ def call(id, name, arguments):
         TOOLS.append(arguments.get("name", "grown"))
         say('{"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}')
         answer(id, text("grown"))
+    elif name == "held":
+        while not os.path.exists(arguments["gate"]):
+            time.sleep(0.01)
+        answer(id, text("let go"))
     elif name == "mask":
         answer(id, text("no such city", isError=True, structuredContent={"city": arguments.get("city")}))
     elif name == "odd_content":

@@ -141,6 +141,20 @@ async fn who_comes_is_called_and_looked_after_and_who_goes_is_not() {
     tokio::join!(providers.look_after(stop.clone()), story);
 }
 
+/// Also where nobody else serves its tasks: somebody may be configured again.
+#[tokio::test(start_paused = true)]
+async fn where_the_last_one_has_gone_what_was_on_its_way_goes_back() {
+    for is_last_resort in [false, true] {
+        let mut providers = Providers::new(Settings { is_last_resort, ..in_turn() });
+        providers.register(named("one")).expect("its own name");
+        providers.start().await;
+        let gone = Change { removed: vec!["one".to_owned()], ..Change::default() };
+        providers.change(gone, GRACE).await;
+        assert_eq!(who(&providers).await, None);
+        assert!(providers.is_shut(&protocol("a/v1")), "to a queue that is left alone");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_thresholds_hold_for_who_is_there() {
     let (providers, [one]) = started(["one"]).await;

@@ -70,7 +70,7 @@ async fn a_reached_limit_is_remembered_while_another_one_is_asked() {
         one.rest(providers.now() + Duration::from_secs(3));
     };
     let (called, ()) = tokio::join!(call(&providers, Value::Null, CancellationToken::new()), rests);
-    let Called::NotNow { wait, why } = called else { panic!("{called:?}") };
+    let Called::NotNow { wait: Some(wait), why } = called else { panic!("{called:?}") };
     assert!(wait <= Duration::from_secs(10) && why.contains("one: limit l is reached"), "{wait:?} {why}");
 }
 
@@ -90,7 +90,7 @@ async fn who_has_only_asked_to_be_left_alone_may_still_do_what_another_one_can_n
     assert_eq!(who(&providers).await, Some(("one".to_owned(), false)));
     two.fails(1, &never());
     let called = call(&providers, Value::Null, CancellationToken::new()).await;
-    let Called::NotNow { wait, why } = called else { panic!("{called:?}") };
+    let Called::NotNow { wait: Some(wait), why } = called else { panic!("{called:?}") };
     assert_eq!(wait, Duration::from_secs(5));
     assert!(why.contains("one is left alone"), "{why}");
 }
