@@ -82,7 +82,7 @@ async fn one(
         // Nobody sees where it is, so nothing but its end is asked for.
         follow::end(&client.reader(), &signals, &key, timeout).await
     });
-    let outcome = follow::with_worker(&runtime, work).await?;
+    let outcome = Box::pin(follow::with_worker(&runtime, work)).await?;
     let work =
         follow::Work { id: &id, is_workflow: false, cancel: how.cancel_on_exit.then_some(config), json };
     let code = match follow::end_or_code(&runtime, outcome, work).await? {
