@@ -24,12 +24,12 @@ use crate::wire::task::Task;
 /// `gleitzeit call PROTOCOL METHOD`
 pub(crate) async fn call(config: Config, args: args::Call, json: bool) -> Result<u8, Error> {
     let params = read_params(&args.params)?;
-    one(config, &args.protocol, &args.method, params, &args.how, json).await
+    Box::pin(one(config, &args.protocol, &args.method, params, &args.how, json)).await
 }
 
 /// `gleitzeit exec CODE`
 pub(crate) async fn exec(config: Config, args: args::Exec, json: bool) -> Result<u8, Error> {
-    one(config, "python/v1", "execute", json!({"code": args.code}), &args.how, json).await
+    Box::pin(one(config, "python/v1", "execute", json!({"code": args.code}), &args.how, json)).await
 }
 
 async fn one(
@@ -82,7 +82,7 @@ async fn one(
         // Nobody sees where it is, so nothing but its end is asked for.
         follow::end(&client.reader(), &signals, &key, timeout).await
     });
-    let outcome = Box::pin(follow::with_worker(&runtime, work)).await?;
+    let outcome = follow::with_worker(&runtime, work).await?;
     let work =
         follow::Work { id: &id, is_workflow: false, cancel: how.cancel_on_exit.then_some(config), json };
     let code = match follow::end_or_code(&runtime, outcome, work).await? {
