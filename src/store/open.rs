@@ -29,7 +29,7 @@ pub trait OpenWork: fmt::Debug + Send + Sync {
 }
 
 /// Some of what has not ended, and what had.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct OpenPage {
     /// The roots that have not ended.
     pub roots: Vec<OpenRoot>,

@@ -100,6 +100,57 @@ fn a_message_that_cannot_be_routed_is_recorded_and_kept() {
     until("the dead letter", || messages(&place, "gleitzeit.dead.unknown.v0").len() == 1);
 }
 
+/// The processes that a process has started, and theirs.
+fn descendants(of: u32) -> Vec<i32> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("Linux").flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let parent: Option<i32> = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_whitespace().nth(1))
+            .and_then(|parent| parent.parse().ok());
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        parents.extend(pid.zip(parent));
+    }
+    let mut found: Vec<i32> = Vec::new();
+    let mut ancestors = vec![i32::try_from(of).expect("a pid")];
+    while let Some(ancestor) = ancestors.pop() {
+        let children = parents.iter().filter(|(_, parent)| *parent == ancestor).map(|(pid, _)| *pid);
+        ancestors.extend(children.clone());
+        found.extend(children);
+    }
+    found
+}
+
+#[test]
+fn python_tasks_whose_processes_are_killed_at_any_moment_are_tried_again() {
+    let Some((place, worker)) = Place::with_worker() else { return };
+    let begun = place.path("begun");
+    let code = format!("import time\nopen({begun:?}, 'a').write('x')\ntime.sleep(0.1)\n'slept'\n");
+    for number in 0..30 {
+        let id = format!("t{number}");
+        let retry = json!({"max_attempts": 10, "base_delay": 0.05});
+        let body = json!({"id": id, "method": "execute", "params": {"code": code}, "retry": retry});
+        place.publish("gleitzeit.tasks", "python.v1", &body.to_string(), &json!({"message_id": id}));
+    }
+    let so_far = || std::fs::metadata(&begun).map_or(0, |file| file.len());
+    for round in 0..8 {
+        until("a task to begin", || so_far() > round);
+        for pid in descendants(worker.0.id()) {
+            // It may have ended.
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    for number in 0..30 {
+        let document = place.result(&format!("t{number}"));
+        let result = &document["result"]["result"];
+        assert_eq!((&document["status"], result), (&json!("completed"), &json!("slept")), "{document}");
+    }
+    assert!(so_far() > 30, "some were killed");
+}
+
 #[test]
 fn replies_and_events_reach_who_asked_for_them() {
     let Some(place) = Place::new() else { return };

@@ -157,6 +157,10 @@ impl Place for SqlitePlace {
 
     /// The folder goes with this.
     async fn remove(&self) {}
+
+    fn is_embedded(&self) -> bool {
+        true
+    }
 }
 
 /// A plain connection, as somebody else's program has it. It is patient: another case may make the server

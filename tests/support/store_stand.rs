@@ -33,6 +33,10 @@ pub(crate) trait Place: Debug + Send + Sync {
     fn redis(&self) -> Option<(&str, &str)> {
         None
     }
+    /// Whether its clock is the machine's.
+    fn is_embedded(&self) -> bool {
+        false
+    }
 }
 
 /// A case's store and its time.

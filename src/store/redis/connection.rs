@@ -69,8 +69,18 @@ impl fmt::Debug for Connection {
 }
 
 /// A master of a Cluster; without an address, the one server that there is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Master(Option<(String, u16)>);
+
+impl fmt::Display for Master {
+    /// Its address; nothing for the one server that there is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((host, port)) => write!(f, "{host}:{port}"),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Connection {
     /// Connects, or says why that is not possible. Steps wait for `wait_replicas` replicas.
@@ -152,7 +162,7 @@ impl Connection {
         self.run(step, &self.shared, call).await
     }
 
-    /// The servers that have the keys among them.
+    /// The servers that have the keys among them, by their addresses.
     pub(super) async fn masters(&self, step: &'static str) -> Result<Vec<Master>, StoreError> {
         if let Road::Link(_) = self.shared {
             return Ok(vec![Master(None)]);
@@ -168,6 +178,7 @@ impl Connection {
                 masters.push((host, port));
             }
         }
+        masters.sort();
         Ok(masters.into_iter().map(|master| Master(Some(master))).collect())
     }
 

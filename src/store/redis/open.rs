@@ -6,6 +6,7 @@ use redis::Value;
 use std::collections::HashSet;
 
 use super::RedisStore;
+use super::connection::Master;
 use super::read::{SCAN_COUNT, TASK_FIELDS, task_record};
 use super::reply::{Reply, corrupt};
 use crate::core::id::{Id, TaskKey};
@@ -33,10 +34,18 @@ fn unkept(kept: &Bytes) -> Option<Message> {
 impl OpenWork for RedisStore {
     async fn open(&self, after: Option<&str>, limit: usize) -> Result<OpenPage, StoreError> {
         const STEP: &str = "open";
+        let masters = self.connection.masters(STEP).await?;
+        let (cursor, at) = place(after, &masters)?;
+        let Some(master) = masters.get(at) else { return Ok(OpenPage::default()) };
         let mut scan = redis::cmd("SCAN");
-        scan.arg(after.unwrap_or("0")).arg("MATCH").arg(self.prefix.roots());
+        scan.arg(cursor).arg("MATCH").arg(self.prefix.roots());
         scan.arg("COUNT").arg(limit.clamp(1, SCAN_COUNT));
-        let (next, keys): (String, Vec<String>) = self.connection.query(STEP, &scan).await?;
+        let (cursor, keys): (String, Vec<String>) = self.connection.query_on(STEP, master, &scan).await?;
+        let next = match (cursor.as_str(), masters.get(at + 1)) {
+            ("0", None) => None,
+            ("0", Some(another)) => Some(format!("0@{another}")),
+            (cursor, _) => Some(format!("{cursor}@{master}")),
+        };
         let ids: HashSet<Id> = keys.iter().filter_map(|key| self.prefix.id_of_root(key)).collect();
         let ids: Vec<Id> = ids.into_iter().collect();
         let (mut roots, mut ended) = (Vec::new(), Vec::new());
@@ -55,7 +64,7 @@ impl OpenWork for RedisStore {
                 }
             }
         }
-        Ok(OpenPage { roots, ended, next: Some(next).filter(|next| next != "0") })
+        Ok(OpenPage { roots, ended, next })
     }
 
     async fn messages(&self, keys: &[TaskKey]) -> Result<Vec<Option<Released>>, StoreError> {
@@ -77,6 +86,19 @@ impl OpenWork for RedisStore {
             found.push(message(key, run, Reply::new(STEP, answer[1].clone())?)?);
         }
         Ok(found)
+    }
+}
+
+/// Where a page begins: the cursor, and which of the masters it is of. Each walks over what it has itself, and knows
+/// nothing of another one's cursor.
+fn place<'a>(after: Option<&'a str>, masters: &[Master]) -> Result<(&'a str, usize), StoreError> {
+    let Some((cursor, name)) = after.and_then(|after| after.split_once('@')) else { return Ok(("0", 0)) };
+    match masters.iter().position(|master| master.to_string() == name) {
+        Some(at) => Ok((cursor, at)),
+        None => Err(StoreError::Unanswered {
+            step: "open",
+            reason: format!("{name} is no master of the cluster any more; begin again"),
+        }),
     }
 }
 
