@@ -29,7 +29,7 @@ pub struct Properties {
     pub reply_to: Option<String>,
     /// Text headers; `traceparent` counts.
     pub headers: BTreeMap<String, String>,
-    /// The headers that are no text: numbers, booleans, lists, tables. They are handed on and not read.
+    /// The headers that are no text: numbers and booleans. They are handed on and not read.
     pub other_headers: BTreeMap<String, Value>,
 }
 
@@ -43,12 +43,13 @@ impl Properties {
         others.chain(texts).collect()
     }
 
-    /// Takes each header for what it is.
+    /// Takes each header for what it is; what could be nested is left out.
     pub fn set_all_headers(&mut self, headers: Map<String, Value>) {
         for (name, value) in headers {
             match value {
                 Value::String(text) => _ = self.headers.insert(name, text),
-                other => _ = self.other_headers.insert(name, other),
+                Value::Bool(_) | Value::Number(_) => _ = self.other_headers.insert(name, value),
+                Value::Null | Value::Array(_) | Value::Object(_) => {}
             }
         }
     }

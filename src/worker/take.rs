@@ -53,7 +53,7 @@ impl Shared {
                 Some(Err(error)) => {
                     tracing::error!(%error, "a queue cannot be consumed");
                     let mended = async {
-                        self.declare_what_is_gone(&error).await;
+                        self.declare_until_it_is_there(&error).await;
                         tokio::time::sleep(PAUSE).await;
                     };
                     tokio::select! {
@@ -117,7 +117,7 @@ impl Shared {
             subscription.retire();
             tracing::warn!(queue = %places.queue, %error, "cannot subscribe again yet");
             let mended = async {
-                self.declare_what_is_gone(&error).await;
+                self.declare_until_it_is_there(&error).await;
                 tokio::time::sleep(PAUSE).await;
             };
             tokio::select! {

@@ -312,7 +312,6 @@ fn all_properties() -> Properties {
             ("tenant".to_owned(), json!(42)),
             ("vip".to_owned(), json!(true)),
             ("share".to_owned(), json!(0.5)),
-            ("path".to_owned(), json!(["a", {"b": null}])),
         ]
         .into_iter()
         .collect(),

@@ -524,7 +524,7 @@ async fn a_foreign_producers_message_is_understood() {
     assert_eq!(delivery.body, "not even json");
     assert_eq!(delivery.properties.priority, Some(9));
     assert_eq!(delivery.properties.headers, [("text".to_owned(), "kept".to_owned())].into());
-    assert_eq!(json!(delivery.properties.other_headers), json!({"number": 5, "list": [1]}));
+    assert_eq!(json!(delivery.properties.other_headers), json!({"number": 5}));
     assert!(delivery.deaths.is_empty());
     done(delivery).await;
     let mut consumer = consume(&broker, &Queue::Workflows, 1).await;

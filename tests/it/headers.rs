@@ -40,7 +40,7 @@ fn a_task_that_has_been_delayed_twice_carries_nothing_that_the_broker_wrote() {
     for id in ["a", "b"] {
         let params = json!({"code": "1/0"});
         let body = json!({"id": id, "method": "execute", "params": params, "retry": retry, "metadata": {"order": "17"}});
-        let properties = json!({"priority": 7, "headers": {"origin": "shop", "tenant": 42, "vip": true}, "delivery_mode": 2});
+        let properties = json!({"priority": 7, "headers": {"origin": "shop", "tenant": 42, "vip": true, "CC": ["nobody"]}, "delivery_mode": 2});
         place.publish("gleitzeit.tasks", "python.v1", &body.to_string(), &properties);
     }
     let is_delayed = |id: &str| {

@@ -185,6 +185,8 @@ impl Feed {
                             true => tracing::warn!(source, "subscribed again"),
                             false => tracing::debug!(source, "subscribed again"),
                         }
+                        // What is wrong from now on is news.
+                        self.reported = None;
                         self.state = State::Subscribed(subscription);
                         return Some(Ok(Fed::Again));
                     }

@@ -111,11 +111,13 @@ fn to_amqp(properties: &Properties) -> Result<BasicProperties, BrokerError> {
         amqp = amqp.with_reply_to(short("reply-to", name)?);
     }
     let mut headers = FieldTable::default();
-    for (name, value) in properties.other_headers.iter().filter(|(name, _)| !is_brokers_own(name)) {
-        headers.insert(short("header name", name)?, header::to_amqp(value)?);
+    for (name, value) in properties.other_headers.iter().filter(|(name, _)| !is_left_out(name)) {
+        if let Some(value) = header::to_amqp(value) {
+            headers.insert(short("header name", name)?, value);
+        }
     }
     // Ours are text, and count.
-    for (name, value) in properties.headers.iter().filter(|(name, _)| !is_brokers_own(name)) {
+    for (name, value) in properties.headers.iter().filter(|(name, _)| !is_left_out(name)) {
         headers.insert(short("header name", name)?, AMQPValue::LongString(value.as_str().into()));
     }
     if !headers.inner().is_empty() {
@@ -156,7 +158,7 @@ pub(super) fn from_amqp(amqp: &BasicProperties) -> Properties {
         ..Properties::default()
     };
     for (name, value) in amqp.headers().iter().flat_map(|headers| headers.inner()) {
-        if is_brokers_own(name.as_str()) {
+        if is_left_out(name.as_str()) {
             continue;
         }
         let name = name.as_str().to_owned();
@@ -222,6 +224,12 @@ fn undelayed(routing_key: &str) -> String {
     target.map_or_else(|| routing_key.to_owned(), |(_, key)| key)
 }
 
+/// Headers that are not sent on: by `CC` and `BCC` the server would route a message to others each time that it is sent
+/// (<https://www.rabbitmq.com/docs/sender-selected>), and the last mean something to the reader of our JSON.
+fn is_left_out(header: &str) -> bool {
+    is_brokers_own(header) || matches!(header, "CC" | "BCC") || header.starts_with("$serde_json::private::")
+}
+
 /// Headers that the server writes. RabbitMQ 3.10 believes them: a message that is sent on with its
 /// `x-death` is silently dropped the second time it passes a delay queue.
 fn is_brokers_own(header: &str) -> bool {
@@ -238,7 +246,7 @@ fn value_text(value: &AMQPValue) -> Option<String> {
 }
 
 /// Text of at most 255 bytes; lapin panics on more.
-pub(super) fn short(what: &str, text: &str) -> Result<ShortString, BrokerError> {
+fn short(what: &str, text: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(text)
         .map_err(|_| invalid("a message", format!("its {what} is longer than 255 bytes")))
 }
@@ -320,8 +328,14 @@ mod tests {
 
     #[test]
     fn the_brokers_own_headers_are_not_sent_on() {
-        let own =
-            ["x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "x-acquired-count"];
+        let own = [
+            "x-death",
+            "x-first-death-queue",
+            "x-last-death-reason",
+            "x-delivery-count",
+            "x-acquired-count",
+            "CC",
+        ];
         let mut headers: std::collections::BTreeMap<String, String> =
             own.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
         headers.insert("traceparent".to_owned(), "00-1".to_owned());
