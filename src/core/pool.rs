@@ -147,7 +147,9 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, need: &Need<'_>) -> Plan {
         let mut plan = Plan::default();
-        let fit = self.let_go(need, &mut plan);
+        // After a failure somebody must be there to show that it is over, asked for or not.
+        let floor = if need.failures > 0 { self.min.max(1) } else { self.min };
+        let fit = self.let_go(need, floor, &mut plan);
         let present = fit.saturating_add(need.starting);
         let everybody = count(need.members.len()).saturating_add(need.starting);
         let paused = self.pause(need.failures).saturating_sub(need.since_failure);
@@ -156,7 +158,6 @@ impl Policy {
             sooner(&mut plan.again, paused);
             return plan;
         }
-        let floor = if need.failures > 0 { self.min.max(1) } else { self.min };
         let missing = floor.saturating_sub(present);
         let growth = self.growth(need, present, &mut plan);
         let mut start = missing.max(growth).min(self.max.saturating_sub(everybody));
@@ -185,7 +186,7 @@ impl Policy {
     }
 
     /// Names those who leave, and counts those who stay.
-    fn let_go(&self, need: &Need<'_>, plan: &mut Plan) -> u32 {
+    fn let_go(&self, need: &Need<'_>, floor: u32, plan: &mut Plan) -> u32 {
         let (mut fit, mut idle, mut staying) = (0, Vec::new(), Vec::new());
         for (place, member) in need.members.iter().enumerate().filter(|(_, member)| !member.is_leaving) {
             if let Some(why) = self.worn(member) {
@@ -214,7 +215,7 @@ impl Policy {
         // Who was idle for longest goes first.
         idle.sort_by(|a, b| b.cmp(a));
         for (time, place) in idle {
-            if fit <= self.min {
+            if fit <= floor {
                 break;
             }
             if time < self.idle {

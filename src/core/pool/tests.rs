@@ -100,6 +100,16 @@ fn what_cannot_start_is_tried_seldom_and_who_waits_is_told() {
 }
 
 #[test]
+fn after_a_failure_nobody_is_stopped_for_idleness_to_be_started_again() {
+    let policy = Policy { min: 0, ..policy() };
+    let member = Member { age: policy.idle, idle: policy.idle, ..Member::default() };
+    let members = [member];
+    let plan = policy.decide(&Need { failures: 1, since_failure: seconds(1), ..need(&members) });
+    assert_eq!((plan.leave, plan.start), (vec![], 0));
+    assert_eq!(policy.decide(&need(&members)).leave, [(0, Why::Idle)], "without one it goes");
+}
+
+#[test]
 fn use_follows_what_is_taken() {
     let mut used = Use::default();
     used.observe(1, 1, seconds(0));
